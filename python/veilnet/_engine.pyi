@@ -1,0 +1,317 @@
+"""The Rust engine's handle, as Python sees it.
+
+Every method is short, releases the GIL while it waits for the data thread and raises
+`veilnet.errors.BrokenEngineError` if that thread has died, `ClosedError` after `close()`.
+Endpoints are `(host, port)` with a literal IPv4 or IPv6 address. Session ids (`sid`) are the
+32-bit receive index of this side.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Literal, final
+
+Endpoint = tuple[str, int]
+
+LABELS: Final[dict[str, bytes]]
+"""The label table of the key schedule (docs/protocol.md), shared by both languages."""
+
+CLEARTEXT: Final[bool]
+"""True only in the test build without encryption (Cargo feature `cleartext`)."""
+
+@final
+class KeySchedule:
+    """X25519, transcript and keys of one session; opaque: no secret ever leaves it.
+
+    Raises: `LocalProtocolError` when called out of order, `RemoteProtocolError` when what the
+    peer sent is wrong (length, all-zero X25519, confirmation MAC).
+    Source: docs/protocol.md.
+    """
+
+    @staticmethod
+    def initiate(
+        *, suite: int, mode: int, network_id: bytes, secret: bytes, responder_id: bytes, ek: bytes
+    ) -> KeySchedule: ...
+    @staticmethod
+    def respond(
+        init: InitReceived,
+        *,
+        network_id: bytes,
+        secret: bytes,
+        responder_id: bytes,
+        ct: bytes,
+        ss: bytes,
+    ) -> KeySchedule: ...
+    @property
+    def sid(self) -> int: ...
+    @property
+    def th2(self) -> bytes:
+        """Signed by the responder, followed by its peer id."""
+    @property
+    def generation(self) -> int: ...
+    def absorb_response(self, message: bytes) -> bytes:
+        """Mix e2 (the plaintext of RESP) into the transcript and return th3."""
+    # Generations, over control. OFFER = generation u64 || X 32 || ek;
+    # ANSWER = generation u64 || Y 32 || ct || mac 32; CONFIRM = mac 32.
+    def generation_offer(self, ek: bytes) -> bytes: ...
+    def generation_answer(self, offer: bytes, ct: bytes, ss: bytes) -> bytes: ...
+    def generation_confirm(self, answer: bytes, ss: bytes) -> bytes: ...
+    def generation_finish(self, confirm: bytes) -> None: ...
+    def generation_abort(self) -> None: ...
+
+# --- events -----------------------------------------------------------------------------------
+
+@final
+class InitReceived:
+    """A whole, cookie-proven INIT: the first thing of a stranger that Python sees."""
+
+    door: int
+    source: Endpoint
+    mode: int
+    suite: int
+    com: bytes
+    ek: bytes
+
+@final
+class CandidateReceived:
+    """A RESP key part; answer with `Engine.candidate` once decapsulated."""
+
+    sid: int
+    candidate: int
+    ct: bytes
+    source: Endpoint
+
+@final
+class HandshakeReceived:
+    """e2 (at the initiator) or e3 (at the responder): opened, but not yet verified."""
+
+    sid: int
+    message: bytes
+    source: Endpoint
+
+@final
+class SessionConfirmed:
+    """The peer proved that it holds the session keys (ACK at the initiator)."""
+
+    sid: int
+
+@final
+class ControlReceived:
+    """One sealed control datagram's plaintext (an ARQ chunk, at most 1,100 B)."""
+
+    sid: int
+    data: bytes
+
+@final
+class PacketWanted:
+    """A local packet has no session yet; it waits, at most 5 s (32 packets, 64 KB)."""
+
+    destination: str
+
+@final
+class ProbeAnswered:
+    sid: int
+    rtt_s: float
+
+@final
+class PeerSilent:
+    """Sent for 1.5 s, heard nothing: the session may be gone at the peer."""
+
+    sid: int
+    silent_s: float
+
+@final
+class SourceMoved:
+    """The peer's authenticated traffic now comes from another, challenged endpoint."""
+
+    sid: int
+    endpoint: Endpoint
+
+@final
+class KeysStale:
+    """A chain is near its datagram limit and no step could be acknowledged."""
+
+    sid: int
+
+@final
+class EventsLost:
+    count: int
+
+@final
+class EngineFailed:
+    """The data thread died; every later call raises BrokenEngineError."""
+
+    reason: str
+
+Event = (
+    InitReceived
+    | CandidateReceived
+    | HandshakeReceived
+    | SessionConfirmed
+    | ControlReceived
+    | PacketWanted
+    | ProbeAnswered
+    | PeerSilent
+    | SourceMoved
+    | KeysStale
+    | EventsLost
+    | EngineFailed
+)
+
+@final
+class SessionStats:
+    """One session's counters; times are seconds since the event, None before the first."""
+
+    sid: int
+    remote_sid: int
+    endpoint: Endpoint
+    generation: int
+    step_tx: int
+    step_rx: int
+    confirmed: bool
+    tx_packets: int
+    rx_packets: int
+    tx_bytes: int
+    rx_bytes: int
+    rejected: int
+    """Datagrams that were authentic but dropped (replay, inner source or destination)."""
+    rtt_s: float | None
+    heard_s: float | None
+    sent_s: float | None
+    data_s: float | None
+    """Since the last inner packet in either direction: what idle close looks at."""
+    age_s: float
+    rekeyed_s: float
+    mtu_bytes: int
+    """Largest UDP payload the path is known to carry (DPLPMTUD)."""
+
+@final
+class EngineStats:
+    """The engine's own counters."""
+
+    rx_datagrams: int
+    tx_datagrams: int
+    rx_unknown: int
+    tun_reads: int
+    tun_writes: int
+    rx_calls: int
+    tx_calls: int
+    vnet_hdr: bool
+    udp_gso: bool
+    udp_gro: bool
+    wakeups: int
+
+@final
+class Engine:
+    """The data plane of one node: one UDP socket, one TUN device, one data thread."""
+
+    @staticmethod
+    def open(
+        *,
+        listen_port: int = 0,
+        tun_name: str | None = None,
+        mtu_bytes: int = 1380,
+        vnet_hdr: bool = True,
+        udp_gso: bool = True,
+        udp_gro: bool = True,
+    ) -> Engine:
+        """Open the socket and, if *tun_name* is given, create the TUN device (down, no address).
+
+        *listen_port* 0 picks a free one in 10000-60000.
+        Raises: PrivilegeError (no CAP_NET_ADMIN or no /dev/net/tun), ConfigError (port in use).
+        """
+    @property
+    def port(self) -> int: ...
+    @property
+    def tun_name(self) -> str | None: ...
+    def fileno(self) -> int:
+        """The eventfd that becomes readable when `drain` has something."""
+    def drain(self) -> list[Event]: ...
+    def close(self) -> None: ...
+    def stats(self) -> EngineStats: ...
+    def sessions(self) -> list[SessionStats]: ...
+
+    # first contact (docs/protocol.md)
+    def add_door(self, key: bytes, *, replay_set: bool = True) -> int: ...
+    def remove_door(self, door: int) -> None: ...
+    def seen_inits(self) -> bytes:
+        """The set of INITs already answered, to be persisted over a restart."""
+    def load_seen_inits(self, data: bytes) -> None: ...
+    def hello(
+        self,
+        schedule: KeySchedule,
+        *,
+        door_key: bytes,
+        endpoint: Endpoint,
+        bare_hint: bool = False,
+    ) -> None:
+        """Send HELLO; call again to retransmit or to race another endpoint (at most 8)."""
+    def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
+    def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> None:
+        """Initiator: send AUTH (e3); the session exists from here, unconfirmed until ACK."""
+    def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None:
+        """Responder: send RESP with e2; retransmits are answered by the engine itself."""
+    def resend(self, sid: int) -> None:
+        """Send AUTH again, sealed anew."""
+    def accept(self, sid: int, *, psk: bytes | None = None) -> None:
+        """Responder: AUTH was verified; the session exists, ACK is sent."""
+    def abandon(self, sid: int) -> None: ...
+
+    # sessions
+    def send_control(self, sid: int, data: bytes) -> None:
+        """Seal and send one control datagram (at most 1,100 B), unreliable."""
+    def close_session(self, sid: int) -> None: ...
+    def probe(self, sid: int) -> None:
+        """Send a sealed probe now; `ProbeAnswered` follows if the peer answers."""
+    def set_endpoint(self, sid: int, endpoint: Endpoint) -> None: ...
+    def install_generation(self, sid: int, schedule: KeySchedule, *, send: bool) -> None:
+        """Receive under the schedule's newest generation; *send* moves sending to it at once,
+        else sending moves with the peer's first authentic datagram under it."""
+
+    # inner addresses
+    def set_local(self, prefixes: Sequence[str]) -> None:
+        """Prefixes that are ours: the only inner destinations delivered."""
+    def set_wanted(self, prefixes: Sequence[str]) -> None:
+        """Prefixes in which an unrouted destination raises PacketWanted."""
+    def assign(self, sid: int, prefixes: Sequence[str]) -> None:
+        """Inner prefixes of the peer: its only valid sources, and routed to this session.
+        Replaces the session's earlier list and takes prefixes over from other sessions."""
+    def refuse(self, destination: str) -> None:
+        """Drop packets waiting for *destination* and answer each with ICMP unreachable."""
+
+    # mist
+    def set_return_keys(self, keys: Sequence[bytes]) -> None:
+        """This node's return keys, newest first (at most two per network, 32 B each)."""
+    def set_peer_return_key(self, sid: int, key: bytes) -> None: ...
+
+# --- sans-I/O twin of the gate, for simulations and property tests ------------------------------
+
+@final
+class Established:
+    local_sid: int
+    remote_sid: int
+    fingerprint: bytes
+    """A public hash of the exporter: equal at both ends exactly when the sessions agree."""
+
+@final
+class Gate:
+    """First contact without sockets: the very code that the engine runs."""
+
+    def __init__(self, seed: int) -> None: ...
+    def receive(self, datagram: bytes, source: Endpoint, now_ns: int) -> bool: ...
+    def poll(self) -> list[tuple[Literal["send"], Endpoint, bytes] | Event]: ...
+    def expire(self, now_ns: int) -> None: ...
+    def add_door(self, key: bytes, *, replay_set: bool = True) -> int: ...
+    def remove_door(self, door: int) -> None: ...
+    def hello(
+        self,
+        schedule: KeySchedule,
+        *,
+        door_key: bytes,
+        endpoint: Endpoint,
+        bare_hint: bool = False,
+    ) -> None: ...
+    def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
+    def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> Established: ...
+    def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None: ...
+    def resend(self, sid: int) -> None: ...
+    def accept(self, sid: int, *, psk: bytes | None = None) -> Established: ...
+    def abandon(self, sid: int) -> None: ...
