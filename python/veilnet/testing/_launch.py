@@ -1,9 +1,9 @@
 """Start a command in fresh namespaces of its own; run as a file, never imported by threads.
 
 ```
-caller ── exec ──> launcher ── unshare(user, net, mount, pid) ── fork ──> init (pid 1) ── fork ──> command
-                   waits, passes SIGTERM on                     reaps     \\ when command ends, init ends,
-                                                                            and the kernel kills the rest
+caller -- exec --> launcher -- fork --> init (pid 1) -- fork --> command
+                   unshares user, net,  reaps; when the command ends it ends too,
+                   mount and pid        and the kernel kills whatever is left
 ```
 
 `unshare(CLONE_NEWUSER)` fails once a process has threads, and Python 3.11 has no `os.unshare`:
@@ -17,6 +17,7 @@ Source: user_namespaces(7), pid_namespaces(7), prctl(2) PR_SET_PDEATHSIG.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import json
@@ -25,8 +26,11 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLONE_NEWNS = 0x0002_0000
 CLONE_NEWUSER = 0x1000_0000
@@ -92,8 +96,7 @@ def _isolate(privilege: str, *, pid: bool) -> None:
             ("uid_map", f"0 {uid} 1"),
             ("gid_map", f"0 {gid} 1"),
         ):
-            with open(f"/proc/self/{name}", "w") as file:
-                file.write(text)
+            Path("/proc/self", name).write_text(text)
     elif uid == 0:
         unshare(flags)
     else:
@@ -150,8 +153,9 @@ def choose(allowed: tuple[str, ...]) -> dict[str, object]:
 
 def _private_run() -> None:
     """Hide the host's sockets: a daemon of the host must not answer a client in the lab."""
-    places = (os.getcwd(), sys.executable, __file__)
-    if os.path.isdir("/run") and not any(os.path.realpath(p).startswith("/run/") for p in places):
+    run = Path("/run").resolve()
+    places = (Path.cwd(), Path(sys.executable), Path(__file__))
+    if run.is_dir() and not any(place.resolve().is_relative_to(run) for place in places):
         mount("tmpfs", "/run", "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
 
 
@@ -163,9 +167,9 @@ def _execute(command: list[str]) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_DFL)
     try:
-        os.execvp(command[0], command)
+        os.execvp(command[0], command)  # noqa: S606 - no shell is the point
     except OSError as error:
-        print(f"{command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
         os._exit(127)
 
 
@@ -173,10 +177,8 @@ def _wait_for(child: int) -> int:
     """Reap until *child* ends, passing signals on; return its exit code, shell style."""
 
     def forward(number: int, _frame: object) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
-        except ProcessLookupError:
-            pass
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal tells the command itself
     signal.signal(signal.SIGTERM, forward)
@@ -191,9 +193,8 @@ def _wait_for(child: int) -> int:
 def _end_orphans() -> None:
     """Without a PID namespace, kill what the command left behind (it was given to us)."""
     while True:
-        with open(f"/proc/self/task/{os.getpid()}/children") as file:
-            for text in file.read().split():
-                os.kill(int(text), signal.SIGKILL)
+        for text in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            os.kill(int(text), signal.SIGKILL)
         try:
             os.wait()
         except ChildProcessError:
@@ -227,16 +228,16 @@ def main(arguments: list[str]) -> NoReturn:
     """``[--probe] [--privilege user|root] -- COMMAND...``."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = arguments[:split], arguments[split + 1 :]
-    allowed = PRIVILEGES
+    allowed: tuple[str, ...] = PRIVILEGES
     if "--privilege" in options:
         allowed = (options[options.index("--privilege") + 1],)
     choice = choose(allowed)
     if "--probe" in options:
-        print(json.dumps(choice))
+        sys.stdout.write(json.dumps(choice) + "\n")
         sys.exit(0)
     privilege = choice["privilege"]
     if not isinstance(privilege, str) or not command:
-        print(f"no namespaces: {choice['refusals']}", file=sys.stderr)
+        sys.stderr.write(f"no namespaces: {choice['refusals']}\n")
         sys.exit(4)
     launch(privilege, pid=bool(choice["pid"]), command=command)
 

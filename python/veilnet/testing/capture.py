@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from veilnet.errors import TimedOut
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from veilnet.testing.lab import Host
 
 _ETH_P_ALL = 0x0003
@@ -74,8 +76,6 @@ class Capture:
         self.close()
 
     def _read(self) -> None:
-        import select  # noqa: PLC0415
-
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._wake, select.POLLIN)

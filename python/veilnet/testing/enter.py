@@ -61,7 +61,7 @@ def enter(*, privilege: Privilege = "any") -> None:
 def _replace(argv: list[str]) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(argv[0], argv)
+    os.execv(argv[0], argv)  # noqa: S606 - no shell is the point
 
 
 def forbidding_settings(root: Path = Path("/proc/sys")) -> list[str]:

@@ -22,10 +22,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
@@ -35,7 +35,7 @@ from veilnet.testing import _launch
 from veilnet.testing.enter import inside
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from veilnet.testing.capture import Capture
 
@@ -60,7 +60,7 @@ class Host:
         self.up("lo")
 
     def _settle(self) -> int:
-        from pyroute2 import IPRoute  # noqa: PLC0415 - a third of a second that imports need not pay
+        from pyroute2 import IPRoute  # a third of a second that `import veilnet` need not pay
 
         _launch.unshare(_launch.CLONE_NEWNET)
         self._netlink = IPRoute()
@@ -81,11 +81,15 @@ class Host:
 
     # -- processes ---------------------------------------------------------------------------
 
-    def popen(self, argv: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
-        """Start *argv* in this namespace, in a session of its own; options as `subprocess.Popen`."""
+    def popen(
+        self,
+        argv: Sequence[str],
+        **options: Any,  # noqa: ANN401 - Popen's
+    ) -> subprocess.Popen[Any]:
+        """Start *argv* here, in a session of its own; otherwise as `subprocess.Popen` does."""
         options.setdefault("start_new_session", True)
         options.setdefault("stdin", subprocess.DEVNULL)
-        return self.call(subprocess.Popen, list(argv), **options)
+        return self.call(lambda: subprocess.Popen(list(argv), **options))
 
     def run(
         self,
@@ -122,11 +126,9 @@ class Host:
             raise error
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
-    def socket(self, *args: Any) -> socket.socket:
+    def socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
         """Open a socket of this namespace; usable from any thread."""
-        import socket  # noqa: PLC0415
-
-        return self.call(socket.socket, *args)
+        return self.call(socket.socket, family, kind, protocol)
 
     # -- links, addresses, routes ------------------------------------------------------------
 
@@ -209,7 +211,7 @@ class Host:
         """
 
         def switch() -> list[str]:
-            from pyroute2.ethtool.ioctl import IoctlEthtool  # noqa: PLC0415
+            from pyroute2.ethtool.ioctl import IoctlEthtool
 
             handle = IoctlEthtool(link)
             try:
@@ -227,11 +229,11 @@ class Host:
 
     # -- looking and filtering ---------------------------------------------------------------
 
-    def capture(self, link: str, **options: Any) -> Capture:
+    def capture(self, link: str, *, needle: bytes | None = None) -> Capture:
         """Capture the packets of *link*; see `veilnet.testing.capture.Capture`."""
-        from veilnet.testing.capture import Capture  # noqa: PLC0415
+        from veilnet.testing.capture import Capture
 
-        return Capture(self, link, **options)
+        return Capture(self, link, needle=needle)
 
     def nft(self, ruleset: str) -> None:
         """Load nftables rules here; see `veilnet.testing.nft` for ready ones.
@@ -246,7 +248,7 @@ class Host:
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit() and int(entry.name) != os.getpid():
                 with contextlib.suppress(OSError):
-                    if os.stat(entry / "ns/net").st_ino == mine:
+                    if (entry / "ns/net").stat().st_ino == mine:
                         yield int(entry.name)
 
     def _close(self) -> None:
@@ -289,7 +291,7 @@ class Lab:
         if not inside():
             raise PrivilegeError(
                 "A lab needs namespaces, and this program is in none of its own.",
-                hint="Call veilnet.testing.enter() first, or start it by veilnet.testing.command().",
+                hint="Call veilnet.testing.enter() first, or start it by testing.command().",
             )
         self.hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
