@@ -1,0 +1,1 @@
+"""The command line: parse, ask the daemon, print; nothing here touches a key or a packet."""

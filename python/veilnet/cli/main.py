@@ -1,0 +1,95 @@
+"""The entry point: one place where errors become an exit code and two lines on stderr.
+
+```
+0 ok   2 usage   3 daemon not running   4 not permitted   5 timeout   6 peer refused or unknown
+7 bad input file or invite   70 bug   130 interrupted
+```
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from veilnet.control.unwrap import unwrap
+from veilnet.errors import InternalError, UsageError, VeilError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; never raises."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words or os.environ.get("VEILNET_DEBUG", "") not in {"", "0"}
+    try:
+        return _run(words)
+    except BaseException as caught:  # noqa: BLE001 - the last frame of the program
+        return _report(caught, debug=debug)
+
+
+def _run(words: list[str]) -> int:
+    from veilnet.cli.options import split
+
+    found, rest = split(words)
+    import typer
+
+    from veilnet.cli.app import app
+
+    command = typer.main.get_command(app)
+    click_exception = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    try:
+        code = command.main(args=rest, prog_name="veilnet", standalone_mode=False, obj=found)
+    except click_exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stderr.write(f"{error}\n")
+            return UsageError.code
+        raise _usage(error) from error
+    sys.stdout.flush()
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Exception) -> UsageError:
+    context = getattr(error, "ctx", None)
+    path = getattr(context, "command_path", "veilnet")
+    message = getattr(error, "format_message", error.__str__)()
+    return UsageError(" ".join(message.split()), hint=f"See: {path} --help")
+
+
+def _report(caught: BaseException, *, debug: bool) -> int:
+    error = unwrap(caught)
+    if debug and not isinstance(error, (SystemExit, KeyboardInterrupt)):
+        traceback.print_exception(caught)
+    match error:
+        case VeilError():
+            code, known = error.code, error
+        case SystemExit(code=int() as status):
+            return status
+        case KeyboardInterrupt():
+            return INTERRUPTED
+        case BrokenPipeError():
+            # The reader of our output went away (`veilnet status | head -1`): nobody to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        case _ if type(error).__name__ == "Abort":
+            return INTERRUPTED
+        case _:
+            code = InternalError.code
+            known = InternalError(
+                f"veilnet failed by a bug of its own: {type(error).__name__}: {error}",
+                hint="Run it again with --debug and report what it prints.",
+            )
+    _print_error(known)
+    return code
+
+
+def _print_error(error: VeilError) -> None:
+    from veilnet.cli.program import exact
+
+    # One line each, whatever a peer or a file put into the text.
+    message, hint = (" ".join(exact(text).split()) for text in (error.message, error.hint))
+    sys.stderr.write(f"veilnet: {message}\n{hint}\n")

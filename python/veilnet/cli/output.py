@@ -1,0 +1,66 @@
+"""What goes to stdout: JSON when asked, else plain text whose meaning needs no colour."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from veilnet.cli.options import Globals
+from veilnet.cli.program import command
+
+
+def _safe(text: str) -> str:
+    """Return *text* without control characters: names come from peers."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def line(text: str = "") -> None:
+    """Print one line of intended output."""
+    sys.stdout.write(f"{_safe(text)}\n")
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """Print one line that is not the answer: progress, warnings."""
+    sys.stderr.write(f"{_safe(text)}\n")
+    sys.stderr.flush()
+
+
+def as_json(value: Mapping[str, Any]) -> None:
+    """Print *value* as one line of JSON."""
+    sys.stdout.write(json.dumps(value) + "\n")
+    sys.stdout.flush()
+
+
+def next_step(found: Globals, what: str, *words: str, sudo: bool = False) -> None:
+    """Print the exact next command."""
+    note(f"{what}:  {command(*words, *found.as_arguments(), sudo=sudo)}")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print *rows* under *heads*, columns aligned by spaces."""
+    cells = [list(heads), *(list(map(_safe, row)) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
+    for row in cells:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def milliseconds(value: float | None) -> str:
+    """Return *value* ms for people."""
+    return "-" if value is None else f"{value:.2f} ms" if value < 10 else f"{value:.0f} ms"
+
+
+def size(count: float) -> str:
+    """Return *count* bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def short_id(peer_id: str) -> str:
+    """Return enough of *peer_id* to tell it from a few hundred others."""
+    return peer_id[:12]

@@ -1,0 +1,132 @@
+"""Starting the node: by exec of a fresh interpreter, never by fork of this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from veilnet.cli.options import Globals
+from veilnet.control import client
+from veilnet.control.location import default_state, socket_to_ask, socket_to_offer
+from veilnet.errors import ConfigError, InternalError, TimedOut, VeilError
+
+START_TIMEOUT_S = 60.0
+"""A first start makes keys and tests both back ends; a loaded small machine needs its time."""
+
+
+def state_of(found: Globals) -> Path:
+    """Return the state folder that *found* means."""
+    return found.state or default_state()
+
+
+def running(found: Globals) -> Path | None:
+    """Return the socket of the node that already runs for *found*, None if there is none.
+
+    Raises: ConfigError: a node runs there, but with another state folder than the one asked for.
+    """
+    candidates = {socket_to_ask(found.socket), socket_to_offer(found.socket, state_of(found))}
+    for path in candidates:
+        if not client.is_running(path):
+            continue
+        if found.state is not None:
+            theirs = client.ask(path, "status")["state_folder"]
+            if Path(str(theirs)) != found.state.resolve():
+                raise ConfigError(
+                    f"the node that listens on {path} has the state folder {theirs}, "
+                    f"not {found.state}",
+                    hint="Give each node on one host its own --state and --socket.",
+                )
+        return path
+    return None
+
+
+def start(found: Globals, overrides: Mapping[str, Any]) -> Path:
+    """Start a node in the background, wait until it is up, and return its socket.
+
+    Raises: whatever kept it from starting.
+    """
+    path = socket_to_offer(found.socket, state_of(found))
+    settings = {
+        "state": str(state_of(found)),
+        "socket": str(path),
+        "overrides": {
+            **overrides,
+            "log_level": found.log_level,
+            "log_json": found.log_json or None,
+        },
+    }
+    ready, tell = os.pipe()
+    try:
+        try:
+            process = subprocess.Popen(
+                # -P: the folder that the user stands in must never feed a root daemon its modules.
+                [sys.executable, "-P", "-m", "veilnet.daemon", str(tell), json.dumps(settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if found.debug else subprocess.DEVNULL,
+                pass_fds=(tell,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(tell)
+        try:
+            line = _read_line(ready, START_TIMEOUT_S)
+        except BaseException:
+            process.send_signal(signal.SIGTERM)
+            raise
+    finally:
+        os.close(ready)
+    if not line:
+        raise InternalError(
+            f"the node died while it started (exit code {process.wait(timeout=10)})",
+            hint="See why with: veilnet up --foreground --debug",
+        )
+    value = json.loads(line)
+    if "error" in value:
+        process.wait(timeout=10)
+        raise VeilError.from_json(value)
+    # The node outlives us on purpose; Popen must not warn about it.
+    process.returncode = 0
+    return path
+
+
+def _read_line(fd: int, timeout_s: float) -> bytes:
+    """Return what was written to *fd* up to a line's end, or up to its end."""
+    deadline, data = time.monotonic() + timeout_s, b""
+    while not data.endswith(b"\n"):
+        if not select.select([fd], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            raise TimedOut(
+                f"the node did not start within {timeout_s:g} s",
+                hint="See why with: veilnet up --foreground --debug",
+            )
+        chunk = os.read(fd, 65536)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def run_here(found: Globals, overrides: Mapping[str, Any]) -> None:
+    """Run the node in this process until it is told to stop."""
+    from veilnet.daemon.run import Settings, run
+
+    run(
+        Settings(
+            state=state_of(found),
+            socket=socket_to_offer(found.socket, state_of(found)),
+            overrides={
+                **overrides,
+                "log_level": found.log_level,
+                "log_json": found.log_json or None,
+            },
+            foreground=True,
+        )
+    )

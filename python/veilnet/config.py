@@ -1,0 +1,221 @@
+"""The one configuration file, ``config.toml`` in the state folder: keys, defaults, checks.
+
+A flag of ``veilnet up`` overrides the file for that run; nothing writes the file but its owner.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any, Final
+
+import attrs
+
+from veilnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+FILE_NAME: Final = "config.toml"
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+KEM_BACKENDS: Final = ("auto", "liboqs", "cryptography")
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+
+
+def parse_endpoint(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST:PORT`` or ``[IPv6]:PORT``.
+
+    Raises: ConfigError.
+    """
+    host, colon, port = text.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        colon = ""
+    try:
+        number = int(port) if port.isascii() and port.isdigit() else 0
+        valid = (
+            bool(colon) and 0 < number < 65536 and bool(_is_address(host) or _HOST.fullmatch(host))
+        )
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(
+            f"{text!r} is no endpoint", hint="Write HOST:PORT, for example 203.0.113.7:41000."
+        )
+    return host, number
+
+
+def format_endpoint(endpoint: tuple[str, int]) -> str:
+    """Return ``HOST:PORT``, with brackets around an IPv6 address."""
+    host, port = endpoint
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _check(test: Callable[[Any], bool], wanted: str) -> Any:  # noqa: ANN401 - attrs' own type
+    def validate(_: object, attribute: attrs.Attribute[Any], value: object) -> None:
+        if not test(value):
+            raise ConfigError(f"{attribute.name} = {value!r} cannot be used: it must be {wanted}")
+
+    return validate
+
+
+def _between(low: float, high: float, unit: str) -> Any:  # noqa: ANN401
+    return _check(
+        lambda value: (
+            not isinstance(value, bool) and isinstance(value, (int, float)) and low <= value <= high
+        ),
+        f"{low:g} to {high:g}{unit}",
+    )
+
+
+def _endpoints(value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, (list, tuple)):
+        raise ConfigError(f"endpoints = {value!r} cannot be used: it must be a list of HOST:PORT")
+    return tuple(format_endpoint(parse_endpoint(str(item))) for item in value)
+
+
+def _key(default: Any, validator: Any, what: str, **more: Any) -> Any:  # noqa: ANN401 - attrs' own type
+    return attrs.field(default=default, validator=validator, metadata={"what": what}, **more)
+
+
+@attrs.frozen
+class Config:
+    """What the operator decided; every field is a key of ``config.toml``."""
+
+    name: str = _key(
+        "",
+        _check(
+            lambda value: isinstance(value, str) and (not value or bool(_NAME.fullmatch(value))),
+            "a host name of one label (a-z, 0-9, -)",
+        ),
+        "Name to ask for in networks; empty = the host's name.",
+    )
+    listen_port: int = _key(
+        0,
+        _between(0, 65535, ""),
+        "UDP port; 0 = random at the first start, then the same for ever.",
+    )
+    endpoints: tuple[str, ...] = _key(
+        (),
+        _check(lambda value: len(value) <= 8, "at most 8 endpoints"),
+        "Public HOST:PORT of this node that cannot be seen from inside; put into invites.",
+        converter=_endpoints,
+    )
+    tun: bool = _key(
+        True, _check(lambda value: isinstance(value, bool), "true or false"), "Make a TUN device."
+    )
+    tun_name: str = _key(
+        "veil0",
+        _check(
+            lambda value: (
+                isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", value))
+            ),
+            "an interface name of 1 to 15 characters",
+        ),
+        "Name of the TUN device; if it is taken the next free number is used.",
+    )
+    mtu_bytes: int = _key(
+        1380,
+        _between(1280, 1500, " bytes"),
+        "MTU inside the tunnel; 1380 leaves room for a relay over IPv6 in 1500.",
+    )
+    hosts_file: str = _key(
+        "",
+        _check(lambda value: isinstance(value, str), "a path"),
+        "Keep the members' names in a marked block of this hosts file; empty = leave it alone.",
+    )
+    kem_backend: str = _key(
+        "auto",
+        _check(lambda value: value in KEM_BACKENDS, f"one of {', '.join(KEM_BACKENDS)}"),
+        "Post-quantum backend: auto = liboqs if it passes its self-test, else cryptography.",
+    )
+    log_level: str = _key(
+        "info",
+        _check(lambda value: value in LOG_LEVELS, f"one of {', '.join(LOG_LEVELS)}"),
+        "Least severity that is logged.",
+    )
+    log_json: bool = _key(
+        False, _check(lambda value: isinstance(value, bool), "true or false"), "Log JSON lines."
+    )
+    idle_close_s: float = _key(
+        300.0, _between(5, 86400, " s"), "Close a channel that carried nothing for so long."
+    )
+    queue_s: float = _key(
+        5.0, _between(1, 30, " s"), "How long a first packet may wait for its channel."
+    )
+    connect_timeout_s: float = _key(
+        15.0, _between(1, 600, " s"), "How long `connect` tries unless told."
+    )
+    gossip_s: float = _key(
+        300.0, _between(10, 86400, " s"), "How often members compare their member tables."
+    )
+
+    def override(self, changes: Mapping[str, Any]) -> Config:
+        """Return self with *changes* (None = unchanged).
+
+        Raises: ConfigError.
+        """
+        return attrs.evolve(
+            self, **{key: value for key, value in changes.items() if value is not None}
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every key with its value."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in attrs.asdict(self).items()
+        }
+
+
+def as_toml(value: object) -> str:
+    """Return *value* as it would stand in the file."""
+    # TOML's basic strings, numbers, booleans and arrays of them are JSON's.
+    return json.dumps(list(value) if isinstance(value, tuple) else value)
+
+
+def documented() -> dict[str, tuple[Any, str]]:
+    """Return default and meaning of every key."""
+    return {
+        field.name: (field.default, str(field.metadata["what"])) for field in attrs.fields(Config)
+    }
+
+
+def load(state: Path) -> Config:
+    """Return the configuration in the folder *state*; a missing file means the defaults.
+
+    Raises: ConfigError: it cannot be read, is not TOML, or has a key or value that is none.
+    """
+    path = state / FILE_NAME
+    try:
+        values = tomllib.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return Config()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    unknown = sorted(set(values) - set(documented()))
+    if unknown:
+        raise ConfigError(
+            f"{path} has keys that mean nothing: {', '.join(map(repr, unknown))}",
+            hint="See all keys with: veilnet config show",
+        )
+    try:
+        return Config(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error.message}") from error
+    except TypeError as error:
+        raise ConfigError(f"{path} has a value of the wrong kind: {error}") from error

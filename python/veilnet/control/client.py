@@ -1,0 +1,107 @@
+"""The client's end of the control socket: blocking, small, quick to import."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+from veilnet.control.lines import (
+    REPLY_BYTES_MAX,
+    Event,
+    Failure,
+    Request,
+    Result,
+    encode_request,
+    parse_reply,
+)
+from veilnet.control.location import short_address
+from veilnet.errors import DaemonNotRunning, PrivilegeError, RemoteProtocolError, TimedOut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def _open(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connection.settimeout(CONNECT_TIMEOUT_S)
+    try:
+        with short_address(path) as address:
+            connection.connect(address)
+    except OSError as error:
+        connection.close()
+        if isinstance(error, PermissionError):
+            raise PrivilegeError(
+                f"the node's control socket {path} is not open to this user",
+                hint="Try again with sudo, or as the user who first started the node.",
+            ) from error
+        if isinstance(error, TimeoutError):
+            raise TimedOut(f"the node at {path} does not accept a connection") from error
+        raise DaemonNotRunning(f"no node is running here (nobody listens on {path})") from error
+    return connection
+
+
+def is_running(path: Path) -> bool:
+    """Whether a daemon listens on *path*, ours to use or not."""
+    try:
+        _open(path).close()
+    except DaemonNotRunning:
+        return False
+    except (PrivilegeError, TimedOut):
+        return True
+    return True
+
+
+def stream(
+    path: Path, command: str, args: Mapping[str, Any] | None = None, *, timeout_s: float | None
+) -> Iterator[Event | Result]:
+    """Ask, and yield every event and then the result.
+
+    Units: *timeout_s* bounds the silence between two lines; None waits for ever.
+    Raises: DaemonNotRunning, PrivilegeError, TimedOut, and whatever the daemon answers.
+    """
+    with contextlib.closing(_open(path)) as connection:
+        connection.settimeout(timeout_s)
+        try:
+            connection.sendall(encode_request(Request(command, args or {})))
+            with connection.makefile("rb") as lines:
+                while line := lines.readline(REPLY_BYTES_MAX + 1):
+                    if len(line) > REPLY_BYTES_MAX:
+                        raise RemoteProtocolError("the daemon sent a reply beyond all bounds")
+                    reply = parse_reply(line)
+                    if isinstance(reply, Failure):
+                        raise reply.error
+                    yield reply
+                    if isinstance(reply, Result):
+                        return
+        except TimeoutError as error:
+            raise TimedOut(
+                f"the node did not answer {command!r} within {timeout_s:g} s",
+                hint="See what it is doing: veilnet status; its log is in the state folder.",
+            ) from error
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise DaemonNotRunning(f"the node went away while it worked on {command!r}") from error
+    raise DaemonNotRunning(f"the node went away while it worked on {command!r}")
+
+
+def ask(
+    path: Path,
+    command: str,
+    args: Mapping[str, Any] | None = None,
+    *,
+    timeout_s: float | None = 30.0,
+    on_event: Callable[[Mapping[str, Any]], None] | None = None,
+) -> Mapping[str, Any]:
+    """Ask, and return the result; *on_event* sees what comes before it.
+
+    Raises: as `stream`.
+    """
+    for reply in stream(path, command, args, timeout_s=timeout_s):
+        if isinstance(reply, Result):
+            return reply.value
+        if on_event is not None:
+            on_event(reply.value)
+    raise RemoteProtocolError("the daemon ended without a result")
