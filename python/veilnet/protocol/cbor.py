@@ -43,7 +43,6 @@ MAX_ITEMS: Final = 16_384
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP, _, _SIMPLE = range(8)
 _SIMPLE_VALUES: Final[dict[int, bool | None]] = {20: False, 21: True, 22: None}
 _HEAD_WIDTH: Final = {24: 1, 25: 2, 26: 4, 27: 8}
-_MAX_ARGUMENT: Final = 2**64 - 1
 
 
 def encode(value: Encodable, *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -97,22 +96,8 @@ def _encode_into(out: bytearray, value: Encodable, depth: int) -> int:
     """Append *value* and return how many values that were, as `MAX_ITEMS` counts them."""
     items = 1
     match value:
-        case None:
-            out.append(0xF6)
-        case bool():
-            out.append(0xF5 if value else 0xF4)
-        case int():
-            out += _head(_UNSIGNED, value) if value >= 0 else _head(_NEGATIVE, -1 - value)
-        case bytes() | bytearray() | memoryview():
-            out += _head(_BYTES, len(value))
-            out += value
-        case str():
-            try:
-                text = value.encode()
-            except UnicodeEncodeError as error:
-                raise LocalProtocolError("text with a lone surrogate has no encoding") from error
-            out += _head(_TEXT, len(text))
-            out += text
+        case str() | bytes() | bytearray() | memoryview():
+            out += _scalar(value)
         case Sequence() | Mapping() if depth == 0:
             raise LocalProtocolError(f"a value is nested deeper than {MAX_DEPTH}")
         case Sequence():
@@ -121,21 +106,39 @@ def _encode_into(out: bytearray, value: Encodable, depth: int) -> int:
                 items += _encode_into(out, item, depth - 1)
         case Mapping():
             out += _head(_MAP, len(value))
-            members = [(_encode_key(key), item) for key, item in value.items()]
+            members = [(_key(key), item) for key, item in value.items()]
             for key, item in sorted(members, key=lambda member: member[0]):
                 out += key
                 items += 1 + _encode_into(out, item, depth - 1)
         case _:
-            raise LocalProtocolError(f"a {type(value).__name__} has no encoding")
+            out += _scalar(value)
     return items
 
 
-def _encode_key(key: object) -> bytes:
+def _scalar(value: object) -> bytes:
+    match value:
+        case None:
+            return b"\xf6"
+        case bool():
+            return b"\xf5" if value else b"\xf4"
+        case int():
+            return _head(_UNSIGNED, value) if value >= 0 else _head(_NEGATIVE, -1 - value)
+        case bytes() | bytearray() | memoryview():
+            return _head(_BYTES, len(value)) + value
+        case str():
+            try:
+                text = value.encode()
+            except UnicodeEncodeError as error:
+                raise LocalProtocolError("text with a lone surrogate has no encoding") from error
+            return _head(_TEXT, len(text)) + text
+        case _:
+            raise LocalProtocolError(f"a {type(value).__name__} has no encoding")
+
+
+def _key(key: object) -> bytes:
     if isinstance(key, bool) or not isinstance(key, int | str):
         raise LocalProtocolError(f"a {type(key).__name__} cannot be a key")
-    out = bytearray()
-    _encode_into(out, key, 0)
-    return bytes(out)
+    return _scalar(key)
 
 
 class _Reader:
@@ -152,30 +155,33 @@ class _Reader:
         if self.items_left < 0:
             raise self.blame(f"CBOR of more than {MAX_ITEMS} values")
         major, argument = self.head()
-        match major:
-            case 0:
-                return argument
-            case 1:
-                return -1 - argument
-            case 2:
-                return self.take(argument)
-            case 3:
-                try:
-                    return self.take(argument).decode()
-                except UnicodeDecodeError as error:
-                    raise self.blame("CBOR text is not UTF-8") from error
-            case 4 | 5 if depth == 0:
-                raise self.blame("CBOR is nested too deep")
-            case 4:
-                self.claim(argument)
-                return [self.value(depth - 1) for _ in range(argument)]
-            case 5:
-                self.claim(2 * argument)
-                return self.map(argument, depth - 1)
-            case 7 if argument in _SIMPLE_VALUES:
-                return _SIMPLE_VALUES[argument]
-            case _:
-                raise self.blame(f"CBOR major type {major} with {argument} is not allowed")
+        if major <= _TEXT:
+            return self.scalar(major, argument)
+        if major == _SIMPLE and argument in _SIMPLE_VALUES:
+            return _SIMPLE_VALUES[argument]
+        if major not in (_ARRAY, _MAP):
+            raise self.blame(f"CBOR major type {major} with {argument} is not allowed")
+        if depth == 0:
+            raise self.blame("CBOR is nested too deep")
+        if argument > len(self.data) - self.offset:
+            # Refused before looping: every member takes at least one byte.
+            raise self.blame("CBOR container is longer than its encoding")
+        if major == _MAP:
+            return self.map(argument, depth - 1)
+        return [self.value(depth - 1) for _ in range(argument)]
+
+    def scalar(self, major: int, argument: int) -> int | bytes | str:
+        if major == _UNSIGNED:
+            return argument
+        if major == _NEGATIVE:
+            return -1 - argument
+        piece = self.take(argument)
+        if major == _BYTES:
+            return piece
+        try:
+            return piece.decode()
+        except UnicodeDecodeError as error:
+            raise self.blame("CBOR text is not UTF-8") from error
 
     def head(self) -> tuple[int, int]:
         initial = self.take(1)[0]
@@ -198,11 +204,6 @@ class _Reader:
         piece = self.data[self.offset : end]
         self.offset = end
         return piece
-
-    def claim(self, count: int) -> None:
-        """Refuse a length that the bytes left cannot hold, before looping over it."""
-        if count > len(self.data) - self.offset:
-            raise self.blame("CBOR container is longer than its encoding")
 
     def map(self, count: int, depth: int) -> dict[int | str, Value]:
         members: dict[int | str, Value] = {}
