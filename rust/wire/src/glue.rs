@@ -281,9 +281,10 @@ impl Run {
     fn begin(&mut self, buf: &[u8], checked: Checked, meta: &Header) -> Outcome {
         let packet = buf.get(START..).unwrap_or(&[]);
         let (mut gso, mut flags, mut sequence, mut closed) = (0, 0, 0, true);
-        if let (Some(plain), Kind::Data) = (checked.plain, meta.kind) {
+        if let Some(plain) = checked.plain {
             gso = plain.total - plain.header;
-            closed = gso < SMALLEST || meta.flags & LAST != 0;
+            // Parts are never glued.
+            closed = meta.kind != Kind::Data || gso < SMALLEST || meta.flags & LAST != 0;
             if plain.tcp {
                 flags = plain.flags(packet);
                 sequence = get32(packet, plain.l4 + 4).wrapping_add(gso as u32);

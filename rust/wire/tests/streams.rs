@@ -10,7 +10,11 @@ use veilnet_wire::vnet::NEEDS_CSUM;
 use veilnet_wire::{Error, Kind, LAST, Outcome, Vnet, glue};
 
 fn config() -> ProptestConfig {
-    ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() }
+    ProptestConfig {
+        cases: 192,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 proptest! {
@@ -196,18 +200,41 @@ fn csum_place_is_checked() {
         window: 0,
         options: vec![],
     };
-    let sample = Sample { flow, payload: vec![1; 100], gso: 100 };
+    let sample = Sample {
+        flow,
+        payload: vec![1; 100],
+        gso: 100,
+    };
     let (vnet, buf) = sample.read();
     assert_eq!(Super::parse(&vnet, &buf).map(|p| p.kind()), Ok(Kind::Data));
     for wrong in [
-        Vnet { csum_start: 24, ..vnet },
-        Vnet { csum_offset: 16, ..vnet },
-        Vnet { csum_start: 0xFFFF, ..vnet },
+        Vnet {
+            csum_start: 24,
+            ..vnet
+        },
+        Vnet {
+            csum_offset: 16,
+            ..vnet
+        },
+        Vnet {
+            csum_start: 0xFFFF,
+            ..vnet
+        },
     ] {
-        assert_eq!(Super::parse(&wrong, &buf).err(), Some(Error::ChecksumFirst), "{wrong:?}");
+        assert_eq!(
+            Super::parse(&wrong, &buf).err(),
+            Some(Error::ChecksumFirst),
+            "{wrong:?}"
+        );
     }
-    let mut outside = Vnet { csum_start: 0xFFFF, ..vnet };
-    assert_eq!(split::complete(&mut outside, &mut buf.clone()), Err(Error::Offload));
+    let mut outside = Vnet {
+        csum_start: 0xFFFF,
+        ..vnet
+    };
+    assert_eq!(
+        split::complete(&mut outside, &mut buf.clone()),
+        Err(Error::Offload)
+    );
 }
 
 /// A virtio header that contradicts its packet is refused.
@@ -229,17 +256,44 @@ fn contradictions_are_refused() {
         window: 0,
         options: vec![],
     };
-    let sample = Sample { flow, payload: vec![1; 3000], gso: 1000 };
+    let sample = Sample {
+        flow,
+        payload: vec![1; 3000],
+        gso: 1000,
+    };
     let (vnet, buf) = sample.read();
     assert_eq!(Super::parse(&vnet, &buf).map(|p| p.segments()), Ok(3));
     for gso_type in [1, 2, 3, 5, 6, 0x7F] {
         let wrong = Vnet { gso_type, ..vnet };
-        assert_eq!(Super::parse(&wrong, &buf).err(), Some(Error::Offload), "type {gso_type}");
+        assert_eq!(
+            Super::parse(&wrong, &buf).err(),
+            Some(Error::Offload),
+            "type {gso_type}"
+        );
     }
-    for wrong in [Vnet { gso_size: 0, ..vnet }, Vnet { csum_start: 20, ..vnet }] {
-        assert_eq!(Super::parse(&wrong, &buf).err(), Some(Error::Offload), "{wrong:?}");
+    for wrong in [
+        Vnet {
+            gso_size: 0,
+            ..vnet
+        },
+        Vnet {
+            csum_start: 20,
+            ..vnet
+        },
+    ] {
+        assert_eq!(
+            Super::parse(&wrong, &buf).err(),
+            Some(Error::Offload),
+            "{wrong:?}"
+        );
     }
-    assert_eq!(Super::parse(&vnet, &buf[..buf.len() - 1]).err(), Some(Error::NotIp));
-    assert_eq!(Super::parse(&Vnet { flags: 0, ..vnet }, &buf).map(|p| p.kind()), Ok(Kind::Data));
+    assert_eq!(
+        Super::parse(&vnet, &buf[..buf.len() - 1]).err(),
+        Some(Error::NotIp)
+    );
+    assert_eq!(
+        Super::parse(&Vnet { flags: 0, ..vnet }, &buf).map(|p| p.kind()),
+        Ok(Kind::Data)
+    );
     assert_eq!(NEEDS_CSUM, 1);
 }

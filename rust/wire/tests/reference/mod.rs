@@ -75,7 +75,11 @@ impl Flow {
 
     /// The pseudo header of `l4_len` bytes.
     fn pseudo(&self, packet: &[u8], l4_len: usize) -> Vec<u8> {
-        let mut out = if self.v6 { packet[8..40].to_vec() } else { packet[12..20].to_vec() };
+        let mut out = if self.v6 {
+            packet[8..40].to_vec()
+        } else {
+            packet[12..20].to_vec()
+        };
         out.extend((l4_len as u32).to_be_bytes());
         out.extend([0, 0, 0, self.proto()]);
         out
@@ -98,7 +102,14 @@ impl Flow {
             out.extend([0x40 | (self.l4() / 4) as u8, self.tos]);
             out.extend(be(total as u16));
             out.extend(be(self.id));
-            out.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, self.proto(), 0, 0]);
+            out.extend([
+                if self.df { 0x40 } else { 0 },
+                0,
+                self.ttl,
+                self.proto(),
+                0,
+                0,
+            ]);
             out.extend([10, 0, 0, self.src, 10, 0, 0, 200]);
             if self.extension {
                 out.extend([1, 1, 1, 0]);
@@ -142,7 +153,11 @@ impl Sample {
     pub fn read(&self) -> (Vnet, Vec<u8>) {
         let flow = &self.flow;
         let many = self.payload.len() > self.gso;
-        let ecn = if flow.tcp && flow.flags & CWR != 0 { GSO_ECN } else { 0 };
+        let ecn = if flow.tcp && flow.flags & CWR != 0 {
+            GSO_ECN
+        } else {
+            0
+        };
         let gso_type = match (many, flow.tcp, flow.v6) {
             (false, ..) => GSO_NONE,
             (_, false, _) => GSO_UDP_L4,
@@ -163,8 +178,11 @@ impl Sample {
 
     /// The packets that an observer of the line would see.
     pub fn line(&self) -> Vec<Vec<u8>> {
-        let chunks: Vec<&[u8]> =
-            if self.payload.is_empty() { vec![&[]] } else { self.payload.chunks(self.gso).collect() };
+        let chunks: Vec<&[u8]> = if self.payload.is_empty() {
+            vec![&[]]
+        } else {
+            self.payload.chunks(self.gso).collect()
+        };
         let last = chunks.len() - 1;
         let mut out = Vec::new();
         for (k, chunk) in chunks.iter().enumerate() {
@@ -237,17 +255,33 @@ pub fn dissect(packet: &[u8]) -> Option<(Flow, Vec<u8>)> {
         v6,
         tcp,
         extension: false,
-        tos: if v6 { packet[0] << 4 | packet[1] >> 4 } else { packet[1] },
+        tos: if v6 {
+            packet[0] << 4 | packet[1] >> 4
+        } else {
+            packet[1]
+        },
         ttl: packet[if v6 { 7 } else { 8 }],
         df: !v6 && packet[6] & 0x40 != 0,
         id: if v6 { 0 } else { word(packet, 4) },
         src: packet[if v6 { 23 } else { 15 }],
         ports: (word(packet, l4), word(packet, l4 + 2)),
-        seq: if tcp { u32::from_be_bytes(packet[l4 + 4..l4 + 8].try_into().unwrap()) } else { 0 },
-        ack: if tcp { u32::from_be_bytes(packet[l4 + 8..l4 + 12].try_into().unwrap()) } else { 0 },
+        seq: if tcp {
+            u32::from_be_bytes(packet[l4 + 4..l4 + 8].try_into().unwrap())
+        } else {
+            0
+        },
+        ack: if tcp {
+            u32::from_be_bytes(packet[l4 + 8..l4 + 12].try_into().unwrap())
+        } else {
+            0
+        },
         flags: if tcp { packet[l4 + 13] } else { 0 },
         window: if tcp { word(packet, l4 + 14) } else { 0 },
-        options: if tcp { packet[l4 + 20..l4 + l4_header].to_vec() } else { Vec::new() },
+        options: if tcp {
+            packet[l4 + 20..l4 + l4_header].to_vec()
+        } else {
+            Vec::new()
+        },
     };
     Some((flow, packet[l4 + l4_header..].to_vec()))
 }
@@ -295,17 +329,33 @@ pub fn kernel(vnet: &Vnet, packet: &[u8]) -> Vec<Vec<u8>> {
     assert_eq!(vnet.flags, NEEDS_CSUM);
     assert!(packet.len() <= 65_535, "longer than a TUN write may be");
     let (flow, payload) = dissect(packet).expect("a partial packet is a plain one");
-    assert_eq!(flow.header() + payload.len(), packet.len(), "the length field is the write's");
+    assert_eq!(
+        flow.header() + payload.len(),
+        packet.len(),
+        "the length field is the write's"
+    );
     assert_eq!(usize::from(vnet.csum_start), flow.l4());
     assert_eq!(usize::from(vnet.csum_offset), if flow.tcp { 16 } else { 6 });
     assert_eq!(usize::from(vnet.hdr_len), flow.header());
     let field = flow.l4() + if flow.tcp { 16 } else { 6 };
     let pseudo = ones_sum(&flow.pseudo(packet, packet.len() - flow.l4()));
-    assert_eq!(word(packet, field), pseudo, "the field holds the folded pseudo header sum");
+    assert_eq!(
+        word(packet, field),
+        pseudo,
+        "the field holds the folded pseudo header sum"
+    );
     if !flow.v6 {
-        assert_eq!(ones_sum(&packet[..20]), 0xFFFF, "the IPv4 checksum is right");
+        assert_eq!(
+            ones_sum(&packet[..20]),
+            0xFFFF,
+            "the IPv4 checksum is right"
+        );
     }
-    let ecn = if flow.tcp && flow.flags & CWR != 0 { GSO_ECN } else { 0 };
+    let ecn = if flow.tcp && flow.flags & CWR != 0 {
+        GSO_ECN
+    } else {
+        0
+    };
     let gso = usize::from(vnet.gso_size);
     if vnet.gso_type == GSO_NONE {
         assert_eq!(gso, 0);
@@ -321,7 +371,14 @@ pub fn kernel(vnet: &Vnet, packet: &[u8]) -> Vec<Vec<u8>> {
     assert_eq!(vnet.gso_type, expected);
     assert!(gso >= glue::SMALLEST && payload.len() > gso);
     let count = payload.len().div_ceil(gso);
-    assert!(count <= if flow.tcp { glue::SEGMENTS } else { glue::DATAGRAMS });
+    assert!(
+        count
+            <= if flow.tcp {
+                glue::SEGMENTS
+            } else {
+                glue::DATAGRAMS
+            }
+    );
     let mut out = Vec::new();
     for (k, chunk) in payload.chunks(gso).enumerate() {
         // From the header's bytes, so that bits which Flow does not know survive.
@@ -397,7 +454,9 @@ impl Delivered {
     fn write(&mut self, run: &mut Run, buf: &mut [u8]) {
         let mut other = run.clone();
         let mut copy = buf.to_vec();
-        let Some(finished) = run.finish(buf) else { return };
+        let Some(finished) = run.finish(buf) else {
+            return;
+        };
         let bytes = &buf[finished.range.clone()];
         assert_eq!(Vnet::parse(bytes), Some(finished.vnet));
         self.writes.push((finished.vnet, bytes[VNET..].to_vec()));
@@ -411,12 +470,22 @@ impl Delivered {
 
     /// Everything the kernel would make of the writes.
     pub fn expanded(&self) -> Vec<Vec<u8>> {
-        self.writes.iter().flat_map(|(vnet, packet)| kernel(vnet, packet)).collect()
+        self.writes
+            .iter()
+            .flat_map(|(vnet, packet)| kernel(vnet, packet))
+            .collect()
     }
 }
 
 pub fn flow() -> impl Strategy<Value = Flow> {
-    let network = (any::<bool>(), any::<bool>(), any::<u8>(), any::<u8>(), any::<bool>(), any::<u16>());
+    let network = (
+        any::<bool>(),
+        any::<bool>(),
+        any::<u8>(),
+        any::<u8>(),
+        any::<bool>(),
+        any::<u16>(),
+    );
     let transport = (
         any::<(u16, u16)>(),
         any::<u32>(),
@@ -447,19 +516,30 @@ pub fn flow() -> impl Strategy<Value = Flow> {
             ack,
             flags: if tcp { flags } else { 0 },
             window,
-            options: if tcp { (0..options as u8).collect() } else { Vec::new() },
+            options: if tcp {
+                (0..options as u8).collect()
+            } else {
+                Vec::new()
+            },
         },
     )
 }
 
 pub fn sample() -> impl Strategy<Value = Sample> {
     let gso = prop_oneof![6 => 256usize..1500, 1 => 1usize..256, 1 => 1500usize..9000];
-    (flow(), gso, 0usize..70, any::<prop::sample::Index>(), any::<u8>()).prop_map(
-        |(flow, gso, full, odd, seed)| {
+    (
+        flow(),
+        gso,
+        0usize..70,
+        any::<prop::sample::Index>(),
+        any::<u8>(),
+    )
+        .prop_map(|(flow, gso, full, odd, seed)| {
             let room = 65_535 - 40 - flow.header();
             let length = (full * gso + odd.index(gso + 1)).min(room);
-            let payload = (0..length).map(|n| (n * 7 + n / 251) as u8 ^ seed).collect();
+            let payload = (0..length)
+                .map(|n| (n * 7 + n / 251) as u8 ^ seed)
+                .collect();
             Sample { flow, payload, gso }
-        },
-    )
+        })
 }
