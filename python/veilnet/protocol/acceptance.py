@@ -1,0 +1,222 @@
+"""The answering end of VNH1: one stranger whose whole, cookie-proven INIT came through a door.
+
+```
+NEW -start-> ENCAPSULATING -Encapsulated-> SIGNING -Signed-> WAITING -MessageOpened-> VERIFYING
+     -PeerVerified-> DONE                                     (any) -WorkFailed, deadline-> DONE
+```
+Invariant: `Accepted` is returned at most once, behind `Accept`, after `PeerVerified`, and nothing
+follows it; after `Failed` nothing follows either, and the engine was told to forget.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from veilnet.errors import (
+    LocalProtocolError,
+    PeerMisbehaved,
+    RemoteProtocolError,
+    TimedOut,
+    VeilError,
+)
+from veilnet.protocol.identity import AUTH_CONTEXT, RESPONSE_CONTEXT, Identity, LocalIdentity
+from veilnet.protocol.steps import (
+    Abandon,
+    Accept,
+    Accepted,
+    Action,
+    Event,
+    Failed,
+    MessageOpened,
+    Mode,
+    Respond,
+    Terms,
+)
+from veilnet.protocol.work import (
+    Encapsulate,
+    Encapsulated,
+    PeerVerified,
+    Sign,
+    Signed,
+    VerifyPeer,
+    WorkFailed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from veilnet._engine import InitReceived, KeySchedule
+    from veilnet.protocol.fields import Endpoint
+
+TIMEOUT_S: Final = 10.0
+"""From INIT to AUTH: longer than an initiator tries."""
+
+
+class Answering(enum.Enum):
+    """Where an `Acceptance` stands."""
+
+    NEW = enum.auto()
+    ENCAPSULATING = enum.auto()
+    SIGNING = enum.auto()
+    WAITING = enum.auto()
+    VERIFYING = enum.auto()
+    DONE = enum.auto()
+
+
+@define(kw_only=True)
+class Acceptance:
+    """One stranger whose INIT came through a door of ours.
+
+    Units: *now* and *timeout_s* seconds, monotonic.
+    """
+
+    init: InitReceived = field(repr=False)
+    terms: Terms
+    identity: LocalIdentity
+    schedules: type[KeySchedule] = field(repr=False)
+    psks: Mapping[bytes, bytes] = field(repr=False, factory=dict)
+    """Name to key, of what initiators may share with us."""
+    timeout_s: float = TIMEOUT_S
+    state: Answering = field(init=False, default=Answering.NEW)
+    _schedule: KeySchedule | None = field(init=False, default=None, repr=False)
+    _th3: bytes = field(init=False, default=b"", repr=False)
+    _deadline_s: float = field(init=False, default=0.0)
+    _source: Endpoint | None = field(init=False, default=None)
+
+    @property
+    def sid(self) -> int | None:
+        """This side's session id, once there is one: engine events carry it."""
+        return None if self._schedule is None else self._schedule.sid
+
+    def start(self, now: float) -> list[Action]:
+        """Begin, unless the INIT does not speak the door's suite and mode: then silence.
+
+        Raises: LocalProtocolError: it had begun.
+        """
+        if self.state is not Answering.NEW:
+            raise LocalProtocolError("this handshake has begun already")
+        self._deadline_s = now + self.timeout_s
+        if (self.init.suite, self.init.mode) != (self.terms.suite, self.terms.mode):
+            return self._fail(PeerMisbehaved("an INIT came with another suite or mode"))
+        self.state = Answering.ENCAPSULATING
+        return [Encapsulate(self.init.ek)]
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take what the engine or a worker reports.
+
+        Raises: LocalProtocolError: the event cannot follow what was asked for.
+        """
+        del now  # nothing here is retransmitted: the engine repeats RESP and ACK when asked
+        if self.state is Answering.DONE:
+            return []  # a worker that came too late
+        if isinstance(event, WorkFailed):
+            return self._fail(event.error)
+        act = _ACCEPTANCE.get((self.state, type(event)))
+        if act is not None:
+            return act(self, event)
+        if isinstance(event, MessageOpened):
+            return []  # a repeat of the AUTH that is being verified
+        raise LocalProtocolError(f"{type(event).__name__} while {self.state.name}")
+
+    def tick(self, now: float) -> list[Action]:
+        """End an attempt whose initiator has gone; call at `deadline()`."""
+        if self.state in (Answering.NEW, Answering.DONE) or now < self._deadline_s:
+            return []
+        return self._fail(TimedOut("the initiator never authenticated itself"))
+
+    def deadline(self) -> float | None:
+        """Return when `tick` must run; None before the start and after the end."""
+        return None if self.state in (Answering.NEW, Answering.DONE) else self._deadline_s
+
+    def cancel(self) -> list[Action]:
+        """Give up without an error."""
+        return [] if self.state is Answering.DONE else self._forget()
+
+    # --- transitions ---------------------------------------------------------------------------
+
+    def _encapsulated(self, event: Encapsulated) -> list[Action]:
+        try:
+            self._schedule = self.schedules.respond(
+                self.init,
+                network_id=self.terms.network_id,
+                secret=self.terms.secret,
+                responder_id=self.identity.peer_id,
+                ct=event.ct,
+                ss=event.ss,
+            )
+        except RemoteProtocolError as error:
+            return self._fail(error)
+        self.state = Answering.SIGNING
+        return [Sign(self._schedule.th2 + self.identity.peer_id, RESPONSE_CONTEXT)]
+
+    def _signed(self, event: Signed) -> list[Action]:
+        schedule = self._keyed()
+        message = Identity(
+            public_key=self.identity.public_key,
+            credential=self.identity.credential,
+            signature=event.signature,
+        ).response()
+        self._th3 = schedule.absorb_response(message)
+        self.state = Answering.WAITING
+        return [Respond(schedule, self.init, message)]
+
+    def _opened(self, event: MessageOpened) -> list[Action]:
+        try:
+            identity = Identity.of_auth(event.message)
+        except RemoteProtocolError as error:
+            return self._fail(error)
+        if identity.psk_name is not None and identity.psk_name not in self.psks:
+            return self._fail(PeerMisbehaved("the initiator names a key that we do not share"))
+        self._source = event.source
+        self.state = Answering.VERIFYING
+        return [
+            VerifyPeer(
+                identity=identity,
+                transcript=self._th3,
+                context=AUTH_CONTEXT,
+                expected=None,
+                responder=self.identity.peer_id,
+                member=self.terms.mode is Mode.FULL,
+            )
+        ]
+
+    def _verified(self, event: PeerVerified) -> list[Action]:
+        self.state = Answering.DONE
+        schedule, peer = self._keyed(), event.peer
+        if peer.peer_id == self.identity.peer_id:
+            return [Abandon(schedule.sid), Failed(PeerMisbehaved("this node called itself"))]
+        psk = None if peer.psk_name is None else self.psks.get(peer.psk_name)
+        return [
+            Accept(schedule.sid, psk),
+            Accepted(
+                sid=schedule.sid,
+                peer=peer,
+                endpoint=self._source or self.init.source,
+                schedule=schedule,
+            ),
+        ]
+
+    # --- ends ----------------------------------------------------------------------------------
+
+    def _keyed(self) -> KeySchedule:
+        if self._schedule is None:
+            raise LocalProtocolError("this handshake has no keys yet")
+        return self._schedule
+
+    def _fail(self, error: VeilError) -> list[Action]:
+        return [*self._forget(), Failed(error)]
+
+    def _forget(self) -> list[Action]:
+        self.state = Answering.DONE
+        return [] if self._schedule is None else [Abandon(self._schedule.sid)]
+
+
+_ACCEPTANCE: Final[Mapping[tuple[Answering, type], Callable[..., list[Action]]]] = {
+    (Answering.ENCAPSULATING, Encapsulated): Acceptance._encapsulated,  # noqa: SLF001
+    (Answering.SIGNING, Signed): Acceptance._signed,  # noqa: SLF001
+    (Answering.WAITING, MessageOpened): Acceptance._opened,  # noqa: SLF001
+    (Answering.VERIFYING, PeerVerified): Acceptance._verified,  # noqa: SLF001
+}

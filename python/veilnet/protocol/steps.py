@@ -1,0 +1,196 @@
+"""The steps of VNH1 as data: what happens to a handshake, and what it asks for.
+
+Work for another thread and its results are in module `work`; every other action is a single
+call of the engine, named in its docstring, or the end.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from attrs import field, frozen
+
+from veilnet.protocol.work import (
+    Decapsulate,
+    Decapsulated,
+    Encapsulate,
+    Encapsulated,
+    GenerateKem,
+    KemGenerated,
+    PeerVerified,
+    Sign,
+    Signed,
+    VerifyPeer,
+    WorkFailed,
+)
+
+if TYPE_CHECKING:
+    from veilnet._engine import InitReceived, KeySchedule
+    from veilnet.errors import VeilError
+    from veilnet.protocol.fields import Endpoint
+    from veilnet.protocol.identity import Peer
+    from veilnet.units import NetworkId
+
+
+class Mode(enum.IntEnum):
+    """What a session is opened for; the number stands in HELLO and in the transcript."""
+
+    FULL = 0
+    JOIN = 1
+
+
+@frozen(kw_only=True)
+class Terms:
+    """What both ends must agree on, or no RESP ever opens."""
+
+    suite: int
+    mode: Mode
+    network_id: NetworkId
+    secret: bytes = field(repr=False)
+    """K_net, in join mode K_join."""
+
+
+# --- events -----------------------------------------------------------------------------------
+
+
+@frozen
+class CandidateArrived:
+    """The engine's `CandidateReceived`: somebody answered with a key part."""
+
+    candidate: int
+    ct: bytes = field(repr=False)
+    source: Endpoint
+
+
+@frozen
+class MessageOpened:
+    """The engine's `HandshakeReceived`: e2 or e3, opened under the handshake's keys."""
+
+    message: bytes = field(repr=False)
+    source: Endpoint
+
+
+@frozen
+class SessionConfirmed:
+    """The engine's event of that name: ACK arrived."""
+
+
+Event = (
+    CandidateArrived
+    | MessageOpened
+    | SessionConfirmed
+    | KemGenerated
+    | Encapsulated
+    | Decapsulated
+    | Signed
+    | PeerVerified
+    | WorkFailed
+)
+
+
+# --- actions: each is one call of the engine, or the end ----------------------------------------
+
+
+@frozen
+class SendHello:
+    """`engine.hello(schedule, door_key=door_key, endpoint=endpoint)`."""
+
+    schedule: KeySchedule = field(repr=False)
+    door_key: bytes = field(repr=False)
+    endpoint: Endpoint
+
+
+@frozen
+class Try:
+    """`engine.candidate(sid, candidate, ss)`; a RemoteProtocolError is to be ignored."""
+
+    sid: int
+    candidate: int
+    ss: bytes = field(repr=False)
+
+
+@frozen
+class Authenticate:
+    """`engine.authenticate(sid, message, psk=psk)`."""
+
+    sid: int
+    message: bytes = field(repr=False)
+    psk: bytes | None = field(repr=False, default=None)
+
+
+@frozen
+class Resend:
+    """`engine.resend(sid)`."""
+
+    sid: int
+
+
+@frozen
+class Respond:
+    """`engine.respond(schedule, init, message)`."""
+
+    schedule: KeySchedule = field(repr=False)
+    init: InitReceived = field(repr=False)
+    message: bytes = field(repr=False)
+
+
+@frozen
+class Accept:
+    """`engine.accept(sid, psk=psk)`."""
+
+    sid: int
+    psk: bytes | None = field(repr=False, default=None)
+
+
+@frozen
+class Abandon:
+    """`engine.abandon(sid)`: forget the handshake."""
+
+    sid: int
+
+
+@frozen(kw_only=True)
+class Confirmed:
+    """The initiator's session is up, and the peer holds its keys."""
+
+    sid: int
+    peer: Peer
+    endpoint: Endpoint
+    schedule: KeySchedule = field(repr=False)
+
+
+@frozen(kw_only=True)
+class Accepted:
+    """The responder's session is up."""
+
+    sid: int
+    peer: Peer
+    endpoint: Endpoint
+    schedule: KeySchedule = field(repr=False)
+
+
+@frozen
+class Failed:
+    """No session, and why."""
+
+    error: VeilError
+
+
+Action = (
+    GenerateKem
+    | Encapsulate
+    | Decapsulate
+    | Sign
+    | VerifyPeer
+    | SendHello
+    | Try
+    | Authenticate
+    | Resend
+    | Respond
+    | Accept
+    | Abandon
+    | Confirmed
+    | Accepted
+    | Failed
+)
