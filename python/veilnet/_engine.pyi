@@ -212,6 +212,8 @@ class Engine:
         vnet_hdr: bool = True,
         udp_gso: bool = True,
         udp_gro: bool = True,
+        step_datagrams: int = 1 << 26,
+        step_age_s: float = 240.0,
     ) -> Engine:
         """Open the socket and, if *tun_name* is given, create the TUN device (down, no address).
 
@@ -242,13 +244,18 @@ class Engine:
         door_key: bytes,
         endpoint: Endpoint,
         bare_hint: bool = False,
-    ) -> None:
-        """Send HELLO; call again to retransmit or to race another endpoint (at most 8)."""
+    ) -> bool:
+        """Send HELLO; call again to retransmit or to race another endpoint (at most 8).
+
+        False when a byte budget towards the unproven endpoint forbade it for now.
+        """
     def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
     def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> None:
         """Initiator: send AUTH (e3); the session exists from here, unconfirmed until ACK."""
     def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None:
         """Responder: send RESP with e2; retransmits are answered by the engine itself."""
+    def dismiss(self, init: InitReceived) -> None:
+        """Forget an INIT that will not be answered, which frees its place."""
     def resend(self, sid: int) -> None:
         """Send AUTH again, sealed anew."""
     def accept(self, sid: int, *, psk: bytes | None = None) -> None:

@@ -1,1 +1,35 @@
+//! The data plane: TUN device, UDP socket, session keys, one run-to-completion data thread.
+//!
+//! ```text
+//!  TUN read -> routes -> split -> seal -> mask -> one UDP_SEGMENT send       send.rs
+//!  UDP_GRO receive -> unmask -> open -> replay, source -> glue -> TUN write  receive.rs
+//!                        \-> gate (first contact, crate veilnet-handshake)
+//! ```
+//! Python reaches it through [`Engine`]: calls go in as closures, facts come out as [`Event`]s.
 
+mod batch;
+mod core;
+mod error;
+mod events;
+mod handle;
+mod keys;
+mod mtu;
+mod prefix;
+mod receive;
+mod replay;
+mod routes;
+mod send;
+mod session;
+mod stats;
+pub mod sys;
+mod timers;
+mod underlay;
+mod waiting;
+
+pub use crate::core::{CONTROL_BYTES, Core, Options};
+pub use error::{Error, Result};
+pub use events::Event;
+pub use handle::Engine;
+pub use keys::StepLimits;
+pub use prefix::Prefix;
+pub use stats::{EngineStats, SessionStats};

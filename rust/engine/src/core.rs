@@ -1,0 +1,456 @@
+//! Everything that the data thread owns. Split by motion: `send`, `receive`, `timers`; this file
+//! holds the tables and what Python changes in them.
+
+use crate::batch::Batch;
+use crate::error::{Error, Result};
+use crate::events::{Event, Events};
+use crate::keys::{Epoch, RxKeys, StepLimits, TxKeys};
+use crate::mtu::Search;
+use crate::prefix::Prefix;
+use crate::routes::Routes;
+use crate::session::{Counters, Session};
+use crate::stats::{EngineStats, SessionStats};
+use crate::sys::crypto::Mask;
+use crate::sys::tun::Tun;
+use crate::sys::udp::Udp;
+use crate::underlay::Underlay;
+use crate::waiting::Waiting;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use veilnet_handshake::{
+    Action, Established, Gate, Init, KeySchedule, OsRng, Rng as _, SessionKeys,
+};
+use veilnet_wire::{Halves, Kind, OVERHEAD, Run, VNET, glue};
+
+/// Return keys kept: two for each network that a node may be in.
+const RETURN_KEYS: usize = 32;
+/// A control datagram's plaintext.
+pub const CONTROL_BYTES: usize = 1100;
+/// A super-packet, its virtio header and slack.
+pub(crate) const SLOT: usize = (64 << 10) + 1024;
+
+/// How to run an engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// UDP port, 0 for a random free one in 10000-60000.
+    pub port: u16,
+    /// TUN device to create, or none at all.
+    pub tun: Option<String>,
+    pub mtu_bytes: usize,
+    pub vnet_hdr: bool,
+    pub udp_gso: bool,
+    pub udp_gro: bool,
+    pub steps: StepLimits,
+}
+
+/// Session ids are random and our own, so they are their own hash.
+#[derive(Default)]
+pub struct SidHasher(u64);
+
+impl Hasher for SidHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.0 = self.0 << 8 | u64::from(*b);
+        }
+    }
+    fn write_u32(&mut self, sid: u32) {
+        // The table takes its index from the low and its tag from the high bits.
+        self.0 = u64::from(sid) << 32 | u64::from(sid);
+    }
+}
+
+pub(crate) type Sessions = HashMap<u32, Box<Session>, BuildHasherDefault<SidHasher>>;
+
+pub struct Core {
+    pub(crate) options: Options,
+    pub(crate) underlay: Underlay,
+    pub(crate) tun: Option<Tun>,
+    pub(crate) gate: Gate,
+    pub(crate) events: Arc<Events>,
+    pub(crate) sessions: Sessions,
+    pub(crate) by_source: HashMap<SocketAddr, Vec<u32>>,
+    /// Whose datagram came last: mostly the next one's too.
+    pub(crate) last_sid: u32,
+    pub(crate) routes: Routes,
+    pub(crate) waiting: Waiting,
+    pub(crate) return_masks: Vec<Mask>,
+    /// TUN reads, with the virtio header in front.
+    pub(crate) tun_buf: Box<[u8]>,
+    /// UDP reads: one GRO batch.
+    pub(crate) slot: Box<[u8]>,
+    /// Opened datagrams on their way into the TUN device.
+    pub(crate) out: Box<[u8]>,
+    /// Opened datagrams that are not inner packets, and halves.
+    pub(crate) scratch: Box<[u8]>,
+    pub(crate) halves: Halves,
+    pub(crate) run: Run,
+    pub(crate) run_sid: u32,
+    pub(crate) stats: EngineStats,
+    pub(crate) actions: Vec<Action>,
+    /// When `tick` has something to do.
+    pub(crate) next_ns: u64,
+}
+
+impl Core {
+    pub fn open(options: Options, events: Arc<Events>) -> Result<Core> {
+        let udp = bind(options.port, options.udp_gro)?;
+        let tun = match &options.tun {
+            Some(name) => Some(Tun::create(name, options.vnet_hdr)?),
+            None => None,
+        };
+        let stats = EngineStats {
+            vnet_hdr: tun.as_ref().is_some_and(|t| t.offload.vnet_hdr),
+            udp_gro: udp.gro,
+            ..EngineStats::default()
+        };
+        let buffer = |bytes: usize| vec![0u8; bytes].into_boxed_slice();
+        Ok(Core {
+            underlay: Underlay { udp, batch: Batch::new(options.udp_gso) },
+            tun,
+            gate: Gate::new(&mut OsRng)?,
+            events,
+            sessions: Sessions::default(),
+            by_source: HashMap::new(),
+            last_sid: 0,
+            routes: Routes::default(),
+            waiting: Waiting::default(),
+            return_masks: Vec::new(),
+            tun_buf: buffer(SLOT + VNET),
+            slot: buffer(SLOT),
+            out: buffer(glue::BUFFER),
+            scratch: buffer(SLOT),
+            halves: Halves::new(options.mtu_bytes.div_ceil(2)),
+            run: Run::new(),
+            run_sid: 0,
+            stats,
+            actions: Vec::new(),
+            next_ns: 0,
+            options,
+        })
+    }
+
+    pub fn port(&self) -> Result<u16> {
+        self.underlay.udp.port().map_err(Error::os("UDP port"))
+    }
+
+    #[must_use]
+    pub fn tun_name(&self) -> Option<String> {
+        self.tun.as_ref().map(|t| t.name().to_owned())
+    }
+
+    pub(crate) fn session_mut(&mut self, sid: u32) -> Result<&mut Session> {
+        self.sessions.get_mut(&sid).map(Box::as_mut).ok_or(Error::NoSession(sid))
+    }
+
+    // --- first contact ---------------------------------------------------------------------
+
+    pub fn add_door(&mut self, key: &[u8; 32], replay_set: bool) -> Result<u32> {
+        Ok(self.gate.add_door(key, replay_set)?)
+    }
+
+    pub fn remove_door(&mut self, door: u32) -> Result<()> {
+        Ok(self.gate.remove_door(door)?)
+    }
+
+    pub fn seen_inits(&self) -> Vec<[u8; 32]> {
+        self.gate.seen_coms()
+    }
+
+    pub fn load_seen_inits(&mut self, coms: &[[u8; 32]]) {
+        self.gate.load_coms(coms);
+    }
+
+    pub fn hello(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        bare_hint: bool,
+        now_ns: u64,
+    ) -> Result<bool> {
+        let mut out = std::mem::take(&mut self.actions);
+        let sent =
+            self.gate.hello(schedule, door_key, to, bare_hint, now_ns, &mut OsRng, &mut out);
+        self.perform(out, now_ns);
+        Ok(sent?)
+    }
+
+    pub fn candidate(&mut self, sid: u32, candidate: u32, ss: &[u8], now_ns: u64) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let opened = self.gate.candidate(sid, candidate, ss, now_ns, &mut out);
+        self.perform(out, now_ns);
+        opened?;
+        Ok(())
+    }
+
+    pub fn respond(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        init: &Init,
+        message: Vec<u8>,
+        now_ns: u64,
+    ) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let done = self.gate.respond(schedule, init, message, now_ns, &mut OsRng, &mut out);
+        self.perform(out, now_ns);
+        Ok(done?)
+    }
+
+    pub fn authenticate(
+        &mut self,
+        sid: u32,
+        message: Vec<u8>,
+        psk: Option<&[u8; 32]>,
+        now_ns: u64,
+    ) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let established = self.gate.authenticate(sid, message, psk, now_ns, &mut out);
+        self.perform(out, now_ns);
+        self.establish(established?, now_ns)
+    }
+
+    pub fn resend(&mut self, sid: u32, now_ns: u64) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let done = self.gate.resend(sid, now_ns, &mut out);
+        self.perform(out, now_ns);
+        Ok(done?)
+    }
+
+    pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let established = self.gate.accept(sid, psk, now_ns, &mut out);
+        self.perform(out, now_ns);
+        self.establish(established?, now_ns)
+    }
+
+    pub fn abandon(&mut self, sid: u32) {
+        self.gate.abandon(sid);
+    }
+
+    pub fn dismiss(&mut self, com: &[u8; 32]) {
+        self.gate.dismiss(com);
+    }
+
+    /// Carry out what the gate asked for.
+    pub(crate) fn perform(&mut self, mut actions: Vec<Action>, now_ns: u64) {
+        for action in actions.drain(..) {
+            match action {
+                Action::Send { to, bytes } => self.underlay.send(to, &bytes),
+                Action::Event(event) => self.events.push(Event::Handshake(event)),
+                Action::ResendAck { sid } => {
+                    if let Some(session) = self.sessions.get(&sid)
+                        && let Some(ack) = &session.ack
+                    {
+                        self.underlay.send(session.endpoint, ack);
+                    }
+                }
+            }
+        }
+        self.actions = actions;
+        if let Some(at) = self.gate.next_expiry() {
+            self.next_ns = self.next_ns.min(at.max(now_ns));
+        }
+    }
+
+    fn establish(&mut self, e: Established, now_ns: u64) -> Result<()> {
+        let SessionKeys { generation, tx, rx } = e.keys;
+        let mut session = Box::new(Session {
+            sid: e.local_sid,
+            remote_sid: e.remote_sid,
+            initiator: e.initiator,
+            confirmed: !e.initiator,
+            th4: e.th4,
+            ack: None,
+            endpoint: e.source,
+            raw: self.underlay.udp.raw(e.source),
+            mask_tx: Mask::new(&e.mask_tx),
+            mask_rx: Mask::new(&e.mask_rx),
+            return_mask: None,
+            tx: TxKeys::new(Epoch { generation, step: 0 }, tx, now_ns)?,
+            tx_next: None,
+            rx: RxKeys::new(generation, rx)?,
+            sources: Vec::new(),
+            mtu: Search::new(self.options.mtu_bytes + OVERHEAD, now_ns),
+            probes: Vec::new(),
+            challenge: None,
+            challenged_ns: 0,
+            counters: Counters::default(),
+            srtt_ns: None,
+            created_ns: now_ns,
+            rekeyed_ns: now_ns,
+            heard_ns: Some(now_ns),
+            sent_ns: None,
+            data_ns: None,
+            waiting_ns: None,
+            silent_told: false,
+            stale_told: false,
+            reported_ns: 0,
+            report_due: false,
+            keepalive_ns: 0,
+            timer_ns: now_ns,
+        });
+        if !session.initiator {
+            self.acknowledge(&mut session, now_ns);
+        }
+        self.by_source.entry(session.endpoint).or_default().push(session.sid);
+        self.sessions.insert(session.sid, session);
+        self.next_ns = 0;
+        Ok(())
+    }
+
+    /// Send th4 as counter 0 of control path 0, and keep it for a peer that loses it.
+    fn acknowledge(&mut self, session: &mut Session, now_ns: u64) {
+        let th4 = std::mem::take(&mut session.th4);
+        self.underlay.flush();
+        if self.underlay.seal(session, Kind::Control, 0, 0, &th4, now_ns) {
+            session.ack = Some(self.underlay.batch.held().to_vec());
+        }
+        self.underlay.flush();
+    }
+
+    // --- sessions --------------------------------------------------------------------------
+
+    pub fn send_control(&mut self, sid: u32, data: &[u8], now_ns: u64) -> Result<()> {
+        if data.len() > CONTROL_BYTES {
+            return Err(Error::Invalid("a control datagram carries at most 1,100 bytes"));
+        }
+        let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
+        self.underlay.seal(session, Kind::Control, 0, 0, data, now_ns);
+        session.sent(now_ns, false);
+        self.underlay.flush();
+        Ok(())
+    }
+
+    pub fn close_session(&mut self, sid: u32) {
+        self.gate.abandon(sid);
+        if let Some(session) = self.sessions.remove(&sid) {
+            self.forget_source(session.endpoint, sid);
+        }
+        self.routes.forget(sid);
+        self.halves.forget(sid);
+    }
+
+    fn forget_source(&mut self, endpoint: SocketAddr, sid: u32) {
+        if let Some(sids) = self.by_source.get_mut(&endpoint) {
+            sids.retain(|s| *s != sid);
+            if sids.is_empty() {
+                self.by_source.remove(&endpoint);
+            }
+        }
+    }
+
+    pub fn set_endpoint(&mut self, sid: u32, endpoint: SocketAddr, now_ns: u64) -> Result<()> {
+        let raw = self.underlay.udp.raw(endpoint);
+        let wanted = self.options.mtu_bytes + OVERHEAD;
+        let session = self.session_mut(sid)?;
+        let old = session.endpoint;
+        session.endpoint = endpoint;
+        session.raw = raw;
+        session.mtu = Search::new(wanted, now_ns);
+        session.timer_ns = now_ns;
+        self.next_ns = 0;
+        self.forget_source(old, sid);
+        self.by_source.entry(endpoint).or_default().push(sid);
+        Ok(())
+    }
+
+    pub fn install_generation(
+        &mut self,
+        sid: u32,
+        keys: SessionKeys,
+        send: bool,
+        now_ns: u64,
+    ) -> Result<()> {
+        let session = self.session_mut(sid)?;
+        let SessionKeys { generation, tx, rx } = keys;
+        session.rx.install(generation, rx)?;
+        let next = TxKeys::new(Epoch { generation, step: 0 }, tx, now_ns)?;
+        if send {
+            session.tx = next;
+            session.tx_next = None;
+            session.stale_told = false;
+        } else {
+            session.tx_next = Some(next);
+        }
+        session.rekeyed_ns = now_ns;
+        Ok(())
+    }
+
+    pub fn assign(&mut self, sid: u32, prefixes: Vec<Prefix>, now_ns: u64) -> Result<()> {
+        let session = self.session_mut(sid)?;
+        session.sources.clone_from(&prefixes);
+        self.routes.assign(sid, &prefixes);
+        let routed = |d| prefixes.iter().any(|p| p.contains(d));
+        for destination in self.waiting.destinations(routed) {
+            for packet in self.waiting.take(destination) {
+                self.send_waiting(&packet, now_ns);
+            }
+        }
+        self.underlay.flush();
+        Ok(())
+    }
+
+    pub fn set_local(&mut self, prefixes: Vec<Prefix>) {
+        self.routes.set_local(prefixes);
+    }
+
+    pub fn set_wanted(&mut self, prefixes: Vec<Prefix>) {
+        self.routes.set_wanted(prefixes);
+    }
+
+    pub fn set_return_keys(&mut self, keys: &[[u8; 32]]) -> Result<()> {
+        if keys.len() > RETURN_KEYS {
+            return Err(Error::Invalid("too many return keys: two per network, 16 networks"));
+        }
+        self.return_masks = keys.iter().map(Mask::new).collect();
+        Ok(())
+    }
+
+    pub fn set_peer_return_key(&mut self, sid: u32, key: &[u8; 32]) -> Result<()> {
+        self.session_mut(sid)?.return_mask = Some(Mask::new(key));
+        Ok(())
+    }
+
+    // --- figures ---------------------------------------------------------------------------
+
+    #[must_use]
+    pub fn stats(&self) -> EngineStats {
+        EngineStats {
+            udp_gso: self.underlay.batch.gso,
+            tx_calls: self.underlay.batch.calls,
+            tx_datagrams: self.underlay.batch.datagrams,
+            ..self.stats.clone()
+        }
+    }
+
+    #[must_use]
+    pub fn session_stats(&self, now_ns: u64) -> Vec<SessionStats> {
+        self.sessions.values().map(|s| SessionStats::of(s, now_ns)).collect()
+    }
+}
+
+/// Bind `port`, or a random free one. Never a port that names another VPN to a classifier.
+fn bind(port: u16, gro: bool) -> Result<Udp> {
+    if port != 0 {
+        return Udp::bind(port, gro).map_err(|source| Error::Bind { port, source });
+    }
+    let mut last = None;
+    for _ in 0..64 {
+        let mut random = [0u8; 2];
+        OsRng.fill(&mut random)?;
+        let port = 10_000 + u16::from_be_bytes(random) % 50_001;
+        if matches!(port, 51_820 | 41_641) {
+            continue;
+        }
+        match Udp::bind(port, gro) {
+            Ok(udp) => return Ok(udp),
+            Err(source) => last = Some(Error::Bind { port, source }),
+        }
+    }
+    Err(last.unwrap_or(Error::Invalid("no free UDP port")))
+}

@@ -1,0 +1,135 @@
+//! One session as the data thread sees it: keys, where the peer is, and its clocks.
+
+use crate::keys::{Epoch, RxKeys, TxKeys};
+use crate::mtu::Search;
+use crate::prefix::Prefix;
+use crate::sys::crypto::Mask;
+use crate::sys::udp::RawAddr;
+use std::net::SocketAddr;
+
+/// After so much silence a datagram is masked with the peer's return key (its NAT may have moved).
+pub const MASK_SILENCE_NS: u64 = 1_000_000_000;
+/// After so much unanswered sending Python is told.
+pub const SILENT_NS: u64 = 1_500_000_000;
+/// A receiver reports at least this often while data flows.
+pub const REPORT_NS: u64 = 100_000_000;
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    pub tx_packets: u64,
+    pub rx_packets: u64,
+    pub tx_bytes: u64,
+    pub rx_bytes: u64,
+    pub rejected: u64,
+}
+
+/// A new source that claims to be the peer, until it or the old one answers a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Challenge {
+    pub to: SocketAddr,
+    pub new_id: u64,
+    pub old_id: u64,
+    pub new_answered: bool,
+    pub decide_ns: u64,
+}
+
+/// A probe under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    pub id: u64,
+    pub sent_ns: u64,
+    /// Python asked for it and is told of the answer.
+    pub asked: bool,
+    /// The size under test, for path MTU discovery.
+    pub size: Option<usize>,
+}
+
+pub struct Session {
+    pub sid: u32,
+    pub remote_sid: u32,
+    pub initiator: bool,
+    pub confirmed: bool,
+    /// th4, until the ACK that carries it came.
+    pub th4: Vec<u8>,
+    /// The sealed ACK, for a peer that lost it.
+    pub ack: Option<Vec<u8>>,
+    pub endpoint: SocketAddr,
+    pub raw: RawAddr,
+    pub mask_tx: Mask,
+    pub mask_rx: Mask,
+    pub return_mask: Option<Mask>,
+    pub tx: TxKeys,
+    /// Agreed, but sending moves to it with the peer's first datagram under it.
+    pub tx_next: Option<TxKeys>,
+    pub rx: RxKeys,
+    pub sources: Vec<Prefix>,
+    pub mtu: Search,
+    pub probes: Vec<Probe>,
+    pub challenge: Option<Challenge>,
+    pub challenged_ns: u64,
+    pub counters: Counters,
+    pub srtt_ns: Option<u64>,
+    pub created_ns: u64,
+    pub rekeyed_ns: u64,
+    pub heard_ns: Option<u64>,
+    pub sent_ns: Option<u64>,
+    pub data_ns: Option<u64>,
+    /// Since when something that must be answered is unanswered.
+    pub waiting_ns: Option<u64>,
+    pub silent_told: bool,
+    pub stale_told: bool,
+    pub reported_ns: u64,
+    pub report_due: bool,
+    pub keepalive_ns: u64,
+    /// The earliest of this session's deadlines.
+    pub timer_ns: u64,
+}
+
+impl Session {
+    /// Note that something authentic came.
+    #[inline]
+    pub fn heard(&mut self, now_ns: u64) {
+        self.heard_ns = Some(now_ns);
+        self.waiting_ns = None;
+        self.silent_told = false;
+    }
+
+    /// Note that something was sent, and whether the peer must answer it.
+    #[inline]
+    pub fn sent(&mut self, now_ns: u64, answer_owed: bool) {
+        self.sent_ns = Some(now_ns);
+        if answer_owed && self.waiting_ns.is_none() {
+            self.waiting_ns = Some(now_ns);
+            self.timer_ns = self.timer_ns.min(now_ns + SILENT_NS);
+        }
+    }
+
+    /// The mask for what is sent now.
+    #[inline]
+    #[must_use]
+    pub fn mask(&self, now_ns: u64) -> &Mask {
+        match (&self.return_mask, self.waiting_ns) {
+            (Some(mask), Some(since)) if now_ns.saturating_sub(since) > MASK_SILENCE_NS => mask,
+            _ => &self.mask_tx,
+        }
+    }
+
+    /// Fold a round-trip sample in. Source: RFC 6298 section 2.
+    pub fn sample_rtt(&mut self, rtt_ns: u64) {
+        self.srtt_ns = Some(match self.srtt_ns {
+            None => rtt_ns,
+            Some(srtt) => srtt - srtt / 8 + rtt_ns / 8,
+        });
+    }
+
+    #[must_use]
+    pub fn epoch_rx(&self) -> Epoch {
+        self.rx.current()
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn owns(&self, source: std::net::IpAddr) -> bool {
+        self.sources.iter().any(|p| p.contains(source))
+    }
+}
