@@ -35,7 +35,7 @@ class System(ABC):
         self.folder.mkdir(parents=True)
         self.address = ""
         self.version = ""
-        self._processes: list[subprocess.Popen[Any]] = []
+        self._pids: list[int] = []
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.left.name} -> {self.address or 'not up'}>"
@@ -44,30 +44,30 @@ class System(ABC):
     def start(self) -> None:
         """Bring both ends up and set *address*.  Raises: Unavailable."""
 
-    def daemon(self, host: Host, argv: list[str], **options: Any) -> subprocess.Popen[Any]:  # noqa: ANN401
+    def daemon(self, host: Host, argv: list[str]) -> None:
         """Start one end's program; its output goes to a log in *folder*."""
         with (self.folder / f"{host.name}.log").open("ab") as log:
-            process = host.popen(argv, stdout=log, stderr=log, **options)
-        self._processes.append(process)
-        return process
+            process = host.popen(argv, stdout=log, stderr=log)
+        self._pids.append(process.pid)
+        process.returncode = 0  # it lives as long as the lab, which ends it
 
     def cpu_s(self) -> float | None:
         """Return the CPU time that both ends have used so far, all threads, user and system."""
-        if not self._processes:
+        if not self._pids:
             return None
         ticks = 0
-        for process in self._processes:
-            fields = _proc(process, "stat").rpartition(")")[2].split()
+        for pid in self._pids:
+            fields = _proc(pid, "stat").rpartition(")")[2].split()
             ticks += int(fields[11]) + int(fields[12])
         return ticks / _TICKS_PER_S
 
     def rss_bytes(self) -> int | None:
         """Return the resident memory of both ends."""
-        if not self._processes:
+        if not self._pids:
             return None
         total = 0
-        for process in self._processes:
-            lines = dict(ln.split(":", 1) for ln in _proc(process, "status").splitlines())
+        for pid in self._pids:
+            lines = dict(ln.split(":", 1) for ln in _proc(pid, "status").splitlines())
             total += int(lines["VmRSS"].split()[0]) * 1024
         return total
 
@@ -80,8 +80,8 @@ class System(ABC):
         """Wait until *left* reaches *right* through this system.  Raises: Unavailable."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
-            for process in self._processes:
-                if process.poll() is not None:
+            for pid in self._pids:
+                if _proc(pid, "stat").rpartition(")")[2].split()[0] == "Z":
                     raise Unavailable(f"{self.name} ended: {self.log_tail()}")
             with self.left.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
                 probe.settimeout(0.5)
@@ -94,11 +94,11 @@ class System(ABC):
         raise Unavailable(f"{self.name} let nothing through in {timeout_s} s: {self.log_tail()}")
 
 
-def _proc(process: subprocess.Popen[Any], name: str) -> str:
+def _proc(pid: int, name: str) -> str:
     try:
-        return Path(f"/proc/{process.pid}/{name}").read_text()
+        return Path(f"/proc/{pid}/{name}").read_text()
     except OSError as error:
-        raise Unavailable(f"process {process.args!r} is gone") from error
+        raise Unavailable(f"process {pid} is gone") from error
 
 
 class Raw(System):
@@ -219,49 +219,33 @@ class VeilNet(System):
     name = "veilnet"
 
     def start(self) -> None:
-        """Start both nodes, invite one to the other's network.  Raises: Unavailable."""
-        self.version = self._say(self.left, "--version").split()[-1]
+        """Start one node and let the other in by an invite.  Raises: Unavailable."""
+        status = self._say(self.left, "up")
+        self.version = f"veilnet {status['version']}"
+        network = status["networks"][0]["id"]
+        self._say(self.right, "connect", self._say(self.left, "invite")["invite"])
+        joined = [n for n in self._say(self.right, "status")["networks"] if n["id"] == network]
+        found = [a for n in joined for a in n["addresses"] if "." in a]
+        if not found:
+            raise Unavailable("the right node has no IPv4 address in the left node's network")
+        self.address = found[0].partition("/")[0]
         for host in (self.left, self.right):
-            self.daemon(host, self._command(host, "up", "--foreground"))
-            self._wait_until_up(host)
-        invite = self._say(self.left, "invite", "--json")
-        token = _find(json.loads(invite), "veil:")
-        self._say(self.right, "connect", token, "--json")
-        here, there = (self._networks(host) for host in (self.left, self.right))
-        shared = [network for network in here if network in there]
-        if not shared:
-            raise Unavailable("the two nodes are in no common network")
-        self.address = next(a for a in there[shared[0]] if "." in a)
+            self._pids += [pid for pid in host.processes() if self._is_node(pid, host)]
         self.wait_until_through()
 
-    def _command(self, host: Host, *arguments: str) -> list[str]:
+    def _is_node(self, pid: int, host: Host) -> bool:
+        return str(self.folder / host.name) in _proc(pid, "cmdline")
+
+    def _say(self, host: Host, *words: str) -> dict[str, Any]:
         state, control = self.folder / host.name, self.folder / f"{host.name}.sock"
-        where = ["--state", str(state), "--socket", str(control)]
-        return [sys.executable, "-m", "veilnet", *where, *arguments]
-
-    def _say(self, host: Host, *arguments: str) -> str:
-        done = host.run(self._command(host, *arguments), check=False)
+        where = ["--state", str(state), "--socket", str(control), "--json"]
+        argv = [sys.executable, "-P", "-m", "veilnet", *where, *words]
+        done = host.run(argv, check=False)
         if done.returncode != 0:
-            raise Unavailable(f"veilnet {arguments[0]}: {done.stderr.strip() or done.stdout}")
-        return done.stdout
-
-    def _wait_until_up(self, host: Host, timeout_s: float = 20.0) -> None:
-        deadline = time.monotonic() + timeout_s
-        while host.run(self._command(host, "status", "--json"), check=False).returncode != 0:
-            if time.monotonic() > deadline or self._processes[-1].poll() is not None:
-                raise Unavailable(f"veilnet up: {self.log_tail()}")
-
-    def _networks(self, host: Host) -> dict[str, list[str]]:
-        status = json.loads(self._say(host, "status", "--json"))
-        return {network["id"]: network["addresses"] for network in status["networks"]}
-
-
-def _find(value: object, prefix: str) -> str:
-    """Return the first string in *value* that starts with *prefix*."""
-    if isinstance(value, str):
-        return value if value.startswith(prefix) else ""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    return next((found for item in inner if (found := _find(item, prefix))), "")
+            said = " ".join(done.stderr.split()) or done.stdout
+            raise Unavailable(f"veilnet {words[0]} (exit code {done.returncode}): {said}")
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
 
 
 SYSTEMS: dict[str, type[System]] = {s.name: s for s in (Raw, WireGuardGo, Nebula, VeilNet)}

@@ -201,9 +201,14 @@ def _end_orphans() -> None:
             return
 
 
-def launch(privilege: str, *, pid: bool, command: list[str]) -> NoReturn:
-    """Run *command* in new namespaces and exit as it does."""
+def launch(privilege: str, *, pid: bool, tied: bool, command: list[str]) -> NoReturn:
+    """Run *command* in new namespaces and exit as it does; *tied* also dies with the caller."""
+    caller = os.getppid()
     _isolate(privilege, pid=pid)
+    if tied:  # only now: the kernel forgets this when a process gains capabilities
+        _die_with_parent()
+        if os.getppid() != caller:
+            sys.exit(1)
     _private_run()
     os.environ[ENVIRONMENT] = privilege
     if not pid:
@@ -225,7 +230,7 @@ def launch(privilege: str, *, pid: bool, command: list[str]) -> NoReturn:
 
 
 def main(arguments: list[str]) -> NoReturn:
-    """``[--probe] [--privilege user|root] -- COMMAND...``."""
+    """``[--probe] [--tied] [--privilege user|root] -- COMMAND...``."""
     split = arguments.index("--") if "--" in arguments else len(arguments)
     options, command = arguments[:split], arguments[split + 1 :]
     allowed: tuple[str, ...] = PRIVILEGES
@@ -239,7 +244,7 @@ def main(arguments: list[str]) -> NoReturn:
     if not isinstance(privilege, str) or not command:
         sys.stderr.write(f"no namespaces: {choice['refusals']}\n")
         sys.exit(4)
-    launch(privilege, pid=bool(choice["pid"]), command=command)
+    launch(privilege, pid=bool(choice["pid"]), tied="--tied" in options, command=command)
 
 
 if __name__ == "__main__":

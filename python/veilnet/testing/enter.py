@@ -27,9 +27,13 @@ def inside() -> bool:
     return _launch.ENVIRONMENT in os.environ
 
 
-def command(argv: list[str], *, privilege: Privilege = "any") -> list[str]:
-    """Return the command line that runs *argv* in new namespaces, for `subprocess`."""
+def command(argv: list[str], *, privilege: Privilege = "any", tied: bool = False) -> list[str]:
+    """Return the command line that runs *argv* in new namespaces, for `subprocess`.
+
+    With *tied* it dies with the thread that starts it, whatever kills that.
+    """
     options = [] if privilege == "any" else ["--privilege", privilege]
+    options += ["--tied"] if tied else []
     return [sys.executable, "-I", "-S", _launch.__file__, *options, "--", *argv]
 
 
