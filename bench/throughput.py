@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import measure
 import peers
+from plot import draw
 from report import Bound, Goal, Series, commit, goals_table, machine, table, write
 from stages import Stage
 from systems import SYSTEMS, System, need
@@ -299,6 +300,7 @@ def main() -> int:
     document = run.document(command, rounds, seconds)
     if options.json:
         write(options.json, document)
+        draw(options.json.with_suffix(".svg"), document)
     _show(document)
     return 0
 

@@ -1,0 +1,118 @@
+"""Every goal of the benches with its last figure, met or not: `just goals`.
+
+    python bench/goals.py             print them
+    python bench/goals.py --write     and write the tables into README.md and bench/README.md
+    python bench/goals.py --check     fail if those tables are not those of bench/results
+
+A table stands between ``<!-- goals:begin -->`` and ``<!-- goals:end -->`` (``results`` likewise);
+a README without the marks is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from report import goals_table
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+READMES = (HERE.parent / "README.md", HERE / "README.md")
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """Return the committed results by the name of their bench."""
+    return {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+def markdown(head: list[str], lines: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    cells = [head, ["---"] * len(head), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def goals(found: dict[str, dict[str, Any]]) -> str:
+    """Return the goals of all benches as Markdown."""
+    lines = []
+    for name, document in found.items():
+        for goal in document["goals"]:
+            met = "moonshot" if goal.get("moonshot_met") else "yes" if goal["met"] else "no"
+            measured = goal["measured"]
+            lines.append([goal["goal"], measured, goal["must"], goal["moonshot"], met, name])
+    if not lines:
+        return "Nothing was measured yet."
+    return markdown(["goal", "measured", "must", "moonshot", "met", "bench"], lines)
+
+
+def results(found: dict[str, dict[str, Any]]) -> str:
+    """Return the rows of all benches as Markdown, each bench under what it ran on."""
+    parts = []
+    for name, document in found.items():
+        machine = document["machine"]
+        parts.append(
+            f"`{name}`: commit {document['commit'][:12]}, {machine['cores']} cores of "
+            f"{machine['cpu']}, kernel {machine['kernel']}, `{document['command']}`"
+        )
+        if (RESULTS / f"{name}.svg").exists():
+            parts.append(f"![{name}]({(RESULTS / name).relative_to(HERE.parent)}.svg)")
+        lines = [_line(row, system) for row in document["rows"] for system in row["systems"]]
+        head = ["row", "system", "median", "unit", "to raw", "to wireguard-go"]
+        parts.append(markdown(head, lines))
+        parts += [f"Not measured: {who}: {why}" for who, why in document["missing"].items()]
+    return "\n\n".join(parts) or "Nothing was measured yet."
+
+
+def _line(row: dict[str, Any], system: str) -> list[str]:
+    found = row["systems"][system]
+    ratios = [found.get(f"to_{to}") for to in ("raw", "wireguard-go")]
+    return [
+        f"{row['title']} ({'/'.join(row['congestion_control'])})",
+        system,
+        f"{found['median']:.4g}",
+        row["unit"],
+        *(f"{ratio['median']:.3g}" if ratio else "" for ratio in ratios),
+    ]
+
+
+def filled(text: str, name: str, table: str) -> str:
+    """Return *text* with *table* between the marks of *name*; unchanged if it has none."""
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    return f"{before}{begin}\n{table}\n{end}{after}" if first and last else text
+
+
+def main() -> int:
+    """Print, write or check the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the tables into the READMEs")
+    parser.add_argument("--check", action="store_true", help="fail if the READMEs are stale")
+    options = parser.parse_args()
+    found = documents()
+    for name, document in found.items():
+        print(f"{name} ({document['command']}, commit {document['commit'][:12]})\n")
+        print(goals_table(document["goals"]), end="\n\n")
+    if not found:
+        print(f"No results in {RESULTS}: run a bench with --json first.")
+    stale = []
+    for path in READMES:
+        text = path.read_text() if path.exists() else ""
+        wanted = filled(text, "goals", goals(found))
+        if path.parent == HERE:
+            # The picture is found from the folder that its README stands in.
+            wanted = filled(wanted, "results", results(found).replace("(bench/", "("))
+        if wanted != text:
+            stale.append(path.name if path.parent != HERE else f"bench/{path.name}")
+            if options.write:
+                path.write_text(wanted)
+    if options.check and stale:
+        print(f"Stale tables in {', '.join(stale)}: python bench/goals.py --write", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
