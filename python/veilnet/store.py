@@ -212,7 +212,7 @@ class Store:
 
 
 def _listed(folder: int) -> list[str]:
-    return os.listdir(folder)  # noqa: PTH208 - pathlib knows no descriptors
+    return os.listdir(folder)
 
 
 def _make_private(path: Path, folder: int) -> None:

@@ -272,7 +272,9 @@ class MemberTable:
 
     def encode(self) -> bytes:
         """Return the table as `decode` reads it."""
-        petnames = [[name, held] for name, held in sorted(self._petnames.items())]
+        petnames: list[frames.Encodable] = [
+            [name, held] for name, held in sorted(self._petnames.items())
+        ]
         records: list[frames.Encodable] = [[_VERSION, petnames]]
         records.extend(
             [
