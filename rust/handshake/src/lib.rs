@@ -6,22 +6,38 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod body;
+mod budget;
 mod chains;
+mod cookie;
+mod door;
 mod error;
 mod event;
+mod flight;
 mod gate;
+mod generation;
 pub mod labels;
+mod limits;
 mod mask;
+mod offers;
+mod replay;
+mod responder;
 pub mod rng;
 mod schedule;
+mod sources;
 mod suite;
 mod transcript;
 
+pub use budget::Rate;
 pub use chains::{Chains, Class, DirectionKey, SessionKeys};
+pub use door::door_key;
 pub use error::{Error, Fault, Result};
 pub use event::{Action, Established, Event, Init};
-pub use gate::Gate;
+pub use flight::{HANDSHAKE_PATH, MAX_MESSAGE, open_ack, seal_ack};
+pub use gate::{Gate, Occupancy};
+pub use generation::NextGeneration;
+pub use limits::Limits;
 pub use mask::Mask;
 pub use rng::{OsRng, Rng, SeededRng};
-pub use schedule::{KeySchedule, NextGeneration};
+pub use schedule::KeySchedule;
 pub use suite::{Mode, Suite};

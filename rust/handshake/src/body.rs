@@ -1,0 +1,161 @@
+//! The bodies of door-sealed datagrams: parsed whole, or not at all.
+//!
+//! ```text
+//!  1 HELLO  kind 1 | sidI 4 | nI 16 | com 32                                     53
+//!  2 RETRY  sidI 4 | nI 16 | cookie 16                                           36
+//!  3 INIT   cookie 16 | kind 1 | sidI 4 | nI 16 | h_{1-k} 32 | half k of (X || ek)
+//!  4 RESP   kind 1 | sidI 4 | digest 16 | half k of (sidR || Y || ct)
+//!  kind = suite 4 bits | mode 3 bits | k 1 bit
+//! ```
+
+use crate::cookie::COOKIE;
+use crate::suite::{Mode, Suite, kind_byte, parse_kind};
+
+/// HELLO: the initiator's intent.
+pub(crate) struct Hello {
+    pub(crate) suite: Suite,
+    pub(crate) mode: Mode,
+    pub(crate) sid_i: u32,
+    pub(crate) n_i: [u8; 16],
+    pub(crate) com: [u8; 32],
+}
+
+/// RETRY: a cookie.
+pub(crate) struct Retry {
+    pub(crate) sid_i: u32,
+    pub(crate) n_i: [u8; 16],
+    pub(crate) cookie: [u8; COOKIE],
+}
+
+/// One of the two fragments of INIT.
+pub(crate) struct InitPart {
+    pub(crate) cookie: [u8; COOKIE],
+    pub(crate) suite: Suite,
+    pub(crate) mode: Mode,
+    pub(crate) k: usize,
+    pub(crate) sid_i: u32,
+    pub(crate) n_i: [u8; 16],
+    pub(crate) sibling: [u8; 32],
+    pub(crate) half: Vec<u8>,
+}
+
+/// One of the two fragments of RESP's key part.
+pub(crate) struct RespPart {
+    pub(crate) suite: Suite,
+    pub(crate) mode: Mode,
+    pub(crate) k: usize,
+    pub(crate) sid_i: u32,
+    pub(crate) digest: [u8; 16],
+    pub(crate) half: Vec<u8>,
+}
+
+/// Bytes of X || ek, and of sidR || Y || ct.
+pub(crate) fn offer_len(suite: Suite) -> usize {
+    32 + suite.ek_len()
+}
+pub(crate) fn key_part_len(suite: Suite) -> usize {
+    4 + 32 + suite.ct_len()
+}
+
+fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (head, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(head)
+}
+
+fn kind(bytes: &mut &[u8]) -> Option<(Suite, Mode, usize)> {
+    let [kind] = take::<1>(bytes)?;
+    parse_kind(*kind)
+}
+
+impl Hello {
+    pub(crate) fn parse(mut bytes: &[u8]) -> Option<Hello> {
+        let (suite, mode, k) = kind(&mut bytes)?;
+        let hello = Hello {
+            suite,
+            mode,
+            sid_i: u32::from_be_bytes(*take(&mut bytes)?),
+            n_i: *take(&mut bytes)?,
+            com: *take(&mut bytes)?,
+        };
+        (k == 0 && hello.sid_i != 0 && bytes.is_empty()).then_some(hello)
+    }
+    pub(crate) fn emit(&self) -> Vec<u8> {
+        let kind = [kind_byte(self.suite, self.mode, 0)];
+        let sid = self.sid_i.to_be_bytes();
+        [kind.as_slice(), &sid, &self.n_i, &self.com].concat()
+    }
+}
+
+impl Retry {
+    pub(crate) fn parse(mut bytes: &[u8]) -> Option<Retry> {
+        let retry = Retry {
+            sid_i: u32::from_be_bytes(*take(&mut bytes)?),
+            n_i: *take(&mut bytes)?,
+            cookie: *take(&mut bytes)?,
+        };
+        bytes.is_empty().then_some(retry)
+    }
+    pub(crate) fn emit(&self) -> Vec<u8> {
+        [self.sid_i.to_be_bytes().as_slice(), &self.n_i, &self.cookie].concat()
+    }
+}
+
+impl InitPart {
+    pub(crate) fn parse(mut bytes: &[u8]) -> Option<InitPart> {
+        let cookie = *take(&mut bytes)?;
+        let (suite, mode, k) = kind(&mut bytes)?;
+        let sid_i = u32::from_be_bytes(*take(&mut bytes)?);
+        let n_i = *take(&mut bytes)?;
+        let sibling = *take(&mut bytes)?;
+        (sid_i != 0 && bytes.len() == offer_len(suite) / 2).then(|| InitPart {
+            cookie,
+            suite,
+            mode,
+            k,
+            sid_i,
+            n_i,
+            sibling,
+            half: bytes.to_vec(),
+        })
+    }
+    pub(crate) fn emit(&self) -> Vec<u8> {
+        let kind = [kind_byte(self.suite, self.mode, self.k as u8)];
+        let sid = self.sid_i.to_be_bytes();
+        [
+            self.cookie.as_slice(),
+            &kind,
+            &sid,
+            &self.n_i,
+            &self.sibling,
+            &self.half,
+        ]
+        .concat()
+    }
+}
+
+impl RespPart {
+    pub(crate) fn parse(mut bytes: &[u8]) -> Option<RespPart> {
+        let (suite, mode, k) = kind(&mut bytes)?;
+        let sid_i = u32::from_be_bytes(*take(&mut bytes)?);
+        let digest = *take(&mut bytes)?;
+        (bytes.len() == key_part_len(suite) / 2).then(|| RespPart {
+            suite,
+            mode,
+            k,
+            sid_i,
+            digest,
+            half: bytes.to_vec(),
+        })
+    }
+    pub(crate) fn emit(&self) -> Vec<u8> {
+        let kind = [kind_byte(self.suite, self.mode, self.k as u8)];
+        [
+            kind.as_slice(),
+            &self.sid_i.to_be_bytes(),
+            &self.digest,
+            &self.half,
+        ]
+        .concat()
+    }
+}

@@ -1,0 +1,558 @@
+//! The responder: stateless until a cookie comes back, then bounded in every respect.
+//!
+//! ```text
+//!  HELLO -> RETRY (nothing stored)
+//!  INIT k=0,1 -> cookie -> com -> assembly (per source and sid, 3 s) -> Event::Init
+//!  respond() -> RESP, cached by com -> AUTH opens whole -> Event::Message(e3) -> accept()
+//! ```
+//! Invariant: before a valid cookie only the ring of nonces moves; each com is processed once.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use crate::body::{Hello, InitPart, RespPart, Retry};
+use crate::budget::Admission;
+use crate::cookie::CookieJar;
+use crate::door::{self, Body, DoorKey};
+use crate::error::{Error, Result};
+use crate::event::{Action, Established, Event, Init};
+use crate::flight::{Incoming, Outgoing, Seal};
+use crate::gate::{Door, locked};
+use crate::labels;
+use crate::limits::{ASSEMBLY_NS, IDLE_NS, LINGER_NS, Limits, RESEND_GAP_NS, WAITING_NS};
+use crate::replay::Seen;
+use crate::rng::Rng;
+use crate::schedule::{KeySchedule, commitment, half_hash, halves};
+use crate::sources::Sources;
+use crate::suite::{Mode, Suite};
+use crate::transcript::hash_cut;
+
+/// Sources that one handshake may use.
+const SOURCES: usize = 8;
+
+struct Assembly {
+    com: [u8; 32],
+    halves: [Option<Vec<u8>>; 2],
+    born_ns: u64,
+}
+
+impl Assembly {
+    fn bytes(&self) -> usize {
+        self.halves.iter().flatten().map(Vec::len).sum()
+    }
+}
+
+/// A whole INIT that Python has not answered.
+struct Waiting {
+    sources: Vec<SocketAddr>,
+    born_ns: u64,
+}
+
+struct Answer {
+    schedule: Arc<Mutex<KeySchedule>>,
+    com: [u8; 32],
+    door: DoorKey,
+    suite: Suite,
+    mode: Mode,
+    sid_i: u32,
+    digest: [u8; 16],
+    halves: [Vec<u8>; 2],
+    resp: Outgoing,
+    auth: Seal,
+    mask_tx: [u8; 32],
+    mask_rx: [u8; 32],
+    /// Proven sources and when the RESP last went there.
+    sources: Vec<(SocketAddr, u64)>,
+    incoming: Incoming,
+    /// AUTH, once it opened whole, and where its last fragment came from.
+    message: Option<(Vec<u8>, SocketAddr)>,
+    /// Highest attempt of AUTH that was acted upon.
+    attempt: u32,
+    established_ns: Option<u64>,
+    touched_ns: u64,
+}
+
+impl Answer {
+    fn send(&mut self, to: SocketAddr, rng: &mut dyn Rng, out: &mut Vec<Action>) -> Result<()> {
+        for (k, half) in self.halves.iter().enumerate() {
+            let body = RespPart {
+                suite: self.suite,
+                mode: self.mode,
+                k,
+                sid_i: self.sid_i,
+                digest: self.digest,
+                half: half.clone(),
+            };
+            let bytes = self
+                .door
+                .seal(Body::Resp, &body.emit(), 0, door::MAX, rng)?;
+            out.push(Action::Send { to, bytes });
+        }
+        self.resp.send(to, out)
+    }
+
+    fn ends_ns(&self) -> u64 {
+        match self.established_ns {
+            Some(at) => at + LINGER_NS,
+            None => self.touched_ns + IDLE_NS,
+        }
+    }
+}
+
+/// Everything the responder knows.
+pub(crate) struct Responder {
+    cookies: CookieJar,
+    admission: Admission,
+    /// Commitments whose INIT showed a valid cookie: their HELLOs meet silence. Persisted.
+    pub(crate) coms: Seen<[u8; 32]>,
+    /// Grows with every new entry of `coms`.
+    pub(crate) coms_version: u64,
+    processed: Seen<[u8; 32]>,
+    assemblies: BTreeMap<(SocketAddr, u32), Assembly>,
+    waiting: BTreeMap<[u8; 32], Waiting>,
+    answers: BTreeMap<u32, Answer>,
+    by_com: BTreeMap<[u8; 32], u32>,
+    sources: Sources,
+}
+
+impl Responder {
+    pub(crate) fn new(limits: &Limits, rng: &mut dyn Rng) -> Result<Responder> {
+        Ok(Responder {
+            cookies: CookieJar::new(rng)?,
+            admission: Admission::new(limits.per_prefix, limits.global, limits.buckets),
+            coms: Seen::new(limits.coms),
+            coms_version: 0,
+            processed: Seen::new(limits.processed),
+            assemblies: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            by_com: BTreeMap::new(),
+            sources: Sources::default(),
+        })
+    }
+
+    pub(crate) fn contains(&self, sid: u32) -> bool {
+        self.answers.contains_key(&sid)
+    }
+
+    /// A HELLO: bake a cookie, store nothing, answer with no more bytes than came.
+    pub(crate) fn on_hello(
+        &mut self,
+        body: &[u8],
+        received: usize,
+        door: &Door,
+        source: SocketAddr,
+        now_ns: u64,
+        rng: &mut dyn Rng,
+    ) -> Option<Action> {
+        let hello = Hello::parse(body)?;
+        if door.replay_set && self.coms.contains(&hello.com) {
+            return None;
+        }
+        self.cookies.rotate(now_ns, rng).ok()?;
+        let cookie = self.cookies.bake(source, &hello.com);
+        let retry = Retry {
+            sid_i: hello.sid_i,
+            n_i: hello.n_i,
+            cookie,
+        };
+        let bytes = door
+            .key
+            .seal(Body::Retry, &retry.emit(), 0, received, rng)
+            .ok()?;
+        (bytes.len() <= received).then_some(Action::Send { to: source, bytes })
+    }
+
+    /// A fragment of INIT.
+    #[allow(clippy::too_many_arguments)] // clock, random source and outbox are arguments
+    pub(crate) fn on_init(
+        &mut self,
+        body: &[u8],
+        door: &Door,
+        source: SocketAddr,
+        now_ns: u64,
+        limits: &Limits,
+        memory: &mut usize,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Option<()> {
+        let part = InitPart::parse(body)?;
+        let own = half_hash(
+            part.suite, part.mode, part.sid_i, &part.n_i, part.k, &part.half,
+        );
+        let own = own.ok()?;
+        let hashes = if part.k == 0 {
+            [own, part.sibling]
+        } else {
+            [part.sibling, own]
+        };
+        let com = commitment(part.suite, &hashes).ok()?;
+        self.cookies.rotate(now_ns, rng).ok()?;
+        if !self.cookies.verify(&part.cookie, source, &com) {
+            return None;
+        }
+        // From here on the source address is proven.
+        if door.replay_set && self.coms.insert(com) {
+            self.coms_version += 1;
+        }
+        if let Some(sid) = self.by_com.get(&com).copied() {
+            return self.again(sid, source, now_ns, limits, rng, out);
+        }
+        if let Some(waiting) = self.waiting.get_mut(&com) {
+            if !waiting.sources.contains(&source) && waiting.sources.len() < SOURCES {
+                waiting.sources.push(source);
+            }
+            return None;
+        }
+        if self.processed.contains(&com) {
+            return None;
+        }
+        let init = self.assemble(part, com, door.id, source, now_ns, limits, memory)?;
+        self.processed.insert(com);
+        self.waiting.insert(
+            com,
+            Waiting {
+                sources: vec![source],
+                born_ns: now_ns,
+            },
+        );
+        out.push(Action::Event(Event::Init(init)));
+        Some(())
+    }
+
+    /// Join the halves. Each was checked alone against h_k and com, so equal com means equal rest.
+    #[allow(clippy::too_many_arguments)]
+    fn assemble(
+        &mut self,
+        part: InitPart,
+        com: [u8; 32],
+        door: u32,
+        source: SocketAddr,
+        now_ns: u64,
+        limits: &Limits,
+        memory: &mut usize,
+    ) -> Option<Init> {
+        let key = (source, part.sid_i);
+        self.drop_stale(&key, now_ns, memory);
+        if *memory + part.half.len() > limits.assembly_bytes {
+            return None;
+        }
+        if !self.assemblies.contains_key(&key) {
+            if self.waiting.len() >= limits.waiting || !self.admission.admit(source, now_ns) {
+                return None;
+            }
+            let assembly = Assembly {
+                com,
+                halves: [None, None],
+                born_ns: now_ns,
+            };
+            self.assemblies.insert(key, assembly);
+        }
+        let assembly = self.assemblies.get_mut(&key)?;
+        let slot = assembly.halves.get_mut(part.k)?;
+        if assembly.com != com || slot.is_some() {
+            return None;
+        }
+        *memory += part.half.len();
+        *slot = Some(part.half);
+        let [Some(first), Some(second)] = &assembly.halves else {
+            return None;
+        };
+        let bytes = [first.as_slice(), second].concat();
+        *memory = memory.saturating_sub(assembly.bytes());
+        self.assemblies.remove(&key);
+        if self.waiting.len() >= limits.waiting {
+            return None;
+        }
+        let (x, ek) = bytes.split_first_chunk::<32>()?;
+        Some(Init {
+            door,
+            source,
+            mode: part.mode,
+            suite: part.suite,
+            sid_i: part.sid_i,
+            n_i: part.n_i,
+            com,
+            x: *x,
+            ek: ek.to_vec(),
+        })
+    }
+
+    fn drop_stale(&mut self, key: &(SocketAddr, u32), now_ns: u64, memory: &mut usize) {
+        let stale = self
+            .assemblies
+            .get(key)
+            .is_some_and(|other| now_ns.saturating_sub(other.born_ns) >= ASSEMBLY_NS);
+        if stale && let Some(assembly) = self.assemblies.remove(key) {
+            *memory = memory.saturating_sub(assembly.bytes());
+        }
+    }
+
+    /// The same com with a valid cookie: the cached RESP again, sealed anew.
+    fn again(
+        &mut self,
+        sid: u32,
+        source: SocketAddr,
+        now_ns: u64,
+        limits: &Limits,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Option<()> {
+        let answer = self.answers.get_mut(&sid)?;
+        if answer.message.is_some() {
+            return None;
+        }
+        match answer
+            .sources
+            .iter_mut()
+            .find(|(known, _)| *known == source)
+        {
+            Some((_, sent_ns)) => {
+                if now_ns.saturating_sub(*sent_ns) < RESEND_GAP_NS {
+                    return None;
+                }
+                *sent_ns = now_ns;
+            }
+            None => {
+                let room = answer.sources.len() < SOURCES;
+                if !room || !self.sources.insert(source, sid, limits.per_source) {
+                    return None;
+                }
+                answer.sources.push((source, now_ns));
+            }
+        }
+        answer.touched_ns = now_ns;
+        answer.send(source, rng, out).ok()
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(crate) fn respond(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        init: &Init,
+        door: DoorKey,
+        e2: &[u8],
+        now_ns: u64,
+        limits: &Limits,
+        memory: &mut usize,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Result<()> {
+        if self.by_com.contains_key(&init.com) {
+            return Err(Error::State("this INIT was answered already"));
+        }
+        let mut inner = locked(schedule);
+        if inner.is_initiator() || *inner.com() != init.com {
+            return Err(Error::State("the schedule was not made for this INIT"));
+        }
+        let sid = inner.local_sid();
+        if self.answers.contains_key(&sid) {
+            return Err(Error::SessionExists(sid));
+        }
+        let keyed = inner.keyed()?;
+        let (mask_tx, mask_rx) = (keyed.mask_r(), keyed.mask_i());
+        let resp = Outgoing::new(Seal::new(&keyed.k_hr(), &mask_tx)?, init.sid_i, e2, rng)?;
+        let auth = Seal::new(&keyed.k_hi(), &mask_rx)?;
+        let key_part = inner.take_key_part()?;
+        let (sid_bytes, rest) = key_part.split_at_checked(4).unwrap_or_default();
+        let (y, ct) = rest.split_at_checked(32).unwrap_or_default();
+        let digest = hash_cut(init.suite, labels::DIGEST, &[sid_bytes, y, ct])?;
+        inner.absorb_resp(e2)?;
+        drop(inner);
+
+        let waiting = self.waiting.remove(&init.com);
+        let proven = waiting.map_or_else(|| vec![init.source], |waiting| waiting.sources);
+        self.make_room(limits, memory);
+        let mut answer = Answer {
+            schedule: schedule.clone(),
+            com: init.com,
+            door,
+            suite: init.suite,
+            mode: init.mode,
+            sid_i: init.sid_i,
+            digest,
+            halves: halves(&key_part),
+            resp,
+            auth,
+            mask_tx,
+            mask_rx,
+            sources: Vec::new(),
+            incoming: Incoming::default(),
+            message: None,
+            attempt: 0,
+            established_ns: None,
+            touched_ns: now_ns,
+        };
+        for source in proven {
+            if self.sources.insert(source, sid, limits.per_source) {
+                answer.send(source, rng, out)?;
+                answer.sources.push((source, now_ns));
+            }
+        }
+        self.by_com.insert(init.com, sid);
+        self.answers.insert(sid, answer);
+        Ok(())
+    }
+
+    /// Evict the answer that nothing happened to for longest.
+    fn make_room(&mut self, limits: &Limits, memory: &mut usize) {
+        while self.answers.len() >= limits.answers.max(1) {
+            let oldest = self
+                .answers
+                .iter()
+                .min_by_key(|(_, answer)| answer.touched_ns);
+            let Some(sid) = oldest.map(|(sid, _)| *sid) else {
+                return;
+            };
+            self.abandon(sid, memory);
+        }
+    }
+
+    /// A masked datagram that may be AUTH.
+    pub(crate) fn receive(
+        &mut self,
+        datagram: &[u8],
+        source: SocketAddr,
+        now_ns: u64,
+        limits: &Limits,
+        memory: &mut usize,
+        out: &mut Vec<Action>,
+    ) -> bool {
+        if self.sources.is_empty() {
+            return false;
+        }
+        for sid in self.sources.at(source) {
+            let Some(answer) = self.answers.get_mut(&sid) else {
+                continue;
+            };
+            let Some(fragment) = answer.auth.open_fragment(sid, datagram) else {
+                continue;
+            };
+            let attempt = fragment.attempt;
+            if answer.established_ns.is_some() {
+                // One ACK per attempt: a replayed fragment meets silence.
+                if attempt > answer.attempt {
+                    answer.attempt = attempt;
+                    out.push(Action::ResendAck { sid });
+                }
+                return true;
+            }
+            answer.attempt = answer.attempt.max(attempt);
+            answer.touched_ns = now_ns;
+            let before = answer.incoming.bytes();
+            if answer.message.is_none() && *memory + datagram.len() <= limits.assembly_bytes {
+                if let Some(e3) = answer.incoming.insert(fragment, now_ns) {
+                    answer.message = Some((e3.clone(), source));
+                    out.push(Action::Event(Event::Message {
+                        sid,
+                        bytes: e3,
+                        source,
+                    }));
+                }
+                *memory = (*memory + answer.incoming.bytes()).saturating_sub(before);
+            }
+            return true;
+        }
+        false
+    }
+
+    pub(crate) fn accept(
+        &mut self,
+        sid: u32,
+        psk: Option<&[u8; 32]>,
+        now_ns: u64,
+    ) -> Result<Established> {
+        let answer = self
+            .answers
+            .get_mut(&sid)
+            .ok_or(Error::UnknownSession(sid))?;
+        if answer.established_ns.is_some() {
+            return Err(Error::State("this AUTH was accepted already"));
+        }
+        let (e3, source) = answer
+            .message
+            .as_ref()
+            .ok_or(Error::State("AUTH has not opened yet"))?;
+        let mut schedule = locked(&answer.schedule);
+        let keys = schedule.finish(e3, psk)?;
+        let established = Established {
+            keys,
+            mask_tx: answer.mask_tx,
+            mask_rx: answer.mask_rx,
+            local_sid: sid,
+            remote_sid: answer.sid_i,
+            source: *source,
+            th4: schedule.th4()?.to_vec(),
+            initiator: false,
+        };
+        drop(schedule);
+        answer.established_ns = Some(now_ns);
+        answer.touched_ns = now_ns;
+        Ok(established)
+    }
+
+    pub(crate) fn dismiss(&mut self, com: &[u8; 32]) -> bool {
+        self.waiting.remove(com).is_some()
+    }
+
+    pub(crate) fn abandon(&mut self, sid: u32, memory: &mut usize) -> bool {
+        let Some(answer) = self.answers.remove(&sid) else {
+            return false;
+        };
+        self.by_com.remove(&answer.com);
+        for (source, _) in &answer.sources {
+            self.sources.remove(*source, sid);
+        }
+        *memory = memory.saturating_sub(answer.incoming.bytes());
+        true
+    }
+
+    pub(crate) fn expire(&mut self, now_ns: u64, memory: &mut usize) {
+        self.assemblies.retain(|_, assembly| {
+            let keep = now_ns.saturating_sub(assembly.born_ns) < ASSEMBLY_NS;
+            if !keep {
+                *memory = memory.saturating_sub(assembly.bytes());
+            }
+            keep
+        });
+        self.waiting
+            .retain(|_, other| now_ns.saturating_sub(other.born_ns) < WAITING_NS);
+        let over: Vec<u32> = self
+            .answers
+            .iter()
+            .filter(|(_, answer)| answer.ends_ns() <= now_ns)
+            .map(|(sid, _)| *sid)
+            .collect();
+        for sid in over {
+            self.abandon(sid, memory);
+        }
+        for answer in self.answers.values_mut() {
+            let before = answer.incoming.bytes();
+            answer.incoming.expire(now_ns);
+            *memory = (*memory + answer.incoming.bytes()).saturating_sub(before);
+        }
+    }
+
+    /// When something here runs out, at the earliest.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        let assemblies = self
+            .assemblies
+            .values()
+            .map(|other| other.born_ns + ASSEMBLY_NS);
+        let waiting = self
+            .waiting
+            .values()
+            .map(|other| other.born_ns + WAITING_NS);
+        let answers = self.answers.values().map(Answer::ends_ns);
+        assemblies.chain(waiting).chain(answers).min()
+    }
+
+    pub(crate) fn sizes(&self) -> (usize, usize, usize) {
+        (
+            self.assemblies.len(),
+            self.waiting.len(),
+            self.answers.len(),
+        )
+    }
+}
