@@ -1,5 +1,4 @@
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from attrs import NOTHING, fields
@@ -9,6 +8,9 @@ from hypothesis import strategies as st
 from veilnet.errors import LocalProtocolError, RemoteProtocolError
 from veilnet.protocol import cbor, messages
 from veilnet.protocol.fields import Blob, EndpointPair, Integer, ListOf, Maybe, Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 printable = st.characters(codec="utf-8").filter(str.isprintable)
 cbor_scalars = (
