@@ -58,12 +58,12 @@ def _bar(name: str, ratio: dict[str, float], y: float, low: float, high: float) 
     one, end = _x(1.0, low, high), _x(ratio["median"], low, high)
     first, last = (_x(max(ratio[side], low), low, high) for side in ("min", "max"))
     middle = y + _BAR / 2 - 1
+    place = f'x="{min(one, end):.1f}" y="{y}" width="{abs(end - one):.1f}" height="{_BAR - 2}"'
+    words = f"{escape(name)} {ratio['median']:.3g}x"
     return [
-        f'<rect x="{min(one, end):.1f}" y="{y}" width="{abs(end - one):.1f}" height="{_BAR - 2}" '
-        f'fill="{_COLOURS[name]}"/>',
+        f'<rect {place} fill="{_COLOURS[name]}"/>',
         f'<path d="M{first:.1f} {middle}H{last:.1f}" stroke="#333"/>',
-        f'<text x="{max(one, end, last) + 6:.1f}" y="{y + _BAR - 4}" font-size="10">'
-        f"{escape(name)} {ratio['median']:.3g}x</text>",
+        f'<text x="{max(one, end, last) + 6:.1f}" y="{y + _BAR - 4}" font-size="10">{words}</text>',
     ]
 
 

@@ -9,13 +9,14 @@ import select
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from peers import Unavailable, program, version
+from veilnet.errors import VeilError
+from veilnet.testing import Node
 
 if TYPE_CHECKING:
     from veilnet.testing import Host
@@ -220,32 +221,16 @@ class VeilNet(System):
 
     def start(self) -> None:
         """Start one node and let the other in by an invite.  Raises: Unavailable."""
-        status = self._say(self.left, "up")
+        here, there = (Node(host, self.folder) for host in (self.left, self.right))
+        try:
+            status = here.up()
+            there.connect(here.invite())
+            self.address = there.address(status["networks"][0]["id"])
+        except VeilError as error:
+            raise Unavailable(" ".join(str(error).split())) from error
         self.version = f"veilnet {status['version']}"
-        network = status["networks"][0]["id"]
-        self._say(self.right, "connect", self._say(self.left, "invite")["invite"])
-        joined = [n for n in self._say(self.right, "status")["networks"] if n["id"] == network]
-        found = [a for n in joined for a in n["addresses"] if "." in a]
-        if not found:
-            raise Unavailable("the right node has no IPv4 address in the left node's network")
-        self.address = found[0].partition("/")[0]
-        for host in (self.left, self.right):
-            self._pids += [pid for pid in host.processes() if self._is_node(pid, host)]
+        self._pids = [*here.pids(), *there.pids()]
         self.wait_until_through()
-
-    def _is_node(self, pid: int, host: Host) -> bool:
-        return str(self.folder / host.name) in _proc(pid, "cmdline")
-
-    def _say(self, host: Host, *words: str) -> dict[str, Any]:
-        state, control = self.folder / host.name, self.folder / f"{host.name}.sock"
-        where = ["--state", str(state), "--socket", str(control), "--json"]
-        argv = [sys.executable, "-P", "-m", "veilnet", *where, *words]
-        done = host.run(argv, check=False)
-        if done.returncode != 0:
-            said = " ".join(done.stderr.split()) or done.stdout
-            raise Unavailable(f"veilnet {words[0]} (exit code {done.returncode}): {said}")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
 
 
 SYSTEMS: dict[str, type[System]] = {s.name: s for s in (Raw, WireGuardGo, Nebula, VeilNet)}

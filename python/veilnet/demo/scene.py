@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from veilnet.demo import _transfer
 from veilnet.demo.icmp import ping
-from veilnet.demo.node import Node
 from veilnet.demo.result import Result, Step
 from veilnet.errors import InternalError
-from veilnet.testing import Capture, Host, Lab
+from veilnet.testing import Capture, Host, Lab, Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,23 +66,20 @@ def _connect(
 ) -> tuple[str, str, dict[str, Any]]:
     """Return the server's overlay address, the laptop's TUN link, and what connect said."""
     tell(Step("veilnet up"))
-    status = laptop.veilnet("up")
+    status = laptop.up()
     network = status["networks"][0]
     tell(Step("veilnet up", f"peer id {status['peer_id'][:12]}, {network['addresses'][0]}"))
     tell(Step("veilnet invite"))
-    invite = laptop.veilnet("invite")["invite"]
+    invite = laptop.invite()
     tell(Step("veilnet invite", f"{invite[:24]}... ({len(invite)} characters)"))
     tell(Step("veilnet connect veil:..."))
-    connected = server.veilnet("connect", invite)
+    connected = server.connect(invite)
     path = connected["path"]
     tell(Step("veilnet connect veil:...", f"{path['kind']}, {connected['handshake_ms']:.1f} ms"))
-    joined = next(n for n in server.veilnet("status")["networks"] if n["id"] == network["id"])
-    address = next((a for a in joined["addresses"] if "." in a), None)
-    if address is None:
-        raise InternalError("the server got no IPv4 overlay address")
-    status = laptop.veilnet("status")
+    address = server.address(network["id"])
+    status = laptop.status()
     connected["suite"] = next(p["suite"] for p in status["peers"] if address in p["addresses"])
-    return address.partition("/")[0], status["tun"], connected
+    return address, status["tun"], connected
 
 
 def _look(

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 from veilnet.errors import ClosedError, PrivilegeError, UsageError
 from veilnet.testing import _launch
-from veilnet.testing.enter import inside
+from veilnet.testing.entry import inside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -59,10 +59,11 @@ def enter(*, privilege: Privilege = "any") -> None:
     """
     if not inside():
         check(privilege=privilege)
-        _replace(command([sys.executable, *sys.orig_argv[1:]], privilege=privilege))
+        become(command([sys.executable, *sys.orig_argv[1:]], privilege=privilege))
 
 
-def _replace(argv: list[str]) -> NoReturn:
+def become(argv: list[str]) -> NoReturn:
+    """Be *argv* from now on, in this process."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(argv[0], argv)  # noqa: S606 - no shell is the point

@@ -1,0 +1,120 @@
+"""A real VeilNet on a host of the lab, driven by the commands that people type."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from veilnet.errors import InternalError, VeilError
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from veilnet.testing.lab import Host
+
+
+class Node:
+    """One node: a state folder and a control socket of its own under *folder*, on *host*.
+
+    Several nodes may run on one host if their *name* differs.  Closing the lab ends it.
+    """
+
+    def __init__(self, host: Host, folder: Path, *, name: str = "") -> None:
+        self.host = host
+        self.name = name or host.name
+        self.state = folder / self.name
+        self.socket = folder / f"{self.name}.sock"
+        # What the user set for other nodes must not reach this one.
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("VEILNET_")}
+
+    def __repr__(self) -> str:
+        return f"<Node {self.name} on {self.host.name}>"
+
+    def command(self, *words: str) -> list[str]:
+        """Return the command line that says *words* to this node."""
+        # -P: whatever lies in the folder that we were started in is no module of ours.
+        where = ["--state", str(self.state), "--socket", str(self.socket)]
+        return [sys.executable, "-P", "-m", "veilnet", *where, *words]
+
+    def run(self, *words: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Run one command to its end, whatever its exit code."""
+        argv = self.command(*words)
+        return self.host.run(argv, timeout_s=timeout_s, check=False, env=self._environment)
+
+    def ask(self, *words: str, timeout_s: float = 60.0) -> dict[str, Any]:
+        """Run one command with ``--json`` and return its answer.
+
+        Raises: the VeilError that the exit code and the two lines on stderr stand for.
+        """
+        done = self.run("--json", *words, timeout_s=timeout_s)
+        if done.returncode != 0:
+            raise _as_error(self.name, words[0], done.returncode, done.stderr)
+        answer = json.loads(done.stdout)
+        if not isinstance(answer, dict):
+            raise InternalError(f"veilnet {words[0]} --json printed no object")
+        return answer
+
+    def up(self, *options: str) -> dict[str, Any]:
+        """Start it in the background and return its status."""
+        return self.ask("up", *options)
+
+    def down(self) -> None:
+        """Stop it."""
+        self.ask("down")
+
+    def invite(self, *options: str) -> str:
+        """Return a new invite."""
+        return str(self.ask("invite", *options)["invite"])
+
+    def connect(self, peer: str, *options: str) -> dict[str, Any]:
+        """Connect to *peer*, an invite included, and return what the command says."""
+        return self.ask("connect", peer, *options)
+
+    def status(self) -> dict[str, Any]:
+        """Return its status."""
+        return self.ask("status")
+
+    def address(self, network: str = "", *, version: int = 4) -> str:
+        """Return its overlay address in *network* (an id; its first if none is named).
+
+        Raises: InternalError: it has none of that IP version.
+        """
+        mark = "." if version == 4 else ":"
+        for joined in self.status()["networks"]:
+            if not network or joined["id"] == network:
+                for address in joined["addresses"]:
+                    if mark in address:
+                        return str(address).partition("/")[0]
+        raise InternalError(f"{self.name} has no IPv{version} overlay address")
+
+    def pids(self) -> list[int]:
+        """Return the processes of the node itself, found by its state folder."""
+        found = []
+        for pid in self.host.processes():
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if str(self.state).encode() in words:
+                    found.append(pid)
+        return found
+
+    def kill(self) -> None:
+        """End it by SIGKILL, as a crash or the kernel would."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _as_error(name: str, command: str, code: int, stderr: str) -> VeilError:
+    # The command line above us spells out how to call the program; here its name is enough.
+    plain = stderr.replace(f"{sys.executable} -m veilnet", "veilnet")
+    lines = [line for line in plain.splitlines() if line.strip()] or ["it said nothing"]
+    message, hint = (lines[-2], lines[-1]) if len(lines) > 1 else (lines[-1], "")
+    said = message.removeprefix("veilnet: ")
+    return VeilError.from_json(
+        {"code": code, "message": f"`veilnet {command}` on {name}: {said}", "hint": hint}
+    )

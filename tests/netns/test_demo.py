@@ -1,0 +1,60 @@
+"""`veilnet demo`: what it shows is true, and where it would not be, it says so."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from veilnet.demo import Step, scene
+
+DEMO = [sys.executable, "-P", "-m", "veilnet", "demo"]
+
+
+def test_the_demo_reports_a_tunnel_in_json():
+    """`demo --json` prints one object: two nodes, traffic, and no clear text on the wire."""
+    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, timeout=60, check=True)
+    shown = json.loads(done.stdout)
+    assert shown["ok"] is True
+    assert (shown["nodes"], shown["plaintext_on_wire"]) == (2, 0)
+    assert shown["handshake_ms"] > 0
+    assert shown["direct_mbps"] > 0
+    assert not {"relayed_mbps", "failover_ms"} & set(shown)  # parts that do not exist yet
+
+
+def test_the_demo_says_not_ok_on_a_bare_wire(tmp_path, monkeypatch):
+    """laptop ==== wire ==== server, without a tunnel: the tap finds the clear text, and says so."""
+
+    def no_tunnel(laptop, server, tell):
+        del laptop, server, tell
+        return "192.0.2.2", "eth0", {"handshake_ms": 0.0, "suite": "none"}
+
+    monkeypatch.setattr(scene, "_connect", no_tunnel)
+    steps: list[Step] = []
+    result = scene.play(tmp_path, steps.append, seconds=0.2)
+    assert result.plaintext_on_wire > 0
+    assert result.ok is False
+    assert result.to_json()["ok"] is False
+    assert any(step.detail for step in steps)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_demo_leaves_nothing_behind(number, tmp_path):
+    """Ended in its middle, by Ctrl-C or brutally, no process of it lives on."""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        DEMO, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as demo:
+        assert demo.stderr is not None
+        assert demo.stderr.readline().startswith("ok ")
+        demo.send_signal(number)
+        # The pipe ends only when nobody who inherited it is left.
+        demo.stderr.read()
+        assert demo.wait(timeout=20) != 0
+    if number == signal.SIGINT:
+        assert list(Path(tmp_path).iterdir()) == []
