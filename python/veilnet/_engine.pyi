@@ -256,6 +256,8 @@ class Engine:
         """Responder: send RESP with e2; retransmits are answered by the engine itself."""
     def dismiss(self, init: InitReceived) -> None:
         """Forget an INIT that will not be answered, which frees its place."""
+    def reject(self, sid: int) -> None:
+        """Initiator: the RESP that opened does not verify; go on with other key parts, if any."""
     def resend(self, sid: int) -> None:
         """Send AUTH again, sealed anew."""
     def accept(self, sid: int, *, psk: bytes | None = None) -> None:

@@ -214,6 +214,14 @@ impl Core {
         self.establish(established?, now_ns)
     }
 
+    /// Initiator: the RESP that opened does not verify; go on with the other key parts.
+    pub fn reject(&mut self, sid: u32, now_ns: u64) -> Result<()> {
+        let mut out = std::mem::take(&mut self.actions);
+        let done = self.gate.reject(sid, now_ns, &mut out);
+        self.perform(out, now_ns);
+        Ok(done?)
+    }
+
     pub fn resend(&mut self, sid: u32, now_ns: u64) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let done = self.gate.resend(sid, now_ns, &mut out);

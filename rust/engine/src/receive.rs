@@ -217,6 +217,10 @@ impl Core {
         } else if header.counter == 0 && data == session.th4 {
             session.confirmed = true;
             session.th4 = Vec::new();
+            session.timer_ns = 0;
+            self.next_ns = 0;
+            // The handshake is over: the gate need not keep AUTH for retransmission.
+            self.gate.abandon(sid);
             self.events.push(Event::Confirmed { sid });
         }
     }

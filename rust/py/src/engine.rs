@@ -190,6 +190,11 @@ impl Engine {
         self.call(py, move |core, _| core.dismiss(&com))
     }
 
+    /// The RESP that opened does not verify: go on with the other key parts, if any.
+    fn reject(&self, py: Python<'_>, sid: u32) -> PyResult<()> {
+        self.attempt(py, move |core, now| core.reject(sid, now))
+    }
+
     fn resend(&self, py: Python<'_>, sid: u32) -> PyResult<()> {
         self.attempt(py, move |core, now| core.resend(sid, now))
     }

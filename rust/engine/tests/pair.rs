@@ -1,0 +1,198 @@
+//! Two engines on the loopback address, without a TUN device: sessions, control, probes, epochs.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use veilnet_engine::{Engine, Event, Options, SessionStats, StepLimits};
+use veilnet_handshake::{Event as Contact, KeySchedule, Mode, OsRng, Suite};
+
+const DOOR: [u8; 32] = [7; 32];
+const NETWORK: &[u8] = &[1; 32];
+const K_NET: &[u8] = &[2; 32];
+const RESPONDER: [u8; 32] = [3; 32];
+/// Both ends take this for the KEM's secret: the engine does not know what a KEM is.
+const SS: [u8; 32] = [4; 32];
+
+fn open(steps: StepLimits) -> Engine {
+    Engine::open(Options {
+        port: 0,
+        tun: None,
+        mtu_bytes: 1380,
+        vnet_hdr: true,
+        udp_gso: true,
+        udp_gro: true,
+        steps,
+    })
+    .unwrap()
+}
+
+fn at(engine: &Engine) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], engine.port()))
+}
+
+/// Wait for an event that `pick` likes; fail loudly after five seconds.
+fn expect<T>(engine: &Engine, what: &str, mut pick: impl FnMut(Event) -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < end {
+        for event in engine.drain(64) {
+            if let Some(found) = pick(event) {
+                return found;
+            }
+        }
+        veilnet_engine::sys::wake::wait_readable(&[engine.event_fd()], 50_000_000);
+    }
+    panic!("no {what} within 5 s");
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < end, "{what} did not happen within 5 s");
+        std::thread::yield_now();
+    }
+}
+
+struct Pair {
+    a: Engine,
+    b: Engine,
+    sid_a: u32,
+    sid_b: u32,
+    schedule_a: Arc<Mutex<KeySchedule>>,
+    schedule_b: Arc<Mutex<KeySchedule>>,
+}
+
+fn pair(steps: StepLimits) -> Pair {
+    let (a, b) = (open(steps), open(steps));
+    b.call(|core, _| core.add_door(&DOOR, true)).unwrap().unwrap();
+    let ek = vec![9; 1184];
+    let schedule_a =
+        KeySchedule::initiate(Suite::S1, Mode::Full, NETWORK, K_NET, &RESPONDER, &ek, &mut OsRng)
+            .unwrap();
+    let schedule_a = Arc::new(Mutex::new(schedule_a));
+    let sid_a = schedule_a.lock().unwrap().local_sid();
+    let (own, to) = (Arc::clone(&schedule_a), at(&b));
+    assert!(a.call(move |c, now| c.hello(&own, &DOOR, to, false, now)).unwrap().unwrap());
+    let init = expect(&b, "INIT", |e| match e {
+        Event::Handshake(Contact::Init(init)) => Some(init),
+        _ => None,
+    });
+    let ct = vec![5; 1088];
+    let schedule_b =
+        KeySchedule::respond(&init, NETWORK, K_NET, &RESPONDER, &ct, &SS, &mut OsRng).unwrap();
+    let schedule_b = Arc::new(Mutex::new(schedule_b));
+    let sid_b = schedule_b.lock().unwrap().local_sid();
+    let own = Arc::clone(&schedule_b);
+    b.call(move |c, now| c.respond(&own, &init, vec![0xe2; 9000], now)).unwrap().unwrap();
+    let candidate = expect(&a, "key part", |e| match e {
+        Event::Handshake(Contact::Candidate { candidate, .. }) => Some(candidate),
+        _ => None,
+    });
+    a.call(move |c, now| c.candidate(sid_a, candidate, &SS, now)).unwrap().unwrap();
+    let e2 = expect(&a, "RESP", |e| match e {
+        Event::Handshake(Contact::Message { bytes, .. }) => Some(bytes),
+        _ => None,
+    });
+    assert_eq!(e2, vec![0xe2; 9000]);
+    a.call(move |c, now| c.authenticate(sid_a, vec![0xe3; 9000], None, now)).unwrap().unwrap();
+    let e3 = expect(&b, "AUTH", |e| match e {
+        Event::Handshake(Contact::Message { bytes, .. }) => Some(bytes),
+        _ => None,
+    });
+    assert_eq!(e3, vec![0xe3; 9000]);
+    b.call(move |c, now| c.accept(sid_b, None, now)).unwrap().unwrap();
+    expect(&a, "ACK", |e| matches!(e, Event::Confirmed { sid } if sid == sid_a).then_some(()));
+    Pair { a, b, sid_a, sid_b, schedule_a, schedule_b }
+}
+
+fn stats(engine: &Engine, sid: u32) -> SessionStats {
+    let all = engine.call(|c, now| c.session_stats(now)).unwrap();
+    all.into_iter().find(|s| s.sid == sid).expect("the session")
+}
+
+fn say(from: &Engine, sid: u32, to: &Engine, text: &[u8]) {
+    let data = text.to_vec();
+    from.call(move |c, now| c.send_control(sid, &data, now)).unwrap().unwrap();
+    let heard = expect(to, "control", |e| match e {
+        Event::Control { data, .. } => Some(data),
+        _ => None,
+    });
+    assert_eq!(heard, text);
+}
+
+/// Two engines agree, and control datagrams and probes cross both ways.
+#[test]
+fn a_session_carries_control_and_probes() {
+    let p = pair(StepLimits::default());
+    say(&p.a, p.sid_a, &p.b, b"ping");
+    say(&p.b, p.sid_b, &p.a, b"pong");
+    let sid = p.sid_a;
+    p.a.call(move |c, now| c.probe_now(sid, now)).unwrap().unwrap();
+    expect(&p.a, "probe answer", |e| matches!(e, Event::ProbeAnswered { .. }).then_some(()));
+    assert!(stats(&p.a, p.sid_a).rtt_ns.is_some());
+    until("the full path MTU", || {
+        stats(&p.a, p.sid_a).mtu_bytes == 1412 && stats(&p.b, p.sid_b).mtu_bytes == 1412
+    });
+}
+
+/// A new generation is received at once and sent with the peer's first datagram under it.
+#[test]
+fn a_generation_moves_both_directions() {
+    let p = pair(StepLimits::default());
+    for round in 1..=6u64 {
+        let (from, to) = if round % 2 == 1 {
+            ((&p.a, &p.schedule_a, p.sid_a), (&p.b, &p.schedule_b, p.sid_b))
+        } else {
+            ((&p.b, &p.schedule_b, p.sid_b), (&p.a, &p.schedule_a, p.sid_a))
+        };
+        let offer = from.1.lock().unwrap().next_begin(&[6; 1184], &mut OsRng).unwrap();
+        let answer =
+            to.1.lock().unwrap().next_respond(&offer, &[8; 1088], &SS, &mut OsRng).unwrap();
+        let (engine, sid) = (to.0, to.2);
+        engine
+            .call(move |c, now| c.install_generation(sid, answer.keys, false, now))
+            .unwrap()
+            .unwrap();
+        let done = from.1.lock().unwrap().next_finish(&answer.message, &SS).unwrap();
+        let (engine, sid) = (from.0, from.2);
+        engine.call(move |c, now| c.install_generation(sid, done.keys, true, now)).unwrap().unwrap();
+        to.1.lock().unwrap().next_confirm(&done.message).unwrap();
+        assert_eq!(stats(to.0, to.2).generation, round - 1);
+        say(from.0, from.2, to.0, b"under the new generation");
+        assert_eq!(stats(to.0, to.2).generation, round);
+        say(to.0, to.2, from.0, b"and back");
+    }
+}
+
+/// A peer that is gone is told of, once, after unanswered sending.
+#[test]
+fn silence_is_told() {
+    let p = pair(StepLimits::default());
+    p.b.close();
+    let sid = p.sid_a;
+    p.a.call(move |c, now| c.probe_now(sid, now)).unwrap().unwrap();
+    let silent_ns = expect(&p.a, "silence", |e| match e {
+        Event::Silent { silent_ns, .. } => Some(silent_ns),
+        _ => None,
+    });
+    assert!((1_500_000_000..3_000_000_000).contains(&silent_ns), "{silent_ns}");
+}
+
+/// A closed engine answers every call with an error, and closing twice is harmless.
+#[test]
+fn a_closed_engine_says_so() {
+    let engine = open(StepLimits::default());
+    engine.close();
+    engine.close();
+    assert!(matches!(engine.call(|c, _| c.stats()), Err(veilnet_engine::Error::Closed)));
+}
+
+/// A panic on the data thread becomes an event and an error, never a stall.
+#[test]
+fn a_dying_thread_is_told() {
+    let engine = open(StepLimits::default());
+    let died = engine.call(|_, _| -> () { panic!("on purpose") });
+    assert!(matches!(died, Err(veilnet_engine::Error::Broken(_) | veilnet_engine::Error::Closed)));
+    expect(&engine, "failure", |e| matches!(e, Event::Failed { .. }).then_some(()));
+    assert!(matches!(engine.call(|c, _| c.stats()), Err(veilnet_engine::Error::Broken(_))));
+}
