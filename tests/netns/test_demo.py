@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from veilnet.demo import Step, scene
+from veilnet.errors import PrivilegeError
+from veilnet.testing import command
 
 DEMO = [sys.executable, "-P", "-m", "veilnet", "demo"]
 
@@ -58,3 +62,21 @@ def test_an_interrupted_demo_leaves_nothing_behind(number, tmp_path):
         assert demo.wait(timeout=20) != 0
     if number == signal.SIGINT:
         assert list(Path(tmp_path).iterdir()) == []
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is not installed")
+def test_where_nothing_is_allowed_the_setting_and_the_way_as_root_are_named():
+    """No user namespaces and no capabilities: exit 4, and two lines that help."""
+    script = (
+        "echo 0 > /proc/sys/user/max_user_namespaces\n"
+        f"exec setpriv --bounding-set=-all -- {shlex.join(DEMO)}\n"
+    )
+    done = subprocess.run(
+        command(["sh", "-c", script]), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == PrivilegeError.code
+    assert done.stdout == ""
+    what, remedy = done.stderr.splitlines()
+    assert "user.max_user_namespaces" in what
+    assert "sudo" in remedy
+    assert "sysctl -w user.max_user_namespaces=" in remedy
