@@ -28,6 +28,7 @@ from veilnet.protocol.steps import (
     Accept,
     Accepted,
     Action,
+    Dismiss,
     Event,
     Failed,
     MessageOpened,
@@ -82,7 +83,7 @@ class Acceptance:
     timeout_s: float = TIMEOUT_S
     state: Answering = field(init=False, default=Answering.NEW)
     _schedule: KeySchedule | None = field(init=False, default=None, repr=False)
-    _th3: bytes = field(init=False, default=b"", repr=False)
+    _message: bytes = field(init=False, default=b"", repr=False)
     _deadline_s: float = field(init=False, default=0.0)
     _source: Endpoint | None = field(init=False, default=None)
 
@@ -159,7 +160,7 @@ class Acceptance:
             credential=self.identity.credential,
             signature=event.signature,
         ).response()
-        self._th3 = schedule.absorb_response(message)
+        self._message = message
         self.state = Answering.WAITING
         return [Respond(schedule, self.init, message)]
 
@@ -175,7 +176,7 @@ class Acceptance:
         return [
             VerifyPeer(
                 identity=identity,
-                transcript=self._th3,
+                transcript=self._keyed().absorb_response(self._message),
                 context=AUTH_CONTEXT,
                 expected=None,
                 responder=self.identity.peer_id,
@@ -211,7 +212,9 @@ class Acceptance:
 
     def _forget(self) -> list[Action]:
         self.state = Answering.DONE
-        return [] if self._schedule is None else [Abandon(self._schedule.sid)]
+        if self._message and self._schedule is not None:
+            return [Abandon(self._schedule.sid)]
+        return [Dismiss(self.init)]  # not answered yet
 
 
 _ACCEPTANCE: Final[Mapping[tuple[Answering, type], Callable[..., list[Action]]]] = {

@@ -3,6 +3,7 @@
 ```
 NEW -start-> GENERATING -KemGenerated-> HELLO -MessageOpened-> VERIFYING -PeerVerified-> SIGNING
      -Signed-> CONFIRMING -SessionConfirmed-> DONE            (any) -WorkFailed, deadline-> DONE
+VERIFYING -WorkFailed-> HELLO (another may have answered in the peer's place)
 ```
 Invariant: `Confirmed` is returned at most once, after `PeerVerified` and `SessionConfirmed`, and
 nothing follows it; after `Failed` nothing follows either, and the engine was told to forget.
@@ -32,6 +33,7 @@ from veilnet.protocol.steps import (
     Event,
     Failed,
     MessageOpened,
+    Reject,
     Resend,
     SendHello,
     SessionConfirmed,
@@ -65,7 +67,10 @@ RETRANSMIT_S: Final = 0.5
 MAX_RETRANSMIT_S: Final = 2.0
 JITTER: Final = 0.2
 TIMEOUT_S: Final = 10.0
-MAX_CANDIDATES: Final = 4
+MAX_CANDIDATES: Final = 16
+"""Anybody who holds the door key may send key parts: so many are decapsulated at most."""
+REJECTION_GRACE_S: Final = 3.0
+"""How long the true peer may still answer after a false one did."""
 
 
 class Calling(enum.Enum):
@@ -120,6 +125,7 @@ class Initiation:
     _message: bytes = field(init=False, default=b"", repr=False)
     _peer: Peer | None = field(init=False, default=None)
     _source: Endpoint | None = field(init=False, default=None)
+    _rejected: VeilError | None = field(init=False, default=None)
 
     def __attrs_post_init__(self) -> None:
         if not 1 <= len(set(self.endpoints)) <= MAX_ENDPOINTS:
@@ -146,6 +152,8 @@ class Initiation:
         if self.state is Calling.DONE:
             return []  # a worker that came too late
         if isinstance(event, WorkFailed):
+            if self.state is Calling.VERIFYING:
+                return self._reject(event.error, now)
             return self._fail(event.error)
         act = _INITIATION.get((self.state, type(event)))
         if act is not None:
@@ -226,13 +234,11 @@ class Initiation:
         return [Try(self._keyed().sid, event.candidate, event.ss)]
 
     def _opened(self, event: MessageOpened, now: float) -> list[Action]:
-        del now
         try:
             identity = Identity.of_response(event.message)
         except RemoteProtocolError as error:
-            return self._fail(error)
+            return self._reject(error, now)
         self._source, self._message = event.source, event.message
-        self._dk = b""
         self.state = Calling.VERIFYING
         return [
             VerifyPeer(
@@ -245,9 +251,17 @@ class Initiation:
             )
         ]
 
+    def _reject(self, error: VeilError, now: float) -> list[Action]:
+        """Go on listening: another member may have answered in the peer's place."""
+        self._rejected = error
+        self._deadline_s = min(self._deadline_s, now + REJECTION_GRACE_S)
+        self.state = Calling.HELLO
+        return [Reject(self._keyed().sid)]
+
     def _verified(self, event: PeerVerified, now: float) -> list[Action]:
         del now
         self._peer = event.peer
+        self._dk = b""
         self._th3 = self._keyed().absorb_response(self._message)
         self.state = Calling.SIGNING
         return [Sign(self._th3 + self.identity.peer_id + self.responder, AUTH_CONTEXT)]
@@ -287,6 +301,8 @@ class Initiation:
                 f"peer {self.responder.hex()[:16]} proved itself, but never confirmed the session",
                 hint="Try again; if it stays, the peer may refuse this node's membership.",
             )
+        if self._rejected is not None:
+            return self._rejected
         if self._candidates:
             return PeerUnreachable(
                 "something answered, but could not prove that it is "

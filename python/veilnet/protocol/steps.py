@@ -111,6 +111,13 @@ class Try:
 
 
 @frozen
+class Reject:
+    """`engine.reject(sid)`: what opened does not verify; other key parts may still."""
+
+    sid: int
+
+
+@frozen
 class Authenticate:
     """`engine.authenticate(sid, message, psk=psk)`."""
 
@@ -133,6 +140,13 @@ class Respond:
     schedule: KeySchedule = field(repr=False)
     init: InitReceived = field(repr=False)
     message: bytes = field(repr=False)
+
+
+@frozen
+class Dismiss:
+    """`engine.dismiss(init)`: this INIT meets silence."""
+
+    init: InitReceived = field(repr=False)
 
 
 @frozen
@@ -185,9 +199,11 @@ Action = (
     | VerifyPeer
     | SendHello
     | Try
+    | Reject
     | Authenticate
     | Resend
     | Respond
+    | Dismiss
     | Accept
     | Abandon
     | Confirmed
