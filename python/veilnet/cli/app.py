@@ -68,10 +68,10 @@ def _globals(
 
 
 def _ask(
-    context: typer.Context, command: str, timeout_s: float | None = 30.0, **args: object
+    context: typer.Context, command: str, patience_s: float | None = 30.0, **args: object
 ) -> Mapping[str, Any]:
     found: Globals = context.obj
-    return client.ask(socket_to_ask(found.socket), command, args, timeout_s=timeout_s)
+    return client.ask(socket_to_ask(found.socket), command, args, timeout_s=patience_s)
 
 
 @app.command()
@@ -196,7 +196,9 @@ def connect(
     if path is None:
         if not joining:
             raise DaemonNotRunning(f"no node is running here, so {peer} cannot be reached")
-        path = start.start(found, {"tun": False if no_tun else None, "name": name})
+        path = start.start(
+            found, {"tun": False if no_tun else None, "name": name}, found_network=False
+        )
     args = {"peer": peer, "timeout_s": timeout, "name": name}
     value = client.ask(
         path,
@@ -291,13 +293,13 @@ def doctor(context: typer.Context) -> None:
     from veilnet.cli.doctor import examine, report
 
     checks = examine(context.obj)
-    ok = all(check.ok for check in checks)
+    bad = [check for check in checks if not check.ok]
     if context.obj.json:
-        output.as_json({"ok": ok, "checks": [check.to_json() for check in checks]})
+        output.as_json({"ok": not bad, "checks": [check.to_json() for check in checks]})
     else:
         report(checks)
-    if not ok:
-        raise typer.Exit(1)
+    if bad:
+        raise typer.Exit(bad[0].code)
 
 
 @app.command()

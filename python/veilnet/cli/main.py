@@ -41,7 +41,10 @@ def _run(words: list[str]) -> int:
     from veilnet.cli.app import app
 
     command = typer.main.get_command(app)
-    click_exception = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+    # Typer carries click inside under a private name; its base class is reached by what is public.
+    click_exception: type[Exception] = next(
+        c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException"
+    )
     try:
         code = command.main(args=rest, prog_name="veilnet", standalone_mode=False, obj=found)
     except click_exception as error:

@@ -48,8 +48,10 @@ def running(found: Globals) -> Path | None:
     return None
 
 
-def start(found: Globals, overrides: Mapping[str, Any]) -> Path:
+def start(found: Globals, overrides: Mapping[str, Any], *, found_network: bool = True) -> Path:
     """Start a node in the background, wait until it is up, and return its socket.
+
+    *found_network*: whether its first start makes a network of its own.
 
     Raises: whatever kept it from starting.
     """
@@ -57,6 +59,7 @@ def start(found: Globals, overrides: Mapping[str, Any]) -> Path:
     settings = {
         "state": str(state_of(found)),
         "socket": str(path),
+        "found_network": found_network,
         "overrides": {
             **overrides,
             "log_level": found.log_level,

@@ -1,0 +1,344 @@
+"""Channels on demand: opened by a packet or a command, closed when idle, brought back when broken.
+
+```
+PacketWanted / connect --> opening (one per peer, shared by all who wait) --> session carries
+idle for 5 minutes     --> Close                     (the next packet opens it again)
+PeerSilent             --> new handshake to the last endpoints beside the old session
+```
+Invariant: at most one opening per (network, peer) is under way.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import structlog
+import trio
+
+from veilnet._engine import KeySchedule
+from veilnet.errors import LocalProtocolError, PeerUnreachable, UnknownPeer, VeilError
+from veilnet.networks.endpoint import Endpoint
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.messages import Close
+from veilnet.units import NetworkId, PeerId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from veilnet.daemon.handshakes import Ended
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+    from veilnet.networks.member import Member
+    from veilnet.networks.network import Network
+
+ENDPOINTS_MAX: Final = 8
+ATTEMPT_S: Final = 10.0
+RECENT_S: Final = 10.0
+PROBE_AGAIN_S: Final = 0.5
+PROBE_PATIENCE_S: Final = 2.0
+"""So long a session may leave probes unanswered before a new handshake is tried."""
+IDLE_LOOK_S: Final = 5.0
+OPENINGS_MAX: Final = 256
+
+log = structlog.get_logger("veilnet.channels")
+
+Key = tuple[NetworkId, PeerId]
+
+
+@attrs.define(eq=False)
+class _Opening:
+    """A handshake under way, and who waits for it."""
+
+    done: trio.Event = attrs.field(factory=trio.Event)
+    session: Session | None = None
+    error: VeilError | None = None
+
+
+class Channels:
+    """Opens, probes and closes sessions with members."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._openings: dict[Key, _Opening] = {}
+        self._wanted: set[str] = set()
+        self._probes: dict[int, list[trio.MemorySendChannel[float]]] = {}
+
+    # --- opening ---------------------------------------------------------------------------------
+
+    def connecting(self, key: Key) -> bool:
+        """Whether an opening is under way."""
+        return key in self._openings
+
+    async def open(
+        self, network: Network, member: Member, *, timeout_s: float, anew: bool = False
+    ) -> Session:
+        """Return the session that carries to *member*, opening one if there is none.
+
+        *anew* opens one beside what there is.
+        Units: *timeout_s* seconds.
+        Cancellation: an opening that others wait for goes on.
+        Raises: PeerUnreachable, or what the peer refused with.
+        """
+        key = (network.id, member.peer_id)
+        deadline = trio.current_time() + timeout_s
+        while True:
+            carrier = self._node.sessions.carrier(*key)
+            if carrier is not None and not anew:
+                return carrier
+            left_s = deadline - trio.current_time()
+            opening = self._openings.get(key) or self._start(network, member, left_s)
+            with trio.move_on_at(deadline):
+                await opening.done.wait()
+                if opening.session is not None:
+                    return opening.session
+                if opening.error is not None and not isinstance(opening.error, PeerUnreachable):
+                    raise opening.error
+            if trio.current_time() >= deadline - 0.05:
+                raise opening.error or PeerUnreachable(
+                    f"{member.name} does not answer", hint="Is its node up? There: veilnet status"
+                )
+            if opening.error is not None and not self.endpoints(network, member):
+                raise opening.error
+
+    def _start(self, network: Network, member: Member, timeout_s: float) -> _Opening:
+        if len(self._openings) >= OPENINGS_MAX:
+            raise LocalProtocolError("too many channels are being opened at once")
+        opening = _Opening()
+        self._openings[network.id, member.peer_id] = opening
+        self._node.spawn(self._open, network, member, opening, timeout_s)
+        return opening
+
+    async def _open(
+        self, network: Network, member: Member, opening: _Opening, timeout_s: float
+    ) -> None:
+        try:
+            endpoints = self.endpoints(network, member)
+            if not endpoints:
+                raise PeerUnreachable(
+                    f"no address of {member.name} is known",
+                    hint="It has to come to us, or to a member that both can reach.",
+                )
+            opening.session = await self.call(
+                network, member.peer_id, endpoints, timeout_s=timeout_s
+            )
+        except VeilError as error:
+            opening.error = error
+        finally:
+            self._openings.pop((network.id, member.peer_id), None)
+            if opening.session is None and opening.error is None:
+                opening.error = PeerUnreachable(f"opening a channel to {member.name} was given up")
+            opening.done.set()
+
+    def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
+        """Return where to call *member*, best first, none of them inside an overlay."""
+        known = network.members.get(member.peer_id) or member
+        outside = (item for item in (*first, *known.endpoints) if not self._is_overlay(item))
+        return tuple(dict.fromkeys(outside))[:ENDPOINTS_MAX]
+
+    def _is_overlay(self, endpoint: Endpoint) -> bool:
+        address = ipaddress.ip_address(endpoint.host)
+        return any(
+            address in network.prefix or address in network.genesis.ipv4_range
+            for network in self._node.networks
+        )
+
+    async def call(
+        self,
+        network: Network,
+        peer_id: PeerId,
+        endpoints: Iterable[Endpoint],
+        *,
+        timeout_s: float = ATTEMPT_S,
+    ) -> Session:
+        """Run one full handshake with a member.
+
+        Raises: PeerUnreachable, or what the handshake failed with.
+        """
+        machine = vnh1.Initiation(
+            terms=vnh1.Terms(
+                suite=network.genesis.suite,
+                mode=vnh1.Mode.FULL,
+                network_id=network.id,
+                secret=network.k_net,
+            ),
+            identity=self._node.local_identity(network),
+            responder=peer_id,
+            door_key=network.door_key(peer_id),
+            endpoints=tuple(endpoints),
+            schedules=KeySchedule,
+            rng=self._node.rng,
+            timeout_s=max(timeout_s, 0.1),
+        )
+        started_s = trio.current_time()
+        made: list[Session] = []
+
+        def established(ended: Ended) -> None:
+            made.append(
+                self._node.establish(
+                    ended, network, mode=vnh1.Mode.FULL, initiator=True, started_s=started_s
+                )
+            )
+
+        primitives = self._node.primitives(network.genesis.suite, network)
+        await self._node.handshakes.run(machine, primitives, established)
+        return made[0]
+
+    def wanted(self, destination: str) -> None:
+        """Open the channel that a local packet waits for, or refuse the packet."""
+        if destination in self._wanted:
+            return
+        address = ipaddress.ip_address(destination)
+        for network in self._node.networks:
+            member = network.members.by_address(address)
+            if member is not None and member.peer_id != self._node.identity.peer_id:
+                self._wanted.add(destination)
+                self._node.spawn(self._open_for, network, member, destination)
+                return
+        self._node.engine.refuse(destination)
+
+    async def _open_for(self, network: Network, member: Member, destination: str) -> None:
+        try:
+            await self.open(network, member, timeout_s=self._node.config.queue_s)
+        except VeilError:
+            self._node.engine.refuse(destination)
+            raise
+        finally:
+            self._wanted.discard(destination)
+
+    def established(self, session: Session) -> None:
+        """Tell whoever waits for this peer that a session, ours or the peer's, is there."""
+        opening = self._openings.get(session.key)
+        if opening is not None and opening.session is None and not session.initiator:
+            opening.session = session
+            opening.done.set()
+
+    def ended(self, session: Session) -> None:
+        """Forget what waited for *session*."""
+        for waiting in self._probes.pop(session.sid, []):
+            waiting.close()
+
+    # --- probes ----------------------------------------------------------------------------------
+
+    def probe_answered(self, sid: int, rtt_s: float) -> None:
+        """Take the engine's word that a probe came back."""
+        session = self._node.sessions.get(sid)
+        if session is not None:
+            session.rtt_s = rtt_s
+        for waiting in self._probes.pop(sid, []):
+            waiting.send_nowait(rtt_s)
+
+    async def probe(self, session: Session, *, timeout_s: float) -> float:
+        """Make an authenticated round trip and return its time in seconds.
+
+        Raises: PeerUnreachable: no probe was answered in time.
+        """
+        put, take = trio.open_memory_channel[float](1)
+        self._probes.setdefault(session.sid, []).append(put)
+        deadline = trio.current_time() + timeout_s
+        try:
+            while trio.current_time() < deadline:
+                self._node.engine.probe(session.sid)
+                with trio.move_on_at(min(deadline, trio.current_time() + PROBE_AGAIN_S)):
+                    return await take.receive()
+        except trio.EndOfChannel:
+            pass  # the session ended
+        finally:
+            waiting = self._probes.get(session.sid, [])
+            if put in waiting:
+                waiting.remove(put)
+        raise PeerUnreachable(
+            f"peer {session.peer_id.hex()[:12]} does not answer at {session.endpoint}",
+            hint="Is its node up? There: veilnet status",
+        )
+
+    async def reach(
+        self, network: Network, member: Member, *, timeout_s: float
+    ) -> tuple[Session, float]:
+        """Return the session to *member* and the time of a round trip on it just made.
+
+        Units: seconds.   Raises: PeerUnreachable, or what the peer refused with.
+        """
+        deadline = trio.current_time() + timeout_s
+        anew = False
+        while True:
+            left_s = deadline - trio.current_time()
+            session = await self.open(network, member, timeout_s=left_s, anew=anew)
+            left_s = deadline - trio.current_time()
+            try:
+                patience_s = min(left_s, PROBE_PATIENCE_S)
+                return session, await self.probe(session, timeout_s=patience_s)
+            except PeerUnreachable:
+                if trio.current_time() >= deadline - 0.05:
+                    raise
+                # What there was is dead (the peer restarted): a new one beside it.
+                anew = self._node.sessions.carrier(*session.key) is session
+
+    # --- silence, idleness, return ----------------------------------------------------------------
+
+    def silent(self, sid: int, silent_s: float) -> None:
+        """Handshake anew with a peer that takes our packets and answers nothing."""
+        session = self._node.sessions.get(sid)
+        if session is None or session.recovering or session.mode is not vnh1.Mode.FULL:
+            return
+        if self._node.sessions.carrier(*session.key) is not session:
+            return
+        session.recovering = True
+        log.info("peer is silent", peer=session.peer_id.hex()[:12], silent_s=round(silent_s, 1))
+        self._node.spawn(self._recover, session)
+
+    async def _recover(self, session: Session) -> None:
+        try:
+            await self._again(session)
+        except VeilError as error:
+            stats = self._node.statistics().get(session.sid)
+            heard_s = math.inf if stats is None or stats.heard_s is None else stats.heard_s
+            if heard_s > ATTEMPT_S:
+                self._node.end(session, reason=f"silent, and {error.message}")
+        finally:
+            session.recovering = False
+
+    def renew(self, session: Session) -> None:
+        """Run a full handshake again: the hourly one."""
+        self._node.spawn(self._again, session)
+
+    async def _again(self, session: Session) -> None:
+        network = self._node.networks.get(session.network_id)
+        member = None if network is None else network.members.get(session.peer_id)
+        if network is None or member is None:
+            raise UnknownPeer("the peer is no member any more")
+        endpoints = self.endpoints(network, member, session.endpoint)
+        await self.call(network, session.peer_id, endpoints, timeout_s=ATTEMPT_S)
+
+    async def watch_idle(self) -> None:
+        """Close what carried nothing for long."""
+        while True:
+            await trio.sleep(IDLE_LOOK_S)
+            limit_s = self._node.config.idle_close_s
+            for stats in self._node.engine.sessions():
+                session = self._node.sessions.get(stats.sid)
+                if session is None:
+                    continue
+                quiet_s = stats.age_s if stats.data_s is None else stats.data_s
+                carrier = self._node.sessions.carrier(*session.key)
+                left_behind = carrier is not session and session.mode is vnh1.Mode.FULL
+                if quiet_s > limit_s or (left_behind and quiet_s > 2 * ATTEMPT_S):
+                    self._node.spawn(self._node.retire, session, Close(reason="idle"))
+
+    async def return_to_recent(self) -> None:
+        """Call the peers of the last run, which still believe in sessions that are gone."""
+        for network_hex, peer_hex in self._node.remembered.recent:
+            try:
+                network_id = NetworkId(bytes.fromhex(network_hex))
+                peer_id = PeerId(bytes.fromhex(peer_hex))
+            except ValueError:
+                continue
+            network = self._node.networks.get(network_id)
+            member = None if network is None else network.members.get(peer_id)
+            if network is not None and member is not None:
+                self._node.spawn(self._return, network, member)
+
+    async def _return(self, network: Network, member: Member) -> None:
+        await self.open(network, member, timeout_s=RECENT_S)

@@ -1,0 +1,69 @@
+"""The doors that this node keeps: one per network, one per invite that is open or lately was."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import structlog
+import trio
+
+from veilnet.daemon.clock import unix_now
+
+if TYPE_CHECKING:
+    from veilnet.daemon.node import Node
+    from veilnet.networks.issuer import JoinDoor
+    from veilnet.networks.network import Network
+
+DOORS_MAX: Final = 16
+REFRESH_S: Final = 60.0
+
+log = structlog.get_logger("veilnet.doors")
+
+
+@attrs.frozen
+class Door:
+    """What a door leads to: a network's members' entrance, or one invite's."""
+
+    network: Network
+    invite: JoinDoor | None = None
+
+
+class Doors:
+    """Keeps the engine's doors in step with networks and invites."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._open: dict[int, Door] = {}
+        self._by_key: dict[bytes, int] = {}
+
+    def get(self, door: int) -> Door | None:
+        """Return what the engine's *door* leads to."""
+        return self._open.get(door)
+
+    def refresh(self) -> None:
+        """Open and close doors so that they are those that should be there now."""
+        wanted: dict[bytes, Door] = {}
+        for network in self._node.networks:
+            wanted[network.door_key(network.peer_id)] = Door(network)
+        for network in self._node.networks:
+            if network.issuer is not None:
+                for invite in network.issuer.doors(unix_now()):
+                    wanted[invite.key] = Door(network, invite)
+        if len(wanted) > DOORS_MAX:
+            log.warning("too many doors", wanted=len(wanted), open=DOORS_MAX)
+            wanted = dict(list(wanted.items())[:DOORS_MAX])
+        for key in self._by_key.keys() - wanted.keys():
+            number = self._by_key.pop(key)
+            del self._open[number]
+            self._node.engine.remove_door(number)
+        for key, door in wanted.items():
+            if key not in self._by_key:
+                self._by_key[key] = self._node.engine.add_door(key)
+            self._open[self._by_key[key]] = door
+
+    async def run(self) -> None:
+        """Close the doors of invites that are long over."""
+        while True:
+            await trio.sleep(REFRESH_S)
+            self.refresh()

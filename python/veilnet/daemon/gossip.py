@@ -1,0 +1,328 @@
+"""Control messages between members: who is where, who is new, keys to be found again by.
+
+```
+session up      Features, ReturnKey, Endpoints, MembersKnown -> Members (what the other lacks)
+table changed   Members to every session of that network
+credential old  Renew -> RenewGrant | RenewRefuse
+```
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+import trio
+
+from veilnet import __version__
+from veilnet.daemon.clock import unix_now
+from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
+from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.members import batches
+from veilnet.networks.refusal import Refused
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol import messages
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+    from veilnet.networks.network import Network
+    from veilnet.protocol.messages import Envelope, MemberEntry
+    from veilnet.units import PeerId
+
+RENEW_LOOK_S: Final = 3_600.0
+RENEW_TIMEOUT_S: Final = 30.0
+ASK_S: Final = 5.0
+
+log = structlog.get_logger("veilnet.gossip")
+
+
+class Gossip:
+    """What this node tells its peers, and believes of what they tell."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._return_keys: dict[bytes, bytes] = {}
+        self._own: dict[tuple[bytes, bytes], Endpoint] = {}
+        """Where each peer last said that it sees us."""
+
+    # --- telling ---------------------------------------------------------------------------------
+
+    def greet(self, session: Session) -> None:
+        """Say what a new session's peer should know."""
+        session.link.send(messages.Features(release=__version__))
+        if session.mode is not vnh1.Mode.FULL:
+            return
+        network = self._node.networks.get(session.network_id)
+        if network is None:
+            return
+        session.link.send(messages.ReturnKey(key=self._return_key(network)))
+        session.link.send(messages.MembersKnown(known=network.members.known()))
+        self._node.spawn(self._tell_endpoints, session)
+
+    def observed(self, session: Session) -> None:
+        """Tell the peer where it is seen now, and remember it."""
+        self._node.spawn(self._tell_endpoints, session)
+        network = self._node.networks.get(session.network_id)
+        if network is not None:
+                if network.members.observe(session.peer_id, (session.endpoint,), unix_now()):
+                self._node.changed(network)
+                self.tell(network, (session.peer_id,), but=session)
+
+    async def _tell_endpoints(self, session: Session) -> None:
+        listening = await self._node.addresses.local_endpoints()
+        if not session.link.closed.is_set():
+            session.link.send(
+                messages.Endpoints(observed=session.endpoint, listening=tuple(listening[:8]))
+            )
+
+    def _return_key(self, network: Network) -> bytes:
+        key = self._return_keys.get(network.id)
+        if key is None:
+            key = self._return_keys[network.id] = secrets.token_bytes(32)
+            self._node.engine.set_return_keys(list(self._return_keys.values()))
+        return key
+
+    def tell(
+        self, network: Network, peer_ids: Iterable[PeerId], *, but: Session | None = None
+    ) -> None:
+        """Send the entries of *peer_ids* to every session of *network* but one."""
+        members = [network.members.get(peer_id) for peer_id in peer_ids]
+        for session in self._node.sessions.carriers():
+            if session is but or session.network_id != network.id:
+                continue
+            entries = [
+                member.entry()
+                for member in members
+                if member is not None and member.peer_id != session.peer_id
+            ]
+            for portion in batches(entries):
+                try:
+                    session.link.send(messages.Members(entries=portion))
+                except LocalProtocolError:
+                    break  # a slow or closed link: it catches up with MembersKnown
+
+    def own_observed(self) -> list[Endpoint]:
+        """Return where connected peers see this node, the most often named first."""
+        said = [
+            endpoint
+            for session in self._node.sessions.carriers()
+            if (endpoint := self._own.get(session.key)) is not None
+        ]
+        return [endpoint for endpoint, _ in Counter(said).most_common(4)]
+
+    def forget(self, session: Session) -> None:
+        """Forget what the peer of an ended session said of us."""
+        if self._node.sessions.carrier(*session.key) is None:
+            self._own.pop(session.key, None)
+
+    async def refresh(self) -> None:
+        """Ask every member we are connected with, or else the owners, what we lack."""
+        for network in self._node.networks:
+            peers = [s for s in self._node.sessions.carriers() if s.network_id == network.id]
+            if not peers:
+                for owner_id in network.genesis.owner_ids:
+                    owner = network.members.get(owner_id)
+                    if owner is not None and owner_id != self._node.identity.peer_id:
+                        peers.append(
+                            await self._node.channels.open(network, owner, timeout_s=ASK_S)
+                        )
+            for session in peers:
+                known = messages.MembersKnown(known=network.members.known())
+                answer = await session.link.ask(known, timeout_s=ASK_S)
+                if isinstance(answer, messages.Members) and answer.entries:
+                    await self._merge(session, network, answer.entries)
+
+    # --- hearing ---------------------------------------------------------------------------------
+
+    def handle(self, session: Session, envelope: Envelope) -> None:
+        """Act on one message that answers no question of ours.
+
+        Raises: RemoteProtocolError: the peer must not send it.
+        """
+        act = _ACTS.get(type(envelope.message))
+        if act is not None:
+            act(self, session, envelope)
+
+    def _features(self, session: Session, envelope: Envelope) -> None:
+        log.debug("features", peer=session.peer_id.hex()[:12], said=repr(envelope.message)[:200])
+
+    def _ping(self, session: Session, envelope: Envelope) -> None:
+        payload = envelope.message.payload  # type: ignore[union-attr]
+        session.link.send(messages.Pong(payload=payload), answers=envelope.id)
+
+    def _endpoints(self, session: Session, envelope: Envelope) -> None:
+        network = self._network(session)
+        said = envelope.message
+        if network is None or not isinstance(said, messages.Endpoints):
+            return
+        if said.observed is not None:
+            self._own[session.key] = Endpoint.of(*said.observed, blame=RemoteProtocolError)
+        # Where we see it comes first; what it says of itself may be behind a NAT.
+        seen = (session.endpoint, *said.listening)
+        if network.members.observe(session.peer_id, seen, unix_now()):
+            self._node.changed(network)
+            self.tell(network, (session.peer_id,), but=session)
+
+    def _return(self, session: Session, envelope: Envelope) -> None:
+        key = envelope.message.key  # type: ignore[union-attr]
+        self._node.engine.set_peer_return_key(session.sid, key)
+
+    def _close(self, session: Session, envelope: Envelope) -> None:
+        reason = envelope.message.reason  # type: ignore[union-attr]
+        self._node.end(session, reason=f"closed by the peer: {reason!r}")
+
+    def _known(self, session: Session, envelope: Envelope) -> None:
+        network, said = self._network(session), envelope.message
+        if network is None or not isinstance(said, messages.MembersKnown):
+            return
+        portions = list(batches(network.members.lacking(said.known)))
+        if not portions:
+            # An answer is owed even when nothing is lacking: somebody may wait for it.
+            session.link.send(messages.Members(), answers=envelope.id)
+        for number, portion in enumerate(portions, 1):
+            left = sum(map(len, portions[number:]))
+            session.link.send(messages.Members(entries=portion, more=left), answers=envelope.id)
+
+    def _members(self, session: Session, envelope: Envelope) -> None:
+        network, said = self._network(session), envelope.message
+        if network is not None and isinstance(said, messages.Members) and said.entries:
+            self._node.spawn(self._merge, session, network, said.entries)
+
+    async def _merge(
+        self, session: Session, network: Network, entries: tuple[MemberEntry, ...]
+    ) -> None:
+        signatures = self._node.backend.signatures(network.genesis.suite)
+        try:
+            members = await trio.to_thread.run_sync(
+                network.members.verify,
+                entries,
+                network.genesis,
+                signatures,
+                limiter=self._node.workers,
+            )
+        except VeilError as error:
+            log.warning("false gossip", peer=session.peer_id.hex()[:12], reason=error.message)
+            self._node.end(session, reason="false gossip")
+            return
+        merged = network.members.merge(members, unix_now())
+        for refusal in merged.refused:
+            log.warning("member refused", reason=refusal.message)
+        news = merged.changed - {self._node.identity.peer_id}
+        if news:
+            self._node.changed(network)
+            self.tell(network, news, but=session)
+
+    def _join(self, session: Session, envelope: Envelope) -> None:
+        self._node.joining.asked(session, envelope)
+
+    def _renew(self, session: Session, envelope: Envelope) -> None:
+        self._node.spawn(self._answer_renew, session, envelope)
+
+    async def _answer_renew(self, session: Session, envelope: Envelope) -> None:
+        network = self._node.networks.get(session.network_id)
+        member = None if network is None else network.members.get(session.peer_id)
+        if network is None or member is None or session.mode is not vnh1.Mode.FULL:
+            return
+        try:
+            issuer = network.require_issuer()
+            admission = await trio.to_thread.run_sync(
+                issuer.renew, member.credential, unix_now(), limiter=self._node.workers
+            )
+        except Refused as error:
+            refuse = messages.RenewRefuse(code=int(error.refusal), reason=error.message[:256])
+            session.link.send(refuse, answers=envelope.id)
+            return
+        network.welcome(admission, session.public_key, (session.endpoint,), unix_now())
+        self._node.changed(network)
+        self._node.route(session)
+        grant = messages.RenewGrant(credential=admission.encoding)
+        session.link.send(grant, answers=envelope.id)
+        self.tell(network, (session.peer_id,), but=session)
+
+    def _generation(self, session: Session, envelope: Envelope) -> None:
+        self._node.rekeying.message(session, envelope.message)  # type: ignore[arg-type]
+
+    def _network(self, session: Session) -> Network | None:
+        """Return the network whose members may gossip on *session*: none in join mode."""
+        if session.mode is not vnh1.Mode.FULL:
+            return None
+        return self._node.networks.get(session.network_id)
+
+    # --- timers ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Compare tables now and then, and renew what is due."""
+        last_look_s = -RENEW_LOOK_S
+        while True:
+            now = trio.current_time()
+            if now - last_look_s >= RENEW_LOOK_S:
+                last_look_s = now
+                await self._renew_due()
+            await trio.sleep(self._node.config.gossip_s)
+            for session in self._node.sessions.carriers():
+                network = self._network(session)
+                if network is not None:
+                    known = messages.MembersKnown(known=network.members.known())
+                    try:
+                        session.link.send(known)
+                    except LocalProtocolError:
+                        continue
+
+    async def _renew_due(self) -> None:
+        for network in self._node.networks:
+            if not network.renewal_due(unix_now()):
+                continue
+            try:
+                if network.issuer is not None:
+                    # Signs and writes for a millisecond, every tenth day.
+                    network.renew_own(unix_now())
+                else:
+                    await self._ask_renewal(network)
+            except VeilError as error:
+                log.warning("not renewed", network=network.name, reason=error.message)
+                continue
+            await trio.to_thread.run_sync(network.save, self._node.store, limiter=self._node.disk)
+            self.tell(network, (network.peer_id,))
+
+    async def _ask_renewal(self, network: Network) -> None:
+        error: VeilError = PeerRefused("no owner of the network is known here")
+        for owner_id in network.genesis.owner_ids:
+            owner = network.members.get(owner_id)
+            if owner is None:
+                continue
+            try:
+                session = await self._node.channels.open(network, owner, timeout_s=RENEW_TIMEOUT_S)
+                answer = await session.link.ask(
+                    messages.Renew(serial=network.own.credential.serial), timeout_s=RENEW_TIMEOUT_S
+                )
+            except VeilError as failed:
+                error = failed
+                continue
+            if isinstance(answer, messages.RenewGrant):
+                signatures = self._node.backend.signatures(network.genesis.suite)
+                network.adopt(answer.credential, self._node.identity, signatures, unix_now())
+                return
+            if isinstance(answer, messages.RenewRefuse):
+                error = Refused.heard(answer.code, answer.reason)
+        raise error
+
+
+_ACTS: Final[Mapping[type, Callable[..., Any]]] = {
+    messages.Features: Gossip._features,  # noqa: SLF001
+    messages.Ping: Gossip._ping,  # noqa: SLF001
+    messages.Endpoints: Gossip._endpoints,  # noqa: SLF001
+    messages.ReturnKey: Gossip._return,  # noqa: SLF001
+    messages.Close: Gossip._close,  # noqa: SLF001
+    messages.MembersKnown: Gossip._known,  # noqa: SLF001
+    messages.Members: Gossip._members,  # noqa: SLF001
+    messages.JoinRequest: Gossip._join,  # noqa: SLF001
+    messages.Renew: Gossip._renew,  # noqa: SLF001
+    messages.GenerationOffer: Gossip._generation,  # noqa: SLF001
+    messages.GenerationAnswer: Gossip._generation,  # noqa: SLF001
+    messages.GenerationConfirm: Gossip._generation,  # noqa: SLF001
+}

@@ -1,0 +1,187 @@
+"""Joining a network by an invite, and letting in whoever holds one of ours.
+
+```
+joiner                                              issuer
+VNH1 in join mode, door and secret of the invite
+JoinRequest(name, endpoints)        ------------->  admit (disk, signature), new member in the table
+network saved                       <-------------  JoinGrant | JoinRefuse
+VNH1 in full mode, Close of the join session
+```
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from veilnet._engine import KeySchedule
+from veilnet.daemon import doors as _doors
+from veilnet.daemon.clock import unix_now
+from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError
+from veilnet.networks import join
+from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.refusal import Refused
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol import messages
+from veilnet.protocol.messages import Close
+
+if TYPE_CHECKING:
+    from veilnet.daemon.handshakes import Ended
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+    from veilnet.networks.invite import Invite
+    from veilnet.networks.issuer import Admission
+    from veilnet.networks.network import Network
+    from veilnet.protocol.messages import Envelope
+
+SUITE: Final = 1
+"""Join handshakes run in S1 until an invite says otherwise."""
+
+log = structlog.get_logger("veilnet.joining")
+
+
+class Joining:
+    """Both sides of an invite."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    # --- the joiner ------------------------------------------------------------------------------
+
+    async def join(
+        self, invite: Invite, *, name: str, timeout_s: float
+    ) -> tuple[Network, Endpoint]:
+        """Join the network of *invite*; return it and where the inviter answered.
+
+        Units: *timeout_s* seconds.
+        Cancellation: nothing is kept.
+        Raises: PeerUnreachable; Refused: the issuer says no, and why.
+        """
+        deadline = trio.current_time() + timeout_s
+        try:
+            session = await self._call(invite, timeout_s)
+        except PeerUnreachable as error:
+            raise PeerUnreachable(
+                error.message,
+                hint="Is the inviter's node up and its UDP port open? The invite may also be too "
+                "old or not from there: ask for a new one.",
+            ) from error
+        try:
+            request = messages.JoinRequest(
+                name=name, endpoints=tuple((await self._node.addresses.local_endpoints())[:8])
+            )
+            left_s = max(deadline - trio.current_time(), 0.1)
+            answer = await session.link.ask(request, timeout_s=left_s)
+            if isinstance(answer, messages.JoinRefuse):
+                raise Refused.heard(answer.code, answer.reason)
+            if not isinstance(answer, messages.JoinGrant):
+                raise RemoteProtocolError("the inviter answered with something else")
+            network = await self._take(answer, invite)
+        finally:
+            self._node.spawn(self._node.retire, session, Close(reason="joined"))
+        return network, session.endpoint
+
+    async def _call(self, invite: Invite, timeout_s: float) -> Session:
+        machine = vnh1.Initiation(
+            terms=vnh1.Terms(
+                suite=SUITE,
+                mode=vnh1.Mode.JOIN,
+                network_id=invite.network_id,
+                secret=invite.join_secret,
+            ),
+            identity=vnh1.LocalIdentity(
+                peer_id=self._node.identity.peer_id, public_key=self._node.identity.public_key
+            ),
+            responder=invite.inviter,
+            door_key=invite.door_key,
+            endpoints=invite.endpoints,
+            schedules=KeySchedule,
+            rng=self._node.rng,
+            timeout_s=timeout_s,
+        )
+        started_s = trio.current_time()
+        made: list[Session] = []
+
+        def established(ended: Ended) -> None:
+            made.append(
+                self._node.establish(
+                    ended,
+                    None,
+                    mode=vnh1.Mode.JOIN,
+                    initiator=True,
+                    started_s=started_s,
+                    network_id=invite.network_id,
+                )
+            )
+
+        # The invite names the inviter; what it is a member of is judged with the grant.
+        primitives = self._node.primitives(SUITE)
+        await self._node.handshakes.run(machine, primitives, established)
+        return made[0]
+
+    async def _take(self, grant: messages.JoinGrant, invite: Invite) -> Network:
+        node = self._node
+
+        def believe() -> Network:
+            return join.accept(grant, invite, node.identity, node.backend, now=unix_now())
+
+        network = await trio.to_thread.run_sync(believe, limiter=node.workers)
+        node.networks.add(network)
+        try:
+            await trio.to_thread.run_sync(network.save, node.store, limiter=node.disk)
+        except BaseException:
+            node.networks.remove(network.id)
+            raise
+        await node.addresses.add(network)
+        node.doors.refresh()
+        node.changed(network)
+        log.info("joined", network=network.name, members=len(network.members))
+        return network
+
+    # --- the issuer ------------------------------------------------------------------------------
+
+    def asked(self, session: Session, envelope: Envelope) -> None:
+        """Answer a JoinRequest.
+
+        Raises: RemoteProtocolError: it comes outside a join session.
+        """
+        door = None if session.door is None else self._node.doors.get(session.door)
+        if session.mode is not vnh1.Mode.JOIN or session.initiator:
+            raise RemoteProtocolError("a JoinRequest outside a joining session")
+        if door is None or door.invite is None:
+            # The door has just gone: its day of saying no is over.
+            session.link.send(join.refuse(Refused.of(join.Refusal.EXPIRED)), answers=envelope.id)
+            return
+        self._node.spawn(self._admit, session, envelope, door)
+
+    async def _admit(self, session: Session, envelope: Envelope, door: _doors.Door) -> None:
+        request = envelope.message
+        if not isinstance(request, messages.JoinRequest) or door.invite is None:
+            raise LocalProtocolError("no JoinRequest to answer")
+        network, invite_id = door.network, door.invite.invite_id
+
+        def admit() -> Admission:
+            return network.require_issuer().admit(
+                invite_id=invite_id, peer_id=session.peer_id, name=request.name, now=unix_now()
+            )
+
+        try:
+            admission = await trio.to_thread.run_sync(admit, limiter=self._node.disk)
+        except Refused as error:
+            log.info("join refused", peer=session.peer_id.hex()[:12], reason=error.message)
+            session.link.send(join.refuse(error), answers=envelope.id)
+            return
+        grant = join.grant(
+            network,
+            admission,
+            public_key=session.public_key,
+            endpoints=(session.endpoint, *request.endpoints),
+            now=unix_now(),
+        )
+        session.link.send(grant, answers=envelope.id)
+        log.info("joined", peer=session.peer_id.hex()[:12], name=admission.credential.name)
+        self._node.changed(network)
+        self._node.doors.refresh()
+        self._node.gossip.tell(network, (session.peer_id,))

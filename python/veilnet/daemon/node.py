@@ -1,0 +1,441 @@
+"""The node: what it owns, how sessions begin and end, and what is kept on the disk.
+
+Invariant: everything here runs in trio's thread; what blocks (disk, signatures, netlink) goes to
+worker threads and comes back as a value, never as a change made from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import secrets
+from typing import TYPE_CHECKING, Any, Self
+
+import structlog
+import trio
+
+from veilnet import crypto
+from veilnet._engine import Engine, KeySchedule
+from veilnet.daemon import events
+from veilnet.daemon.addresses import Addresses
+from veilnet.daemon.channels import Channels
+from veilnet.daemon.clock import unix_now
+from veilnet.daemon.doors import Doors
+from veilnet.daemon.gossip import Gossip
+from veilnet.daemon.handshakes import Handshakes
+from veilnet.daemon.joining import Joining
+from veilnet.daemon.links import Link
+from veilnet.daemon.rekeying import Rekeying
+from veilnet.daemon.sessions import SUPERSEDED, Session, SessionTable
+from veilnet.errors import (
+    BrokenEngineError,
+    ClosedError,
+    LocalProtocolError,
+    PeerRefused,
+    RemoteProtocolError,
+    VeilError,
+)
+from veilnet.networks import credential as credentials
+from veilnet.networks.collection import Networks
+from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.member import Member
+from veilnet.networks.names import name_from_host, parse_name
+from veilnet.networks.network import Network
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.messages import Close
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from veilnet._engine import InitReceived, SessionStats
+    from veilnet.config import Config
+    from veilnet.daemon.handshakes import Ended
+    from veilnet.daemon.remembered import Remembered
+    from veilnet.networks.credential import Credential
+    from veilnet.store import Store
+
+SEEN_INITS = "seen-inits.bin"
+WORKERS = 2
+GOODBYE_S = 1.0
+SAVE_S = 1.0
+
+log = structlog.get_logger("veilnet.node")
+
+
+class Node:
+    """One running VeilNet.  `open`, `run` in a nursery, `close`."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        store: Store,
+        remembered: Remembered,
+        backend: crypto.Backend,
+        identity: crypto.Identity,
+        engine: Engine,
+        networks: Networks,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.remembered = remembered
+        self.backend = backend
+        self.identity = identity
+        self.engine = engine
+        self.networks = networks
+        self.rng: random.Random = random.SystemRandom()
+        self.workers = trio.CapacityLimiter(WORKERS)
+        self.disk = trio.CapacityLimiter(1)
+        self.stopping = trio.Event()
+        self.sessions = SessionTable(identity.peer_id)
+        self.handshakes = Handshakes(engine, self.workers)
+        self.doors = Doors(self)
+        self.addresses = Addresses(self)
+        self.channels = Channels(self)
+        self.gossip = Gossip(self)
+        self.joining = Joining(self)
+        self.rekeying = Rekeying(self)
+        self._nursery: trio.Nursery | None = None
+        self._dirty: set[bytes] = set()
+        self._inits_dirty = False
+
+    def __repr__(self) -> str:
+        return f"<Node {self.identity.peer_id.hex()[:12]} of {len(self.networks)} networks>"
+
+    @classmethod
+    async def open(
+        cls,
+        *,
+        config: Config,
+        store: Store,
+        remembered: Remembered,
+        backend: crypto.Backend,
+        identity: crypto.Identity,
+        found_network: bool,
+    ) -> Self:
+        """Open the engine, load the networks (or found the first) and bring the TUN device up.
+
+        Raises: PrivilegeError, ConfigError: what the operator must see to.
+        """
+        networks = await trio.to_thread.run_sync(Networks.load, store, identity, backend)
+        if not len(networks) and found_network:
+            name = parse_name(config.name) if config.name else own_name()
+            networks.add(
+                await trio.to_thread.run_sync(
+                    lambda: Network.found(
+                        store, identity, node_name=name, now=unix_now(), rng=secrets.token_bytes
+                    )
+                )
+            )
+        engine = open_engine(config, remembered)
+        try:
+            if remembered.listen_port != engine.port:
+                remembered.listen_port = engine.port
+            await trio.to_thread.run_sync(remembered.save, store)
+            if (seen := store.read(SEEN_INITS)) is not None:
+                engine.load_seen_inits(seen)
+            node = cls(
+                config=config,
+                store=store,
+                remembered=remembered,
+                backend=backend,
+                identity=identity,
+                engine=engine,
+                networks=networks,
+            )
+            await node.addresses.bring_up()
+            node.doors.refresh()
+        except BaseException:
+            engine.close()
+            raise
+        return node
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run until cancelled.
+
+        Raises: BrokenEngineError.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(events.pump, self)
+            for task in (self.channels.watch_idle, self.gossip.run, self._save_changes):
+                self.spawn(task)
+            self.spawn(self.doors.run)
+            self.spawn(self.channels.return_to_recent)
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def close(self) -> None:
+        """Save what is not yet saved, take the names away, close the engine."""
+        try:
+            await self._save()
+            await trio.to_thread.run_sync(self.remembered.save, self.store)
+            await self.addresses.take_down()
+        except VeilError as error:
+            log.warning("not saved", reason=error.message)
+        finally:
+            trio.lowlevel.notify_closing(self.engine.fileno())
+            await trio.to_thread.run_sync(self.engine.close)
+
+    def spawn(self, task: Callable[..., Awaitable[Any]], *args: Any) -> None:  # noqa: ANN401
+        """Run *task* beside everything else; its failure ends it alone, unless the engine broke."""
+        if self._nursery is None:
+            raise ClosedError("the node does not run")
+        self._nursery.start_soon(self._guard, task, args)
+
+    async def _guard(self, task: Callable[..., Awaitable[Any]], args: tuple[Any, ...]) -> None:
+        try:
+            await task(*args)
+        except BrokenEngineError:
+            raise
+        except VeilError as error:
+            log.info("ended", task=task.__qualname__, reason=error.message)
+        except Exception:
+            log.exception("failed by a bug", task=task.__qualname__)
+
+    # --- handshakes ------------------------------------------------------------------------------
+
+    def primitives(self, suite: int, network: Network | None = None) -> vnh1.Primitives:
+        """Return what handshake work of *suite* needs; the peer must be a member of *network*.
+
+        Without a network its credential is only read: a joiner has no genesis yet to judge it by.
+        """
+        signatures = self.backend.signatures(suite)
+
+        def check(data: bytes) -> Credential:
+            if network is None:
+                return credentials.decode(data)
+            return credentials.verify(data, network.genesis, signatures)
+
+        return vnh1.Primitives(
+            kem=self.backend.kem(suite),
+            signatures=signatures,
+            signer=self.identity,
+            check_credential=check,
+        )
+
+    def answer(self, init: InitReceived) -> None:
+        """Begin to answer a stranger's INIT."""
+        door = self.doors.get(init.door)
+        if door is None:
+            return
+        self._inits_dirty = True
+        network, invite = door.network, door.invite
+        mode = vnh1.Mode.FULL if invite is None else vnh1.Mode.JOIN
+        machine = vnh1.Acceptance(
+            init=init,
+            terms=vnh1.Terms(
+                suite=network.genesis.suite,
+                mode=mode,
+                network_id=network.id,
+                secret=network.k_net if invite is None else invite.join_secret,
+            ),
+            identity=self.local_identity(network),
+            schedules=KeySchedule,
+        )
+        started_s = trio.current_time()
+
+        def established(ended: Ended) -> None:
+            self.establish(
+                ended, network, mode=mode, initiator=False, started_s=started_s, door=init.door
+            )
+
+        primitives = self.primitives(network.genesis.suite, network)
+        self.spawn(self.handshakes.accept, machine, primitives, established)
+
+    def local_identity(self, network: Network) -> vnh1.LocalIdentity:
+        """Return who we are in *network*."""
+        return vnh1.LocalIdentity(
+            peer_id=self.identity.peer_id,
+            public_key=self.identity.public_key,
+            credential=network.own.encoding,
+        )
+
+    def establish(
+        self,
+        ended: Ended,
+        network: Network | None,
+        *,
+        mode: vnh1.Mode,
+        initiator: bool,
+        started_s: float,
+        network_id: bytes | None = None,
+        door: int | None = None,
+    ) -> Session:
+        """Take a handshake's session in; a joiner has no *network* yet, only its id.
+
+        Raises: PeerRefused: the peer's membership has run out, or its address is another's.
+        """
+        peer = ended.peer
+        endpoint = Endpoint(*ended.endpoint)
+        if network is not None and mode is vnh1.Mode.FULL:
+            self._take_member(network, peer, endpoint)
+        session = Session(
+            sid=ended.sid,
+            network_id=network_id or network.id,  # type: ignore[arg-type, union-attr]
+            peer_id=peer.peer_id,
+            public_key=peer.public_key,
+            mode=mode,
+            suite=1 if network is None else network.genesis.suite,
+            initiator=initiator,
+            schedule=ended.schedule,
+            link=Link(self.engine, ended.sid),
+            endpoint=endpoint,
+            started_s=started_s,
+            established_s=trio.current_time(),
+            door=door,
+        )
+        losers = self.sessions.add(session)
+        self.route(session)
+        self.spawn(session.link.run, lambda: self.end(session, reason="control is silent"))
+        log.info(
+            "session up",
+            peer=peer.peer_id.hex()[:12],
+            mode=mode.name,
+            initiator=initiator,
+            ms=round(session.handshake_ms, 1),
+        )
+        for loser in losers:
+            self.spawn(self.retire, loser, Close(code=SUPERSEDED, reason="another session"))
+        if mode is vnh1.Mode.FULL:
+            self.rekeying.begin(session)
+            self.channels.established(session)
+        self.gossip.greet(session)
+        for early in self.handshakes.take_early(session.sid):
+            self.control(session, early.data)
+        return session
+
+    def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
+        now = unix_now()
+        if peer.membership is None:
+            raise PeerRefused("the peer showed no membership")
+        member = Member(peer.public_key, peer.membership, peer.credential)
+        # An expired member may still come to the issuer, for renewal only (gossip gives no more).
+        if not network.is_valid(member.credential, now) and network.issuer is None:
+            raise PeerRefused(
+                f"the membership of {member.name} has expired",
+                hint="It renews itself when it meets the founder of the network.",
+            )
+        network.members.check_addresses(member.credential, now)
+        if member.peer_id in network.members:
+            changed = bool(network.members.merge((member,), now).changed)
+            changed |= network.members.observe(member.peer_id, (endpoint,), now)
+        else:
+            changed = bool(network.members.merge((member.seen_at((endpoint,), now),), now).changed)
+        if changed:
+            self.changed(network)
+
+    # --- sessions --------------------------------------------------------------------------------
+
+    def route(self, session: Session) -> None:
+        """Let the session that carries a peer's packets have the peer's addresses."""
+        network = self.networks.get(session.network_id)
+        carrier = self.sessions.carrier(*session.key)
+        if network is None or carrier is None:
+            return
+        member = network.members.get(session.peer_id)
+        if member is None or not network.is_valid(member.credential, unix_now()):
+            return
+        self.engine.assign(
+            carrier.sid,
+            [f"{item}/{item.max_prefixlen}" for item in self.addresses.usable(network, member)],
+        )
+
+    def control(self, session: Session, data: bytes) -> None:
+        """Take one control datagram of *session*; a peer that breaks the rules loses it."""
+        try:
+            for envelope in session.link.receive(data, trio.current_time()):
+                self.gossip.handle(session, envelope)
+        except RemoteProtocolError as error:
+            log.warning("peer misbehaved", peer=session.peer_id.hex()[:12], reason=error.message)
+            self.end(session, reason=error.message)
+
+    def end(self, session: Session, *, reason: str) -> None:
+        """Close *session* at once, without a word to the peer."""
+        if self.sessions.get(session.sid) is None:
+            return
+        self.sessions.remove(session)
+        session.link.close()
+        self.engine.close_session(session.sid)
+        log.info("session down", peer=session.peer_id.hex()[:12], reason=reason)
+        self.route(session)
+        self.channels.ended(session)
+        self.gossip.forget(session)
+
+    async def retire(self, session: Session, close: Close) -> None:
+        """Tell the peer that *session* closes, and close it once it knows, or after a second."""
+        with contextlib.suppress(LocalProtocolError):
+            session.link.send(close)
+            await session.link.flush(timeout_s=GOODBYE_S)
+        self.end(session, reason=close.reason or "closed here")
+
+    async def say_goodbye(self) -> None:
+        """Close every session, so that no peer sends into the void."""
+        self.remember_recent()
+        async with trio.open_nursery() as nursery:
+            for session in self.sessions:
+                nursery.start_soon(self.retire, session, Close(reason="the node stops"))
+
+    def statistics(self) -> dict[int, SessionStats]:
+        """Return the engine's counters of every session."""
+        return {item.sid: item for item in self.engine.sessions()}
+
+    # --- disk ------------------------------------------------------------------------------------
+
+    def changed(self, network: Network) -> None:
+        """Note that *network*'s member table changed: it is saved soon, and names follow."""
+        self._dirty.add(network.id)
+        self.addresses.names_changed()
+
+    def remember_recent(self) -> None:
+        """Note which peers to call after a restart."""
+        self.remembered.recent = [
+            (session.network_id.hex(), session.peer_id.hex())
+            for session in self.sessions.carriers()
+        ]
+
+    async def _save_changes(self) -> None:
+        while True:
+            await trio.sleep(SAVE_S)
+            before = list(self.remembered.recent)
+            self.remember_recent()
+            try:
+                if before != self.remembered.recent:
+                    await trio.to_thread.run_sync(
+                        self.remembered.save, self.store, limiter=self.disk
+                    )
+                await self._save()
+            except VeilError as error:
+                # The old files are still there, and the next round tries again.
+                log.warning("not saved", reason=error.message)
+
+    async def _save(self) -> None:
+        for network_id in list(self._dirty):
+            network = self.networks.get(network_id)  # type: ignore[arg-type]
+            if network is not None:
+                # A copy is encoded here: the table may change while the disk works.
+                await trio.to_thread.run_sync(network.save_members, self.store, limiter=self.disk)
+            self._dirty.discard(network_id)
+        if self._inits_dirty:
+            self._inits_dirty = False
+            seen = self.engine.seen_inits()
+            await trio.to_thread.run_sync(self.store.write, SEEN_INITS, seen, limiter=self.disk)
+
+
+def own_name() -> str:
+    """Return the name that this host would have in a network."""
+    import socket
+
+    return name_from_host(socket.gethostname())
+
+
+def open_engine(config: Config, remembered: Remembered) -> Engine:
+    """Open the engine with the configured port, else the port of the last time, else a random one.
+
+    Raises: PrivilegeError, ConfigError.
+    """
+    from veilnet.daemon.tun import free_name
+
+    tun_name = free_name(config.tun_name) if config.tun else None
+    port = config.listen_port or remembered.listen_port
+    return Engine.open(listen_port=port, tun_name=tun_name, mtu_bytes=config.mtu_bytes)

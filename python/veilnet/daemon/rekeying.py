@@ -1,0 +1,92 @@
+"""Runs every session's generation machine: its timers, its work, its messages.
+
+Work goes to a thread and comes back as an event, as in `handshakes`; the rest is done at once.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from veilnet.errors import VeilError
+from veilnet.protocol import rekey, work
+
+if TYPE_CHECKING:
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+
+TRAFFIC_S: Final = 15.0
+"""How often a session's counters are read; a generation may begin so much later than due."""
+
+log = structlog.get_logger("veilnet.rekeying")
+
+
+class Rekeying:
+    """The generations of all sessions."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def begin(self, session: Session) -> None:
+        """Give a new session its machine."""
+        session.rekey = rekey.Rekey(
+            initiator=session.initiator,
+            schedule=session.schedule,
+            rng=self._node.rng,
+            started_s=trio.current_time(),
+        )
+        self._node.spawn(self._run, session)
+
+    def message(self, session: Session, message: rekey.Message) -> None:
+        """Take a generation message of the peer."""
+        if session.rekey is not None:
+            self._act(session, session.rekey.handle(message, trio.current_time()))
+
+    def stale(self, session: Session) -> None:
+        """Begin a generation now: the engine says that keys are near their limit."""
+        if session.rekey is not None:
+            self._act(session, session.rekey.stale(trio.current_time()))
+
+    async def _run(self, session: Session) -> None:
+        """Read the traffic and run what is due until the session ends."""
+        machine = session.rekey
+        while not session.link.closed.is_set():
+            deadline = machine.deadline()
+            wake = min(math.inf if deadline is None else deadline, trio.current_time() + TRAFFIC_S)
+            with trio.move_on_at(wake):
+                await session.link.closed.wait()
+                return
+            now = trio.current_time()
+            stats = self._node.statistics().get(session.sid)
+            packets = 0 if stats is None else stats.tx_packets + stats.rx_packets
+            self._act(session, machine.traffic(packets, now))
+
+    def _act(self, session: Session, actions: list[rekey.Action]) -> None:
+        for action in actions:
+            match action:
+                case rekey.SendMessage(message):
+                    session.link.send(message)
+                case rekey.Install(schedule, send):
+                    self._node.engine.install_generation(session.sid, schedule, send=send)
+                case rekey.FullHandshake():
+                    self._node.channels.renew(session)
+                case rekey.CloseSession(error):
+                    log.warning("keys", peer=session.peer_id.hex()[:12], reason=error.message)
+                    self._node.end(session, reason=error.message)
+                case _:
+                    self._node.spawn(self._work, session, action)
+
+    async def _work(self, session: Session, action: work.Work) -> None:
+        primitives = self._node.primitives(session.suite)
+        result = await trio.to_thread.run_sync(
+            work.perform, action, primitives, limiter=self._node.workers, abandon_on_cancel=True
+        )
+        if session.link.closed.is_set():
+            return
+        try:
+            self._act(session, session.rekey.handle(result, trio.current_time()))
+        except VeilError as error:
+            log.warning("rekey failed", peer=session.peer_id.hex()[:12], reason=error.message)

@@ -1,0 +1,74 @@
+"""What a node remembers of itself beside its identity and its networks."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import TYPE_CHECKING, Final
+
+import attrs
+
+from veilnet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from veilnet.store import Store
+
+FILE_NAME: Final = "node.json"
+RECENT_MAX: Final = 64
+
+
+def _pairs(value: object) -> list[tuple[str, str]]:
+    if not isinstance(value, list):
+        raise TypeError("recent is no list")
+    return [(str(network), str(peer)) for network, peer in value][:RECENT_MAX]
+
+
+def _uid(value: object) -> int | None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+        raise TypeError(f"{value!r} is no user id")
+    return value
+
+
+@attrs.define
+class Remembered:
+    """The file ``node.json``."""
+
+    listen_port: int = attrs.field(default=0, converter=int)
+    operator_uid: int | None = attrs.field(default=None, converter=_uid)
+    operator_gid: int | None = attrs.field(default=None, converter=_uid)
+    recent: list[tuple[str, str]] = attrs.field(factory=list, converter=_pairs)
+    """(network id, peer id) in hex of the sessions that were up: called after a restart."""
+
+    @classmethod
+    def load(cls, store: Store) -> Remembered:
+        """Read it from the state folder.
+
+        Raises: ConfigError: it is there, and is not what `save` wrote.
+        """
+        data = store.read(FILE_NAME, max_bytes=1 << 20)
+        if data is None:
+            return cls()
+        try:
+            return cls(**json.loads(data))
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"{store.path / FILE_NAME} is damaged: {error}",
+                hint="Remove it: only the port and the operator are in it, not the identity.",
+            ) from error
+
+    def save(self, store: Store) -> None:
+        """Write it; the old one stays if that fails."""
+        store.write(FILE_NAME, json.dumps(attrs.asdict(self)).encode())
+
+    def note_operator(self, environ: Mapping[str, str]) -> None:
+        """Record who stands behind sudo at the first start; a later start changes nothing."""
+        if self.operator_uid is not None or os.geteuid() != 0:
+            return
+        with contextlib.suppress(KeyError, ValueError):
+            self.operator_uid, self.operator_gid = (
+                int(environ["SUDO_UID"]),
+                int(environ["SUDO_GID"]),
+            )

@@ -1,0 +1,128 @@
+"""The sessions this node has, and which of several with one peer carries the packets.
+
+Both ends may open a session at once, and a restarted peer opens a new one beside the old one that
+only we still know.  So that both ends agree, the peer with the smaller id is the arbiter:
+
+```
+arbiter      a session that I began while another was under way wins; else the newest wins;
+             the others are closed with a Close message that says so
+other side   the newest carries until the arbiter closes it, then the newest that is left
+```
+Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from veilnet.protocol.handshake import Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from veilnet._engine import KeySchedule
+    from veilnet.daemon.links import Link
+    from veilnet.networks.endpoint import Endpoint
+    from veilnet.units import NetworkId, PeerId
+
+SUPERSEDED = 1
+"""Code of the Close message for a session that another one replaces."""
+
+
+@attrs.define(eq=False, kw_only=True)
+class Session:
+    """One VNH1 session, from its confirmation to its end."""
+
+    sid: int
+    network_id: NetworkId
+    peer_id: PeerId
+    public_key: bytes = attrs.field(repr=False)
+    mode: Mode
+    suite: int
+    initiator: bool
+    schedule: KeySchedule = attrs.field(repr=False)
+    link: Link
+    endpoint: Endpoint
+    started_s: float
+    """When its handshake began."""
+    established_s: float
+    door: int | None = None
+    """The door it came through, at the responder."""
+    rekey: Any = attrs.field(default=None, repr=False)
+    rtt_s: float | None = None
+    recovering: bool = False
+    """Whether a new handshake is under way because the peer went silent."""
+
+    @property
+    def key(self) -> tuple[NetworkId, PeerId]:
+        """Whose session it is."""
+        return self.network_id, self.peer_id
+
+    @property
+    def handshake_ms(self) -> float:
+        """How long its handshake took, as seen from here."""
+        return (self.established_s - self.started_s) * 1000
+
+    def overlapped(self, other: Session) -> bool:
+        """Whether the two handshakes were under way at the same time."""
+        return self.started_s <= other.established_s and other.started_s <= self.established_s
+
+
+class SessionTable:
+    """Sessions by id, and the carrier of each (network, peer)."""
+
+    def __init__(self, own_id: PeerId) -> None:
+        self._own_id = own_id
+        self._by_sid: dict[int, Session] = {}
+        self._by_peer: dict[tuple[NetworkId, PeerId], list[Session]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_sid)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_sid.values()))
+
+    def get(self, sid: int) -> Session | None:
+        """Return the session with that id."""
+        return self._by_sid.get(sid)
+
+    def carrier(self, network_id: NetworkId, peer_id: PeerId) -> Session | None:
+        """Return the session that carries the packets to a peer."""
+        sessions = self._by_peer.get((network_id, peer_id))
+        return sessions[-1] if sessions else None
+
+    def carriers(self) -> list[Session]:
+        """Return the carrier of every peer."""
+        return [sessions[-1] for sessions in self._by_peer.values()]
+
+    def add(self, session: Session) -> list[Session]:
+        """Take *session* in; return those that this node, as arbiter, has to close.
+
+        Ask `carrier` afterwards which one carries.  A joiner's session never does.
+        """
+        if session.mode is Mode.JOIN:
+            self._by_sid[session.sid] = session
+            return []
+        others = self._by_peer.setdefault(session.key, [])
+        self._by_sid[session.sid] = session
+        losers: list[Session] = []
+        if self._own_id < session.peer_id:
+            rival = next((o for o in others if o.initiator and o.overlapped(session)), None)
+            if rival is not None and not session.initiator:
+                others.insert(0, session)
+                return [session]
+            losers = list(others)
+        others.append(session)
+        return losers
+
+    def remove(self, session: Session) -> None:
+        """Forget *session*; the newest one left carries."""
+        if self._by_sid.pop(session.sid, None) is None:
+            return
+        others = self._by_peer.get(session.key, [])
+        if session in others:
+            others.remove(session)
+        if not others and session.key in self._by_peer:
+            del self._by_peer[session.key]

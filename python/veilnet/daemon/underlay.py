@@ -1,0 +1,81 @@
+"""Where this host can be reached: its own addresses, and which of them a stranger can see.
+
+Blocks (netlink, DNS): call with `trio.to_thread.run_sync`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Final
+
+from pyroute2 import IPRoute
+
+from veilnet.config import parse_endpoint
+from veilnet.errors import ConfigError
+from veilnet.networks.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Network, IPv6Network
+
+_SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+_TEMPORARY, _UNUSABLE = 0x01, 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
+
+
+def local_endpoints(
+    port: int, *, overlay: Iterable[IPv4Network | IPv6Network], tun: str | None
+) -> list[Endpoint]:
+    """Return the addresses of this host with *port*: public ones first, loopback if all else fails.
+
+    An overlay's addresses, ours or another VeilNet's, are never an underlay.
+    """
+    prefixes = list(overlay)
+    found: list[Endpoint] = []
+    loopback: list[Endpoint] = []
+    with IPRoute() as route:
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
+        for message in route.get_addr():
+            flags = message.get_attr("IFA_FLAGS") or message["flags"]
+            text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+            if text is None or flags & (_TEMPORARY | _UNUSABLE) or names[message["index"]] == tun:
+                continue
+            address = ipaddress.ip_address(text)
+            if address.is_link_local or any(address in prefix for prefix in prefixes):
+                continue
+            (loopback if address.is_loopback else found).append(Endpoint.of(text, port))
+    found.sort(key=_rank)
+    return found or loopback
+
+
+def _rank(endpoint: Endpoint) -> tuple[bool, bool]:
+    # IPv4 before IPv6 within each: it is more often what a firewall lets pass.
+    return (not is_reachable(endpoint), ":" in endpoint.host)
+
+
+def is_reachable(endpoint: Endpoint) -> bool:
+    """Whether a stranger somewhere in the Internet can send to the address at all."""
+    address = ipaddress.ip_address(endpoint.host)
+    return address.is_global and address not in _SHARED
+
+
+def resolve(texts: Iterable[str]) -> list[Endpoint]:
+    """Return the literal endpoints of the operator's HOST:PORT words.
+
+    Raises: ConfigError: a name that does not resolve.
+    """
+    found: list[Endpoint] = []
+    for text in texts:
+        host, port = parse_endpoint(text)
+        try:
+            answers = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+        except OSError as error:
+            raise ConfigError(
+                f"the endpoint {text} does not resolve: {error.strerror or error}",
+                hint="Give an address, or check the name.",
+            ) from error
+        for answer in answers:
+            endpoint = Endpoint.of(str(answer[4][0]), port, blame=ConfigError)
+            if endpoint not in found:
+                found.append(endpoint)
+    return found
