@@ -440,3 +440,79 @@ fn stray_flags() {
         Outcome::Joined
     );
 }
+
+/// A closed run takes nothing, even if its Complete was not followed up at once.
+#[test]
+fn a_closed_run_stays_closed() {
+    let mut buf = vec![0; glue::BUFFER];
+    let mut run = Run::new();
+    let mut four = stream(false, true, 4, 512);
+    four[1].0.flags = LAST;
+    let expected = [Outcome::Joined, Outcome::Complete, Outcome::Flush];
+    for ((header, bytes), expected) in four.iter().zip(expected) {
+        run.save(&buf);
+        let at = run.place();
+        buf[at..at + bytes.len()].copy_from_slice(bytes);
+        assert_eq!(run.offer(&mut buf, bytes.len(), header), expected);
+    }
+    assert_eq!(
+        run.finish(&mut buf).map(|finished| finished.segments),
+        Some(2)
+    );
+    assert_eq!(run.advance(&mut buf), Outcome::Joined);
+    let finished = run.finish(&mut buf).unwrap();
+    assert_eq!(
+        kernel(&finished.vnet, &buf[finished.packet()]),
+        [per_packet(Kind::Data, &four[2].1).unwrap()]
+    );
+}
+
+/// PSH and FIN end a run without LAST too, at the first packet and later: they are where they were.
+#[test]
+fn push_and_fin_end_a_run() {
+    for flag in [PSH, FIN, PSH | FIN] {
+        for at in 0..3 {
+            let mut four = stream(false, true, 4, 512);
+            four[at].1[33] |= flag;
+            let delivered = deliver(&four, |_| false);
+            assert_eq!(delivered.outcomes[at], Outcome::Complete);
+            let line: Vec<_> = four
+                .iter()
+                .filter_map(|(h, bytes)| per_packet(h.kind, bytes))
+                .collect();
+            assert_eq!(delivered.expanded(), line);
+        }
+    }
+}
+
+/// Fragments, options and a lying UDP length are no data: they are dropped, as the first packet too.
+#[test]
+fn data_is_plain() {
+    let first = |change: fn(&mut Vec<u8>)| {
+        let (header, mut bytes) = stream(false, false, 1, 512).remove(0);
+        change(&mut bytes);
+        deliver(&[(header, bytes)], |_| false).outcomes[0]
+    };
+    assert_eq!(first(|_| {}), Outcome::Complete);
+    assert_eq!(
+        first(|bytes| bytes[6] |= 0x20),
+        Outcome::Malformed,
+        "more fragments"
+    );
+    assert_eq!(
+        first(|bytes| bytes[7] |= 1),
+        Outcome::Malformed,
+        "fragment offset"
+    );
+    assert_eq!(
+        first(|bytes| bytes[0] = 0x46),
+        Outcome::Malformed,
+        "options"
+    );
+    assert_eq!(
+        first(|bytes| bytes[25] ^= 1),
+        Outcome::Malformed,
+        "UDP length"
+    );
+    assert_eq!(first(|bytes| bytes[9] = 1), Outcome::Malformed, "ICMP");
+}

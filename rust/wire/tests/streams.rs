@@ -227,6 +227,23 @@ fn csum_place_is_checked() {
             "{wrong:?}"
         );
     }
+    for (at, bit) in [(6, 0x20u8), (7, 1), (25, 1)] {
+        // More fragments, a fragment offset, a UDP length that lies: the peer would refuse it.
+        let mut odd = buf.clone();
+        odd[at] ^= bit;
+        assert_eq!(
+            Super::parse(&vnet, &odd).err(),
+            Some(Error::ChecksumFirst),
+            "byte {at}"
+        );
+        let many = Vnet {
+            gso_type: 5,
+            gso_size: 50,
+            ..vnet
+        };
+        let expected = if at == 25 { None } else { Some(Error::Offload) };
+        assert_eq!(Super::parse(&many, &odd).err(), expected, "byte {at}");
+    }
     let mut outside = Vnet {
         csum_start: 0xFFFF,
         ..vnet
