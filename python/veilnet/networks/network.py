@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
-from veilnet.errors import ConfigError, PeerIncompatible, RemoteProtocolError
+from veilnet.errors import ConfigError, PeerIncompatible, PeerRefused, RemoteProtocolError
 from veilnet.networks import credential as credentials
 from veilnet.networks import keys
 from veilnet.networks.credential import MAX_CREDENTIAL_BYTES
@@ -27,6 +27,7 @@ from veilnet.networks.names import MAX_NAME_CHARACTERS, is_name, parse_name
 from veilnet.networks.records import Record
 from veilnet.networks.refusal import Refusal, Refused
 from veilnet.protocol import cbor
+from veilnet.protocol.messages import MemberEntry
 from veilnet.units import NetworkId
 
 if TYPE_CHECKING:
@@ -230,6 +231,31 @@ class Network:
     def is_valid(self, credential: Credential, now: int) -> bool:
         """Tell whether a verified credential holds now."""
         return credential.valid_at(max(self.time(now), credential.not_before))
+
+    def recognise(self, public_key: bytes, encoding: bytes, signatures: Verifier) -> Member:
+        """Return the member that a peer's key and credential make it; time is not judged.
+
+        May run in another thread; verifies a signature unless the table has that credential.
+        Raises: RemoteProtocolError: the credential does not hold, or is not for that key.
+        """
+        entry = MemberEntry(public_key=public_key, credential=encoding)
+        return self.members.verify((entry,), self.genesis, signatures)[0]
+
+    def judge(self, member: Member, now: int) -> bool:
+        """Tell whether a recognised peer has a member's rights now; False: renewal alone.
+
+        Raises: PeerRefused: its membership has lapsed and we cannot renew it, or its address is
+        another member's.
+        """
+        self.members.check_addresses(member.credential, now)
+        if self.is_valid(member.credential, now):
+            return True
+        if self.issuer is None:
+            raise PeerRefused(
+                f"the membership of {member.name} in {self.name} has lapsed",
+                hint="It renews itself as soon as that node reaches the network's founder.",
+            )
+        return False
 
     def renewal_due(self, now: int) -> bool:
         """Tell whether this node should ask for its next credential (the founder: `renew_own`)."""

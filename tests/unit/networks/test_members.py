@@ -1,0 +1,256 @@
+from ipaddress import IPv6Address
+
+import pytest
+from attrs import evolve
+
+from tests.unit.networks.world import DAY, HERE, NOW, Office, backend, identity
+from veilnet.errors import ConfigError, PeerRefused, RemoteProtocolError, UnknownPeer, UsageError
+from veilnet.networks import credential
+from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.member import Member
+from veilnet.networks.members import FUTURE_S, REFRESH_S, MemberTable, batches
+
+SIGNATURES = backend().signatures(1)
+THERE = Endpoint("198.51.100.9", 9)
+
+
+@pytest.fixture
+def office():
+    """Return an issuer."""
+    return Office.open()
+
+
+@pytest.fixture
+def people(office):
+    """Return five members: alpha, beta, gamma, delta, echo."""
+    invite = office.invite(uses=9)
+    names = ["alpha", "beta", "gamma", "delta", "echo"]
+    return [office.member(invite, number, name=name) for number, name in enumerate(names, 1)]
+
+
+def held(table, peer_id):
+    """Return the member that must be in the table."""
+    member = table.get(peer_id)
+    assert member is not None
+    return member
+
+
+def forged(member, **change):
+    """Return the member with a credential that the issuer should not have signed."""
+    changed = evolve(member.credential, **change)
+    return Member(member.public_key, changed, credential.sign(changed, identity(0)))
+
+
+def test_gossip_becomes_members(office, people):
+    """What one table tells, another verifies and then holds, endpoints and times included."""
+    seen = people[0].seen_at([HERE], NOW)
+    table = MemberTable()
+    entries = (seen.entry(), people[1].entry())
+    merged = table.merge(table.verify(entries, office.genesis, SIGNATURES), NOW)
+    assert merged.changed == {people[0].peer_id, people[1].peer_id}
+    assert table.get(people[0].peer_id) == seen
+    again = table.merge(table.verify(entries, office.genesis, SIGNATURES), NOW)
+    assert not again.changed
+
+
+def test_a_known_credential_is_not_verified_again(office, people):
+    """Repeated gossip costs no signature check, but another key or bytes does."""
+    table = MemberTable(people)
+
+    class Never:
+        def verify(self, *args):
+            raise AssertionError("verified")
+
+    entry = people[0].entry()
+    assert table.verify((entry,), office.genesis, Never())[0].peer_id == people[0].peer_id
+    with pytest.raises(AssertionError):
+        table.verify((evolve(entry, public_key=bytes(1952)),), office.genesis, Never())
+
+
+@pytest.mark.parametrize("part", ["key", "credential", "signature", "other key"])
+def test_false_gossip_is_refused(office, people, part):
+    """A key that is not the peer id's, or a credential that nobody signed, is the teller's
+    fault.
+    """
+    entry = people[0].entry()
+    match part:
+        case "key":
+            entry = evolve(entry, public_key=bytes(1952))
+        case "other key":
+            entry = evolve(entry, public_key=people[1].public_key)
+        case "credential":
+            entry = evolve(entry, credential=b"\x80")
+        case "signature":
+            entry = evolve(entry, credential=entry.credential[:-1] + b"?")
+    for table in (MemberTable(), MemberTable(people)):
+        with pytest.raises(RemoteProtocolError):
+            table.verify((entry,), office.genesis, SIGNATURES)
+
+
+def test_useless_endpoints_are_left_out(office, people):
+    """Link-local, group and doubled addresses are dropped, the rest kept in order, at most 8."""
+    many = [(f"192.0.2.{number}", 5) for number in range(1, 12)]
+    entry = evolve(
+        people[0].entry(),
+        endpoints=(("fe80::1", 5), ("224.0.0.1", 5), many[0], *many),
+        observed_s=NOW,
+    )
+    member = MemberTable().verify((entry,), office.genesis, SIGNATURES)[0]
+    assert list(member.endpoints) == many[:8]
+
+
+def test_the_newest_of_each_part_wins(office, people):
+    """Credential by serial, endpoints by time, each for itself."""
+    old = people[0]
+    renewed = office.issuer.renew(old.credential, NOW + 11 * DAY)
+    new = Member(old.public_key, renewed.credential, renewed.encoding)
+    table = MemberTable([new])
+    table.merge([old.seen_at([HERE], NOW)], NOW)
+    table.merge([old.seen_at([THERE], NOW - 5)], NOW)
+    kept = held(table, old.peer_id)
+    assert kept.encoding == new.encoding
+    assert kept.endpoints == (HERE,)
+
+
+def test_an_observation_from_the_future_is_not_taken(people):
+    """A time beyond ten minutes ahead would win for ever; the credential is still taken."""
+    table = MemberTable()
+    table.merge([people[0].seen_at([HERE], NOW + FUTURE_S + 1)], NOW)
+    table.merge([people[1].seen_at([HERE], NOW + FUTURE_S)], NOW)
+    assert held(table, people[0].peer_id).endpoints == ()
+    assert held(table, people[1].peer_id).endpoints == (HERE,)
+
+
+def test_observing(people):
+    """What we see stands first; the same again is news only once an hour."""
+    table = MemberTable(people)
+    peer_id = people[0].peer_id
+    assert table.observe(peer_id, [HERE], NOW)
+    assert not table.observe(peer_id, [HERE], NOW + REFRESH_S - 1)
+    assert table.observe(peer_id, [THERE], NOW + 5)
+    assert held(table, peer_id).endpoints == (THERE, HERE)
+    assert table.observe(peer_id, [THERE], NOW + 5 + REFRESH_S)
+    assert not table.observe(identity(99).peer_id, [HERE], NOW)
+
+
+def test_only_what_the_other_lacks_is_told(people):
+    """The answer to `known` holds members that are unknown or older there, and no others."""
+    ours = MemberTable(people[:4])
+    theirs = MemberTable(people[:3])
+    ours.observe(people[1].peer_id, [HERE], NOW)
+    told = ours.lacking(theirs.known())
+    assert {entry.credential for entry in told} == {people[1].encoding, people[3].encoding}
+    assert ours.lacking(ours.known()) == ()
+    assert [len(batch) for batch in batches([people[0].entry()] * 17)] == [8, 8, 1]
+    assert len(ours.known(limit=2)) == 2
+
+
+def test_finding(people):
+    """Name, petname, peer id, unique prefix and both addresses mean the member."""
+    table = MemberTable(people)
+    alpha = people[0]
+    table.set_petname("Mine", alpha.peer_id)
+    targets = ["alpha", " ALPHA ", "mine", alpha.peer_id.hex(), alpha.peer_id.hex()[:10]]
+    targets += [str(address) for address in alpha.addresses]
+    assert len(alpha.addresses) == 2
+    assert all(table.find(target) is alpha for target in targets)
+    for target in ("nobody", "", "fd00::1", "ffffffffffff", "\x1b[2J"):
+        with pytest.raises(UnknownPeer) as caught:
+            table.find(target)
+        assert caught.value.message.isprintable()
+
+
+def test_a_name_that_several_hold_answers_nothing(people):
+    """A conflict is reported and finds nobody; a petname settles it."""
+    table = MemberTable([people[0], forged(people[1], name="alpha")])
+    assert table.conflicts() == ("alpha",)
+    with pytest.raises(UnknownPeer, match="several"):
+        table.find("alpha")
+    table.set_petname("alpha", people[1].peer_id)
+    assert table.find("alpha").peer_id == people[1].peer_id
+
+
+def test_a_name_cannot_pose_as_an_id(people):
+    """A member called like the start of another's peer id makes the target ambiguous."""
+    posing = forged(people[1], name=people[0].peer_id.hex()[:8])
+    with pytest.raises(UnknownPeer, match="several"):
+        MemberTable([people[0], posing]).find(posing.name)
+
+
+def test_petnames(people):
+    """A petname is a name, of one member at a time, and can be dropped."""
+    table = MemberTable(people)
+    alpha, beta = people[0].peer_id, people[1].peer_id
+    table.set_petname("pet", alpha)
+    table.set_petname("cat", alpha)
+    assert table.name_of(alpha) == "cat"
+    table.set_petname("pet", beta)
+    with pytest.raises(UsageError, match="another member"):
+        table.set_petname("pet", alpha)
+    with pytest.raises(UsageError):
+        table.set_petname("no good", alpha)
+    with pytest.raises(UnknownPeer):
+        table.set_petname("ghost", identity(99).peer_id)
+    table.drop_petname(alpha)
+    assert table.name_of(alpha) == "alpha"
+
+
+def test_a_second_id_for_an_ipv4_address_in_use_is_refused(people):
+    """The holder keeps its address and the claimant is not taken, with a clear reason."""
+    thief = forged(people[1], ipv4=people[0].credential.ipv4)
+    table = MemberTable([people[0]])
+    merged = table.merge([thief], NOW)
+    assert not merged.changed
+    assert "alpha" in merged.refused[0].message
+    assert thief.peer_id not in table
+    assert table.by_address(people[0].credential.ipv4) is people[0]
+
+
+def test_a_second_id_for_an_ipv6_address_is_refused(people, monkeypatch):
+    """Two keys with one overlay address: the first stays, however long ago it was."""
+    monkeypatch.setattr("veilnet.networks.member.overlay_ipv6", lambda *_: IPv6Address("fd00::1"))
+    table = MemberTable([people[0]])
+    with pytest.raises(PeerRefused, match="claims"):
+        table.check_addresses(people[1].credential, NOW + 900 * DAY)
+
+
+def test_a_lapsed_holders_address_is_its_successors(people):
+    """Whatever order they come in, both are members and the newer credential has the address."""
+    later = NOW + 31 * DAY
+    heir = forged(
+        people[1],
+        ipv4=people[0].credential.ipv4,
+        serial=99,
+        not_before=later,
+        not_after=later + DAY,
+    )
+    for order in ([people[0], heir], [heir, people[0]]):
+        table = MemberTable()
+        for member in order:
+            # A clock of ours that is behind must not matter.
+            assert not table.merge([member], NOW).refused
+        assert len(table) == 2
+        assert table.by_address(heir.credential.ipv4) is held(table, heir.peer_id)
+
+
+def test_the_table_is_bounded(people):
+    """The oldest credentials go first, pinned members never."""
+    table = MemberTable(pinned=[people[0].peer_id], max_members=3)
+    table.merge(people, NOW)
+    assert {item.name for item in table} == {"alpha", "delta", "echo"}
+    assert table.by_address(people[1].ipv6) is None
+
+
+def test_on_disk(office, people):
+    """A table is read back whole, petnames included; a changed file is refused."""
+    table = MemberTable(people)
+    table.observe(people[0].peer_id, [HERE, THERE], NOW)
+    table.set_petname("pet", people[1].peer_id)
+    data = table.encode()
+    again = MemberTable.decode(data, office.genesis, SIGNATURES)
+    assert list(again) == list(table)
+    assert again.find("pet").name == "beta"
+    assert again.encode() == data
+    for broken in (data[:-1], data + b"\x00", b"", data[:500] + b"?" + data[501:]):
+        with pytest.raises(ConfigError):
+            MemberTable.decode(broken, office.genesis, SIGNATURES)
