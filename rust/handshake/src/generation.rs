@@ -3,7 +3,7 @@
 //! ```text
 //!  begin   g+1 u64 | X 32 | ek                     side A -> side B, over the control channel
 //!  reply   g+1 u64 | Y 32 | ct | MAC_reply 32      B -> A
-//!  confirm g+1 u64 | MAC_begin 32                  A -> B
+//!  confirm MAC_begin 32                            A -> B
 //!
 //!  T        = Hash(th4, g+1, begin, reply without MAC)
 //!  ms_{g+1} = Extract(rk_g, ss_mlkem || ss_x25519 || T)
@@ -198,10 +198,11 @@ impl Root {
         let shared = x25519(&begun.private, &y)?;
         let (root, keys, [expected, confirm]) = self.derive(ss, &shared, &begun.message, reply)?;
         constant_time::verify_slices_are_equal(&expected, mac).map_err(|_| Error::Confirmation)?;
-        let number = root.generation;
         *self = root;
-        let message = [number.to_be_bytes().as_slice(), &confirm].concat();
-        Ok(NextGeneration { message, keys })
+        Ok(NextGeneration {
+            message: confirm,
+            keys,
+        })
     }
 
     fn confirm(&mut self, message: &[u8]) -> Result<()> {
@@ -209,13 +210,7 @@ impl Root {
             .replied
             .as_ref()
             .ok_or(Error::State("no reply awaits a confirm here"))?;
-        let (number, mac) = message
-            .split_first_chunk::<8>()
-            .ok_or(Error::Malformed("generation message"))?;
-        if u64::from_be_bytes(*number) != replied.root.generation {
-            return Err(Error::Malformed("generation number"));
-        }
-        constant_time::verify_slices_are_equal(&replied.confirm, mac)
+        constant_time::verify_slices_are_equal(&replied.confirm, message)
             .map_err(|_| Error::Confirmation)?;
         if let Some(replied) = self.replied.take() {
             *self = replied.root;

@@ -239,7 +239,7 @@ impl Offer {
         room: usize,
         out: &mut Vec<Action>,
     ) -> Option<()> {
-        if part.half.len() > room || self.chosen.is_some() {
+        if part.half.len() > room || self.auth.is_some() {
             return None;
         }
         let at = match self
@@ -330,12 +330,17 @@ impl Offer {
             let Some(key) = &mut candidate.key else {
                 continue;
             };
+            if let Some((id, _)) = chosen {
+                // Repeats of the chosen RESP end here; what belongs to another key part is kept
+                // raw, in case the chosen one is rejected.
+                if candidate.id == id && key.seal.open_fragment(sid, datagram).is_some() {
+                    return Some(());
+                }
+                continue;
+            }
             let Some(fragment) = key.seal.open_fragment(sid, datagram) else {
                 continue;
             };
-            if chosen.is_some() {
-                return Some(());
-            }
             self.touched_ns = now_ns;
             if let Some(e2) = key.incoming.insert(fragment, now_ns) {
                 let mut schedule = locked(&self.schedule);
@@ -375,6 +380,7 @@ impl Offer {
 
     /// Open what was kept, once a key has come.
     fn drain_stash(&mut self, now_ns: u64, out: &mut Vec<Action>) {
+        // Once one has opened whole, the rest stays kept: `open` leaves it alone.
         for (source, datagram) in std::mem::take(&mut self.stash) {
             if self.open(&datagram, source, now_ns, out).is_none() {
                 self.stash.push_back((source, datagram));
