@@ -38,7 +38,8 @@ def test_liboqs_needs_only_the_c_library(wheel, tmp_path):
         ["readelf", "--dynamic", library], capture_output=True, text=True, check=True
     ).stdout
     needed = [line.split("[")[1].rstrip("]") for line in dynamic.splitlines() if "(NEEDED)" in line]
-    assert needed == ["libc.so.6"]
+    # The dynamic linker itself is named for thread-local storage; it is part of the C library.
+    assert [name for name in needed if not name.startswith("ld-linux")] == ["libc.so.6"]
 
 
 def test_the_wheel_is_for_every_python_from_3_11(wheel):
