@@ -34,6 +34,7 @@ from veilnet.protocol.steps import (
     MessageOpened,
     Mode,
     Respond,
+    Schedules,
     Terms,
 )
 from veilnet.protocol.work import (
@@ -77,7 +78,7 @@ class Acceptance:
     init: InitReceived = field(repr=False)
     terms: Terms
     identity: LocalIdentity
-    schedules: type[KeySchedule] = field(repr=False)
+    schedules: Schedules = field(repr=False)
     psks: Mapping[bytes, bytes] = field(repr=False, factory=dict)
     """Name to key, of what initiators may share with us."""
     timeout_s: float = TIMEOUT_S

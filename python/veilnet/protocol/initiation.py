@@ -35,6 +35,7 @@ from veilnet.protocol.steps import (
     MessageOpened,
     Reject,
     Resend,
+    Schedules,
     SendHello,
     SessionConfirmed,
     Terms,
@@ -109,7 +110,7 @@ class Initiation:
     responder: PeerId
     door_key: bytes = field(repr=False)
     endpoints: Sequence[Endpoint]
-    schedules: type[KeySchedule] = field(repr=False)
+    schedules: Schedules = field(repr=False)
     rng: Random = field(repr=False)
     psk: tuple[bytes, bytes] | None = field(repr=False, default=None)
     """Name and key, if both ends share one."""

@@ -7,7 +7,7 @@ call of the engine, named in its docstring, or the end.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from attrs import field, frozen
 
@@ -38,6 +38,36 @@ class Mode(enum.IntEnum):
 
     FULL = 0
     JOIN = 1
+
+
+class Schedules(Protocol):
+    """What makes key schedules: the class `KeySchedule`, or a seeded source in simulations."""
+
+    def initiate(
+        self,
+        *,
+        suite: int,
+        mode: int,
+        network_id: bytes,
+        secret: bytes,
+        responder_id: bytes,
+        ek: bytes,
+    ) -> KeySchedule:
+        """Return an initiator's schedule."""
+        ...
+
+    def respond(
+        self,
+        init: InitReceived,
+        *,
+        network_id: bytes,
+        secret: bytes,
+        responder_id: bytes,
+        ct: bytes,
+        ss: bytes,
+    ) -> KeySchedule:
+        """Return a responder's schedule.   Raises: RemoteProtocolError: X25519 gave zero."""
+        ...
 
 
 @frozen(kw_only=True)
