@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from veilnet.errors import ConfigError, UnknownPeer
+from veilnet.networks.members import AmbiguousPeer
 from veilnet.networks.names import free_name, printable
 from veilnet.networks.network import Network, network_ids
 
@@ -87,7 +88,7 @@ class Networks:
         """Return whom *target* means and in which network: `MemberTable.find` in each of them.
 
         ``NAME.NETWORK`` and ``NAME.NETWORK.veil`` look in that network only.
-        Raises: UnknownPeer: nobody, or several.
+        Raises: UnknownPeer: nobody; AmbiguousPeer: several.
         """
         text = target.strip().lower()
         name, dot, suffix = text.removesuffix(".veil").partition(".")
@@ -108,11 +109,11 @@ class Networks:
             return found[0]
         if found:
             names = ", ".join(f"{member.name}.{network.name}" for network, member in found)
-            raise UnknownPeer(
+            raise AmbiguousPeer(
                 f"{printable(target)} may mean several peers: {names}",
                 hint="Add the network's name, or use the peer id: veilnet peer list",
             )
-        ambiguous = [error for error in failures if "several" in error.message]
+        ambiguous = [error for error in failures if isinstance(error, AmbiguousPeer)]
         if ambiguous:
             raise ambiguous[0]
         raise UnknownPeer(f"no network of this node knows a peer {printable(target)}")

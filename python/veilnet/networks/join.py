@@ -5,6 +5,10 @@ joiner                                          issuer
 JoinRequest(name, endpoints)  -------------->   Issuer.admit (off the loop: disk, signature)
                               <--------------   grant(...) -> JoinGrant, or refuse(...)
 accept(...) -> Network, or Refused.heard(code, reason)
+
+member                                          issuer
+Renew(serial)                 -------------->   Issuer.renew (off the loop), Network.welcome
+Network.adopt                 <--------------   RenewGrant(credential), or refuse_renewal(...)
 ```
 The joiner trusts the network id and the inviter's peer id of its invite, and nothing else: the
 genesis must hash to the first, and all else must be signed by an owner that the genesis names.
@@ -22,11 +26,12 @@ from veilnet.networks.members import MemberTable
 from veilnet.networks.names import is_name
 from veilnet.networks.network import DEFAULT_NAME, Network, check_suite
 from veilnet.networks.refusal import Refusal, Refused
-from veilnet.protocol.messages import MAX_MEMBERS, JoinGrant, JoinRefuse
+from veilnet.protocol.messages import MAX_MEMBERS, JoinGrant, JoinRefuse, RenewRefuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from veilnet.errors import VeilError
     from veilnet.networks.credential import Signer
     from veilnet.networks.invite import Invite
     from veilnet.networks.issuer import Admission
@@ -64,9 +69,23 @@ def grant(
     )
 
 
-def refuse(error: Refused) -> JoinRefuse:
+def refuse(error: VeilError) -> JoinRefuse:
     """Return the message that says why nobody was admitted."""
-    return JoinRefuse(code=int(error.refusal), reason=error.message[:_MAX_REASON_CHARACTERS])
+    code, reason = _reason(error)
+    return JoinRefuse(code=code, reason=reason)
+
+
+def refuse_renewal(error: VeilError) -> RenewRefuse:
+    """Return the message that says why a credential was not renewed."""
+    code, reason = _reason(error)
+    return RenewRefuse(code=code, reason=reason)
+
+
+def _reason(error: VeilError) -> tuple[int, str]:
+    if isinstance(error, Refused):
+        return int(error.refusal), error.message[:_MAX_REASON_CHARACTERS]
+    # Our disk and our bugs are none of a stranger's business.
+    return int(Refusal.OTHER), "the issuer cannot sign at present"
 
 
 def accept(
@@ -108,4 +127,4 @@ def accept(
     return network
 
 
-__all__ = ["Refusal", "Refused", "accept", "grant", "refuse"]
+__all__ = ["Refusal", "Refused", "accept", "grant", "refuse", "refuse_renewal"]

@@ -52,6 +52,10 @@ _HEX = frozenset("0123456789abcdef")
 Address = IPv4Address | IPv6Address
 
 
+class AmbiguousPeer(UnknownPeer):
+    """Several members could be meant, so none is."""
+
+
 @frozen
 class Merged:
     """What a merge did."""
@@ -78,6 +82,9 @@ class MemberTable:
         self._petnames = dict(petnames or {})
         self._max_members = max_members
         self._holders: dict[Address, PeerId] = {}
+        self._newest_signed = max(
+            (item.credential.not_before for item in self._members.values()), default=0
+        )
         self._reindex()
 
     def __len__(self) -> int:
@@ -92,6 +99,11 @@ class MemberTable:
 
     def __repr__(self) -> str:
         return f"<MemberTable of {len(self)}>"
+
+    @property
+    def newest_signed(self) -> int:
+        """The latest time (unix seconds) that an owner signed for any member ever seen here."""
+        return self._newest_signed
 
     def get(self, peer_id: PeerId) -> Member | None:
         """Return the member with that id, None if it is unknown."""
@@ -198,7 +210,7 @@ class MemberTable:
     def find(self, target: str) -> Member:
         """Return the member that *target* means: petname, name, peer id or prefix, address.
 
-        Raises: UnknownPeer: nobody, or several.
+        Raises: UnknownPeer: nobody; AmbiguousPeer: several.
         """
         text = target.strip().lower()
         peer_id = self._petnames.get(text)
@@ -223,7 +235,7 @@ class MemberTable:
         if not found:
             raise UnknownPeer(f"no member is called {printable(target)}")
         ids = ", ".join(sorted(peer_id.hex()[:12] for peer_id in found))
-        raise UnknownPeer(
+        raise AmbiguousPeer(
             f"{printable(target)} may mean several members: {ids}",
             hint="Use the peer id, or more of it: veilnet peer list",
         )
@@ -333,6 +345,7 @@ class MemberTable:
     def _put(self, item: Member) -> None:
         old = self._members.get(item.peer_id)
         self._members[item.peer_id] = item
+        self._newest_signed = max(self._newest_signed, item.credential.not_before)
         if old is not None and old.addresses != item.addresses:
             self._reindex()
         for address in item.addresses:

@@ -225,8 +225,7 @@ class Network:
 
     def time(self, now: int) -> int:
         """Return the later of *now* and the newest time that an owner of the network signed."""
-        signed = max((item.credential.not_before for item in self.members), default=0)
-        return max(now, signed, self.genesis.created)
+        return max(now, self.members.newest_signed, self.genesis.created)
 
     def is_valid(self, credential: Credential, now: int) -> bool:
         """Tell whether a verified credential holds now."""

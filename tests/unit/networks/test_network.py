@@ -12,6 +12,7 @@ from veilnet.errors import (
 )
 from veilnet.networks import credential, join, keys
 from veilnet.networks.collection import Networks
+from veilnet.networks.genesis import Owner
 from veilnet.networks.invite import Invite
 from veilnet.networks.network import Network, network_ids
 from veilnet.networks.refusal import Refusal, Refused
@@ -97,7 +98,8 @@ def test_three_members_learn_of_each_other(network):
 
 
 @pytest.mark.parametrize(
-    "change", ["network", "genesis", "credential", "members", "inviter", "expired"]
+    "change",
+    ["network", "genesis", "forged genesis", "credential", "members", "inviter", "expired"],
 )
 def test_the_joiner_believes_nothing_but_its_invite(network, store, change):
     """Another network, a genesis that hashes elsewhere, another's credential, a table without
@@ -109,8 +111,13 @@ def test_the_joiner_believes_nothing_but_its_invite(network, store, change):
     now = NOW
     match change:
         case "network":
+            # All of it true, but of another network of the same founder.
             elsewhere = Network.found(store, FOUNDER, node_name="x", now=NOW, rng=seeded(9))
-            message = evolve(message, genesis=elsewhere.genesis.encoding)
+            message = granted(elsewhere, invited(elsewhere))
+        case "forged genesis":
+            # The joiner's own key as an owner: it would believe whatever it likes.
+            forged = evolve(network.genesis, owners=(Owner(JOINER.public_key, 1),))
+            message = evolve(message, genesis=forged.encoding)
         case "genesis":
             message = evolve(message, genesis=message.genesis[:-1] + b"?")
         case "credential":
@@ -301,6 +308,14 @@ def test_the_same_ipv4_range_twice_switches_the_later_off(network, store, monkey
     monkeypatch.setattr("veilnet.networks.genesis.ipv4_range", lambda _: shared)
     assert networks.ipv4_of(network) == shared
     assert networks.ipv4_of(other) is None
+
+
+def test_an_issuers_own_trouble_is_not_told_to_strangers(network):
+    """A full disk is refused as `other`, without the path that it happened at."""
+    error = ConfigError("cannot write /var/lib/veilnet/x: No space left on device")
+    for message in (join.refuse(error), join.refuse_renewal(error)):
+        assert message.code == Refusal.OTHER
+        assert "/var" not in message.reason
 
 
 def test_a_garbled_invite_is_a_bad_input(network):
