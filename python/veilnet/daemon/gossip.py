@@ -68,10 +68,11 @@ class Gossip:
         """Tell the peer where it is seen now, and remember it."""
         self._node.spawn(self._tell_endpoints, session)
         network = self._node.networks.get(session.network_id)
-        if network is not None:
-                if network.members.observe(session.peer_id, (session.endpoint,), unix_now()):
-                self._node.changed(network)
-                self.tell(network, (session.peer_id,), but=session)
+        if network is not None and network.members.observe(
+            session.peer_id, (session.endpoint,), unix_now()
+        ):
+            self._node.changed(network)
+            self.tell(network, (session.peer_id,), but=session)
 
     async def _tell_endpoints(self, session: Session) -> None:
         listening = await self._node.addresses.local_endpoints()

@@ -1,0 +1,140 @@
+"""Which of several sessions with one peer carries, seen from both ends."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from veilnet.daemon.sessions import Session, SessionTable
+from veilnet.protocol.handshake import Mode
+
+SMALL, LARGE, NETWORK = b"\x01" * 32, b"\x02" * 32, b"n" * 32
+
+
+def session(sid, peer_id, *, initiator, started_s, established_s, mode=Mode.FULL):
+    return Session(
+        sid=sid,
+        network_id=NETWORK,
+        peer_id=peer_id,
+        public_key=b"",
+        mode=mode,
+        suite=1,
+        initiator=initiator,
+        schedule=None,
+        link=SimpleNamespace(),
+        endpoint=None,
+        started_s=started_s,
+        established_s=established_s,
+    )
+
+
+class End:
+    """One end's table, which closes at both ends what the arbiter says."""
+
+    def __init__(self, own_id, peer_id):
+        self.table = SessionTable(own_id)
+        self.peer_id = peer_id
+        self.sessions = {}
+
+    def add(self, sid, **more):
+        made = session(sid, self.peer_id, **more)
+        self.sessions[sid] = made
+        return [loser.sid for loser in self.table.add(made)]
+
+    def close(self, sid):
+        self.table.remove(self.sessions[sid])
+
+    @property
+    def carrier(self):
+        found = self.table.carrier(NETWORK, self.peer_id)
+        return None if found is None else found.sid
+
+
+def test_the_first_session_carries_and_its_end_leaves_none():
+    """One session carries until it is removed; removing it twice is harmless."""
+    end = End(SMALL, LARGE)
+    assert end.add(1, initiator=True, started_s=0, established_s=1) == []
+    assert end.carrier == 1
+    end.close(1)
+    end.close(1)
+    assert end.carrier is None
+    assert len(end.table) == 0
+
+
+def test_simultaneous_open_goes_to_the_smaller_ids_session():
+    """Both opened at once: the arbiter keeps its own, and the other end ends with the same."""
+    small, large = End(SMALL, LARGE), End(LARGE, SMALL)
+    small.add(1, initiator=True, started_s=0, established_s=2)
+    assert small.add(2, initiator=False, started_s=1, established_s=3) == [2]
+    large.add(2, initiator=True, started_s=0, established_s=2)
+    assert large.add(1, initiator=False, started_s=1, established_s=3) == []
+    large.close(2)
+    small.close(2)
+    assert small.carrier == large.carrier == 1
+
+
+def test_a_restarted_peers_new_session_replaces_the_old_one():
+    """A handshake that began long after the old session was up is no rival: the newest wins."""
+    small = End(SMALL, LARGE)
+    small.add(1, initiator=True, started_s=0, established_s=1)
+    assert small.add(2, initiator=False, started_s=50, established_s=51) == [1]
+    assert small.carrier == 2
+
+
+def test_the_larger_id_uses_the_newest_until_told():
+    """Without the arbiter's word the larger id carries on the newest, and falls back after it."""
+    large = End(LARGE, SMALL)
+    large.add(1, initiator=True, started_s=0, established_s=1)
+    assert large.add(2, initiator=False, started_s=50, established_s=51) == []
+    assert large.carrier == 2
+    large.close(2)
+    assert large.carrier == 1
+
+
+def test_a_joiners_session_never_carries():
+    """A session in join mode is known by its id, and carries no packets."""
+    end = End(SMALL, LARGE)
+    end.add(1, initiator=False, started_s=0, established_s=1, mode=Mode.JOIN)
+    assert end.carrier is None
+    assert end.table.get(1) is end.sessions[1]
+    end.close(1)
+    assert end.table.get(1) is None
+
+
+@given(
+    st.lists(
+        st.tuples(st.booleans(), st.integers(0, 20), st.integers(0, 3), st.integers(0, 3)),
+        min_size=1,
+        max_size=6,
+    ),
+    st.data(),
+)
+def test_both_ends_agree_whatever_the_order(handshakes, data):
+    """However handshakes overlap and in whatever order each end sees them end, one carrier is left.
+
+    The arbiter's Close messages are delivered once both ends have the session.
+    """
+    small, large = End(SMALL, LARGE), End(LARGE, SMALL)
+    seen = {}
+    for sid, (by_small, start, at_small, at_large) in enumerate(handshakes):
+        first, second = start + 1 + at_small, start + 1 + at_large
+        seen[sid] = (by_small, start, first, second)
+    order = data.draw(st.permutations(list(itertools.product(seen, (small, large)))))
+    closed: list[int] = []
+    for sid, end in order:
+        by_small, start, first, second = seen[sid]
+        losers = end.add(
+            sid,
+            initiator=by_small == (end is small),
+            started_s=start,
+            established_s=first if end is small else second,
+        )
+        closed += losers
+    for sid in dict.fromkeys(closed):
+        small.close(sid)
+        large.close(sid)
+    assert small.carrier is not None
+    assert small.carrier == large.carrier
