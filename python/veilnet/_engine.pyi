@@ -47,6 +47,13 @@ class KeySchedule:
         """Signed by the responder, followed by its peer id."""
     @property
     def generation(self) -> int: ...
+    @property
+    def fingerprint(self) -> bytes:
+        """A public hash of the exporter: equal at both ends exactly when the sessions agree."""
+    def export(self, label: bytes, *, context: bytes = b"", length: int = 32) -> bytes:
+        """An exported secret of the session, at most 1,024 bytes."""
+    def next_psk(self) -> tuple[bytes, bytes]:
+        """`(name, psk)` for the next full handshake with this peer; the name is public."""
     def absorb_response(self, message: bytes) -> bytes:
         """Mix e2 (the plaintext of RESP) into the transcript and return th3."""
     # Generations, over control. OFFER = generation u64 || X 32 || ek;
@@ -56,6 +63,35 @@ class KeySchedule:
     def generation_confirm(self, answer: bytes, ss: bytes) -> bytes: ...
     def generation_finish(self, confirm: bytes) -> None: ...
     def generation_abort(self) -> None: ...
+
+@final
+class SeededSchedules:
+    """Makes schedules from one seed, for simulations; stands where `KeySchedule` is taken."""
+
+    def __init__(self, seed: int) -> None: ...
+    def initiate(
+        self,
+        *,
+        suite: int,
+        mode: int,
+        network_id: bytes,
+        secret: bytes,
+        responder_id: bytes,
+        ek: bytes,
+    ) -> KeySchedule: ...
+    def respond(
+        self,
+        init: InitReceived,
+        *,
+        network_id: bytes,
+        secret: bytes,
+        responder_id: bytes,
+        ct: bytes,
+        ss: bytes,
+    ) -> KeySchedule: ...
+
+def door_key(network_secret: bytes, responder_id: bytes) -> bytes:
+    """K_door of a member: what an initiator must hold to get any reply from it."""
 
 # --- events -----------------------------------------------------------------------------------
 
@@ -321,6 +357,8 @@ class Gate:
     def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
     def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> Established: ...
     def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None: ...
+    def dismiss(self, init: InitReceived) -> None: ...
+    def reject(self, sid: int) -> None: ...
     def resend(self, sid: int) -> None: ...
     def accept(self, sid: int, *, psk: bytes | None = None) -> Established: ...
     def abandon(self, sid: int) -> None: ...
