@@ -163,6 +163,37 @@ class Config:
         300.0, _between(10, 86400, " s"), "How often members compare their member tables."
     )
 
+    rekey_s: float = _key(
+        90.0,
+        _between(1, 240, " s"),
+        "A session in use gets keys from a fresh KEM after once to twice this, at random.",
+    )
+    step_s: float = _key(
+        240.0,
+        _between(1, 3600, " s"),
+        "Keys older than this are stepped by the engine alone, should a fresh KEM be late.",
+    )
+    step_datagrams: int = _key(
+        1 << 26,
+        _between(1000, 1 << 27, ""),
+        "Keys that sealed so many datagrams are stepped by the engine alone.",
+    )
+    tun_offload: bool = _key(
+        True,
+        _check(lambda value: isinstance(value, bool), "true or false"),
+        "Carry the kernel's super-packets whole; false for a kernel that does it wrong.",
+    )
+    udp_gso: bool = _key(
+        True,
+        _check(lambda value: isinstance(value, bool), "true or false"),
+        "Send many datagrams in one call; false for a network card that does it wrong.",
+    )
+    udp_gro: bool = _key(
+        True,
+        _check(lambda value: isinstance(value, bool), "true or false"),
+        "Receive many datagrams in one call.",
+    )
+
     def override(self, changes: Mapping[str, Any]) -> Config:
         """Return self with *changes* (None = unchanged).
 

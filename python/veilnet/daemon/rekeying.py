@@ -37,6 +37,7 @@ class Rekeying:
             schedule=session.schedule,
             rng=self._node.rng,
             started_s=trio.current_time(),
+            generation_s=self._node.config.rekey_s,
         )
         self._node.spawn(self._run, session)
 
@@ -55,7 +56,8 @@ class Rekeying:
         machine = session.rekey
         while not session.link.closed.is_set():
             deadline = machine.deadline()
-            wake = min(math.inf if deadline is None else deadline, trio.current_time() + TRAFFIC_S)
+            look_s = min(TRAFFIC_S, self._node.config.rekey_s)
+            wake = min(math.inf if deadline is None else deadline, trio.current_time() + look_s)
             with trio.move_on_at(wake):
                 await session.link.closed.wait()
                 return

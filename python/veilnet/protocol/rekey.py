@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
     from veilnet._engine import KeySchedule
 
-GENERATION_S: Final = (90.0, 180.0)
+GENERATION_S: Final = 90.0
+"""A generation is due between once and twice this after the last."""
 HARD_LIMIT_S: Final = 600.0
 FULL_HANDSHAKE_S: Final = 3_600.0
 FULL_HANDSHAKE_GRACE_S: Final = 300.0
@@ -128,6 +129,7 @@ class Rekey:
     schedule: KeySchedule = field(repr=False)
     rng: Random = field(repr=False)
     started_s: float
+    generation_s: float = GENERATION_S
     phase: Phase = field(init=False, default=Phase.REST)
     _rekeyed_s: float = field(init=False)
     _due_s: float = field(init=False)
@@ -282,7 +284,7 @@ class Rekey:
         self.phase = Phase.REST
         self._dk = self._peers = b""
         self._rekeyed_s = now
-        self._due_s = now + self.rng.uniform(*GENERATION_S)
+        self._due_s = now + self.rng.uniform(self.generation_s, 2 * self.generation_s)
         self._packets_then = self._packets
 
     def _expect(self, phase: Phase, event: Event) -> None:
