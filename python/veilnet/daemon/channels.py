@@ -19,6 +19,7 @@ import structlog
 import trio
 
 from veilnet._engine import KeySchedule
+from veilnet.daemon.birth import Birth
 from veilnet.errors import LocalProtocolError, PeerUnreachable, UnknownPeer, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
@@ -28,7 +29,6 @@ from veilnet.units import NetworkId, PeerId
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from veilnet.daemon.handshakes import Ended
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
@@ -172,19 +172,9 @@ class Channels:
             rng=self._node.rng,
             timeout_s=max(timeout_s, 0.1),
         )
-        started_s = trio.current_time()
-        made: list[Session] = []
-
-        def established(ended: Ended) -> None:
-            made.append(
-                self._node.establish(
-                    ended, network, mode=vnh1.Mode.FULL, initiator=True, started_s=started_s
-                )
-            )
-
+        birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
         primitives = self._node.primitives(network.genesis.suite, network)
-        await self._node.handshakes.run(machine, primitives, established)
-        return made[0]
+        return await self._node.handshakes.run(machine, primitives, birth)
 
     def wanted(self, destination: str) -> None:
         """Open the channel that a local packet waits for, or refuse the packet."""

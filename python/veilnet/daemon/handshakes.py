@@ -3,8 +3,9 @@
 ```
 engine event --deliver--> inbox of its sid --> machine --> engine call | work in a thread | the end
 ```
-Invariant: a machine's session is handed to *established* in the same step that accepted it, and
-control datagrams that were faster wait for it here, so that none is lost in between.
+Invariant: everything that may refuse a session, and all that takes time, happens in *prepare*,
+before the engine accepts it; *begin* follows in the same step.  What the peer sends at once then
+finds the session ready; control datagrams that were faster still wait for it here.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
+import attrs
 import structlog
 import trio
 
@@ -22,9 +24,8 @@ from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from veilnet._engine import ControlReceived, Engine
+    from veilnet.daemon.sessions import Session
     from veilnet.protocol.work import Primitives
 
 ACCEPTANCES_MAX: Final = 64
@@ -33,10 +34,35 @@ ACCEPTANCES_MAX: Final = 64
 EARLY_MAX: Final = 64
 _INBOX: Final = 64
 
+
+class Birth(Protocol):
+    """What becomes of a handshake that held."""
+
+    def prepare(self, ended: Ended) -> Session:
+        """Make the session, in the tables but not yet in use.   Raises: VeilError: refused."""
+
+    def begin(self, session: Session) -> None:
+        """Put it to use: the engine has it."""
+
+    def withdraw(self, session: Session) -> None:
+        """Take it out of the tables again: the engine did not want it."""
+
+
 Machine = vnh1.Initiation | vnh1.Acceptance
 Ended = vnh1.Confirmed | vnh1.Accepted
 
 log = structlog.get_logger("veilnet.handshakes")
+
+
+@attrs.frozen(eq=False)
+class _Run:
+    """One machine and what it works with."""
+
+    machine: Machine
+    primitives: Primitives
+    birth: Birth
+    nursery: trio.Nursery
+    inbox: trio.MemorySendChannel[vnh1.Event]
 
 
 class Handshakes:
@@ -74,9 +100,7 @@ class Handshakes:
         """Return what `keep_early` kept for *sid*."""
         return self._early.pop(sid, [])
 
-    async def accept(
-        self, machine: vnh1.Acceptance, primitives: Primitives, established: Callable[[Ended], None]
-    ) -> None:
+    async def accept(self, machine: vnh1.Acceptance, primitives: Primitives, birth: Birth) -> None:
         """Answer a stranger; nothing is told to it, or raised, if it does not hold.
 
         Raises: nothing but cancellation: whatever a stranger does is at most a line in the log.
@@ -85,26 +109,25 @@ class Handshakes:
             return
         self._acceptances += 1
         try:
-            await self.run(machine, primitives, established)
+            await self.run(machine, primitives, birth)
         except VeilError as error:
             log.info("handshake refused", reason=error.message, source=machine.init.source)
         finally:
             self._acceptances -= 1
 
-    async def run(
-        self, machine: Machine, primitives: Primitives, established: Callable[[Ended], None]
-    ) -> None:
-        """Run *machine* to its end; *established* gets the session.
+    async def run(self, machine: Machine, primitives: Primitives, birth: Birth) -> Session:
+        """Run *machine* to its end, and return the session that *birth* made of it.
 
-        Raises: what the machine failed with; PeerRefused: what *established* raises.
+        Raises: what the machine failed with, or what `Birth.prepare` raises.
         """
-        failure: VeilError | None = None
+        ended: Session | VeilError | None = None
         put, take = trio.open_memory_channel[vnh1.Event](_INBOX)
         try:
             async with trio.open_nursery() as nursery:
+                run = _Run(machine, primitives, birth, nursery, put)
                 actions = deque(machine.start(trio.current_time()))
                 while True:
-                    ended = self._act(machine, primitives, actions, nursery, put)
+                    ended = self._act(run, actions)
                     if ended is not None:
                         break
                     deadline = machine.deadline()
@@ -113,14 +136,6 @@ class Handshakes:
                         actions.extend(machine.handle(event, trio.current_time()))
                         continue
                     actions.extend(machine.tick(trio.current_time()))
-                if isinstance(ended, vnh1.Failed):
-                    failure = ended.error
-                else:
-                    try:
-                        established(ended)
-                    except VeilError as error:
-                        self._engine.close_session(ended.sid)
-                        failure = error
                 nursery.cancel_scope.cancel()
         finally:
             for action in machine.cancel():
@@ -130,39 +145,54 @@ class Handshakes:
                 self._inboxes.pop(machine.sid, None)
                 self._early.pop(machine.sid, None)
             put.close()
-        if failure is not None:
-            raise failure
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
 
-    def _act(
-        self,
-        machine: Machine,
-        primitives: Primitives,
-        actions: deque[vnh1.Action],
-        nursery: trio.Nursery,
-        inbox: trio.MemorySendChannel[vnh1.Event],
-    ) -> Ended | vnh1.Failed | None:
+    def _act(self, run: _Run, actions: deque[vnh1.Action]) -> Session | VeilError | None:
         """Carry out *actions*; return the end if one of them is it."""
+        machine = run.machine
         if machine.sid is not None:
-            self._inboxes.setdefault(machine.sid, inbox)
+            self._inboxes.setdefault(machine.sid, run.inbox)
+        accepting: vnh1.Accept | None = None
         while actions:
             action = actions.popleft()
-            if isinstance(action, vnh1.Confirmed | vnh1.Accepted | vnh1.Failed):
-                return action
-            if isinstance(
-                action,
-                work.GenerateKem
-                | work.Encapsulate
-                | work.Decapsulate
-                | work.Sign
-                | work.VerifyPeer,
-            ):
-                nursery.start_soon(self._work, action, primitives, inbox)
+            if isinstance(action, vnh1.Failed):
+                return action.error
+            if isinstance(action, vnh1.Confirmed | vnh1.Accepted):
+                return self._born(action, run.birth, accepting)
+            if isinstance(action, vnh1.Accept):
+                accepting = action
+                continue
+            if isinstance(action, work.Work):
+                run.nursery.start_soon(self._work, action, run.primitives, run.inbox)
                 continue
             try:
                 self._call(action)
             except VeilError as error:
                 actions.extend(machine.handle(work.WorkFailed(error), trio.current_time()))
         return None
+
+    def _born(
+        self, ended: Ended, birth: Birth, accepting: vnh1.Accept | None
+    ) -> Session | VeilError:
+        """Make the session of an ended handshake; at the responder the engine accepts it here."""
+        try:
+            session = birth.prepare(ended)
+        except VeilError as error:
+            if accepting is None:
+                self._engine.close_session(ended.sid)
+            else:
+                self._engine.abandon(ended.sid)
+            return error
+        try:
+            if accepting is not None:
+                self._engine.accept(accepting.sid, psk=accepting.psk)
+            birth.begin(session)
+        except VeilError as error:
+            birth.withdraw(session)
+            return error
+        return session
 
     async def _work(
         self,
@@ -195,8 +225,6 @@ class Handshakes:
                 engine.resend(sid)
             case vnh1.Respond(schedule, init, message):
                 engine.respond(schedule, init, message)
-            case vnh1.Accept(sid, psk):
-                engine.accept(sid, psk=psk)
             case vnh1.Abandon(sid):
                 engine.abandon(sid)
             case _:

@@ -11,13 +11,14 @@ VNH1 in full mode, Close of the join session
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from veilnet._engine import KeySchedule
 from veilnet.daemon import doors as _doors
+from veilnet.daemon.birth import JOIN_SUITE, Birth
 from veilnet.daemon.clock import unix_now
 from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError
 from veilnet.networks import join
@@ -28,16 +29,12 @@ from veilnet.protocol import messages
 from veilnet.protocol.messages import Close
 
 if TYPE_CHECKING:
-    from veilnet.daemon.handshakes import Ended
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
     from veilnet.networks.invite import Invite
     from veilnet.networks.issuer import Admission
     from veilnet.networks.network import Network
     from veilnet.protocol.messages import Envelope
-
-SUITE: Final = 1
-"""Join handshakes run in S1 until an invite says otherwise."""
 
 log = structlog.get_logger("veilnet.joining")
 
@@ -86,7 +83,7 @@ class Joining:
     async def _call(self, invite: Invite, timeout_s: float) -> Session:
         machine = vnh1.Initiation(
             terms=vnh1.Terms(
-                suite=SUITE,
+                suite=JOIN_SUITE,
                 mode=vnh1.Mode.JOIN,
                 network_id=invite.network_id,
                 secret=invite.join_secret,
@@ -101,25 +98,12 @@ class Joining:
             rng=self._node.rng,
             timeout_s=timeout_s,
         )
-        started_s = trio.current_time()
-        made: list[Session] = []
-
-        def established(ended: Ended) -> None:
-            made.append(
-                self._node.establish(
-                    ended,
-                    None,
-                    mode=vnh1.Mode.JOIN,
-                    initiator=True,
-                    started_s=started_s,
-                    network_id=invite.network_id,
-                )
-            )
-
+        birth = Birth(
+            self._node, None, mode=vnh1.Mode.JOIN, initiator=True, network_id=invite.network_id
+        )
         # The invite names the inviter; what it is a member of is judged with the grant.
-        primitives = self._node.primitives(SUITE)
-        await self._node.handshakes.run(machine, primitives, established)
-        return made[0]
+        primitives = self._node.primitives(JOIN_SUITE)
+        return await self._node.handshakes.run(machine, primitives, birth)
 
     async def _take(self, grant: messages.JoinGrant, invite: Invite) -> Network:
         node = self._node

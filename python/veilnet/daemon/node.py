@@ -18,27 +18,24 @@ from veilnet import crypto
 from veilnet._engine import Engine, KeySchedule
 from veilnet.daemon import events
 from veilnet.daemon.addresses import Addresses
+from veilnet.daemon.birth import Birth
 from veilnet.daemon.channels import Channels
 from veilnet.daemon.clock import unix_now
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes
 from veilnet.daemon.joining import Joining
-from veilnet.daemon.links import Link
 from veilnet.daemon.rekeying import Rekeying
-from veilnet.daemon.sessions import SUPERSEDED, Session, SessionTable
+from veilnet.daemon.sessions import Session, SessionTable
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
     LocalProtocolError,
-    PeerRefused,
     RemoteProtocolError,
     VeilError,
 )
 from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
-from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.member import Member
 from veilnet.networks.names import name_from_host, parse_name
 from veilnet.networks.network import Network
 from veilnet.protocol import handshake as vnh1
@@ -49,7 +46,6 @@ if TYPE_CHECKING:
 
     from veilnet._engine import InitReceived, SessionStats
     from veilnet.config import Config
-    from veilnet.daemon.handshakes import Ended
     from veilnet.daemon.remembered import Remembered
     from veilnet.networks.credential import Credential
     from veilnet.store import Store
@@ -233,15 +229,9 @@ class Node:
             identity=self.local_identity(network),
             schedules=KeySchedule,
         )
-        started_s = trio.current_time()
-
-        def established(ended: Ended) -> None:
-            self.establish(
-                ended, network, mode=mode, initiator=False, started_s=started_s, door=init.door
-            )
-
+        birth = Birth(self, network, mode=mode, initiator=False, door=init.door)
         primitives = self.primitives(network.genesis.suite, network)
-        self.spawn(self.handshakes.accept, machine, primitives, established)
+        self.spawn(self.handshakes.accept, machine, primitives, birth)
 
     def local_identity(self, network: Network) -> vnh1.LocalIdentity:
         """Return who we are in *network*."""
@@ -251,87 +241,13 @@ class Node:
             credential=network.own.encoding,
         )
 
-    def establish(
-        self,
-        ended: Ended,
-        network: Network | None,
-        *,
-        mode: vnh1.Mode,
-        initiator: bool,
-        started_s: float,
-        network_id: bytes | None = None,
-        door: int | None = None,
-    ) -> Session:
-        """Take a handshake's session in; a joiner has no *network* yet, only its id.
-
-        Raises: PeerRefused: the peer's membership has run out, or its address is another's.
-        """
-        peer = ended.peer
-        endpoint = Endpoint(*ended.endpoint)
-        if network is not None and mode is vnh1.Mode.FULL:
-            self._take_member(network, peer, endpoint)
-        session = Session(
-            sid=ended.sid,
-            network_id=network_id or network.id,  # type: ignore[arg-type, union-attr]
-            peer_id=peer.peer_id,
-            public_key=peer.public_key,
-            mode=mode,
-            suite=1 if network is None else network.genesis.suite,
-            initiator=initiator,
-            schedule=ended.schedule,
-            link=Link(self.engine, ended.sid),
-            endpoint=endpoint,
-            started_s=started_s,
-            established_s=trio.current_time(),
-            door=door,
-        )
-        losers = self.sessions.add(session)
-        self.route(session)
-        self.spawn(session.link.run, lambda: self.end(session, reason="control is silent"))
-        log.info(
-            "session up",
-            peer=peer.peer_id.hex()[:12],
-            mode=mode.name,
-            initiator=initiator,
-            ms=round(session.handshake_ms, 1),
-        )
-        for loser in losers:
-            self.spawn(self.retire, loser, Close(code=SUPERSEDED, reason="another session"))
-        if mode is vnh1.Mode.FULL:
-            self.rekeying.begin(session)
-            self.channels.established(session)
-        self.gossip.greet(session)
-        for early in self.handshakes.take_early(session.sid):
-            self.control(session, early.data)
-        return session
-
-    def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
-        now = unix_now()
-        if peer.membership is None:
-            raise PeerRefused("the peer showed no membership")
-        member = Member(peer.public_key, peer.membership, peer.credential)
-        # An expired member may still come to the issuer, for renewal only (gossip gives no more).
-        if not network.is_valid(member.credential, now) and network.issuer is None:
-            raise PeerRefused(
-                f"the membership of {member.name} has expired",
-                hint="It renews itself when it meets the founder of the network.",
-            )
-        network.members.check_addresses(member.credential, now)
-        if member.peer_id in network.members:
-            changed = bool(network.members.merge((member,), now).changed)
-            changed |= network.members.observe(member.peer_id, (endpoint,), now)
-        else:
-            changed = bool(network.members.merge((member.seen_at((endpoint,), now),), now).changed)
-        if changed:
-            self.changed(network)
-
     # --- sessions --------------------------------------------------------------------------------
 
     def route(self, session: Session) -> None:
         """Let the session that carries a peer's packets have the peer's addresses."""
         network = self.networks.get(session.network_id)
         carrier = self.sessions.carrier(*session.key)
-        if network is None or carrier is None:
+        if network is None or carrier is None or not carrier.ready:
             return
         member = network.members.get(session.peer_id)
         if member is None or not network.is_valid(member.credential, unix_now()):
@@ -341,8 +257,15 @@ class Node:
             [f"{item}/{item.max_prefixlen}" for item in self.addresses.usable(network, member)],
         )
 
+    def ready(self, session: Session) -> None:
+        """Note that the peer takes our packets on *session*."""
+        if not session.ready:
+            session.ready = True
+            self.route(session)
+
     def control(self, session: Session, data: bytes) -> None:
         """Take one control datagram of *session*; a peer that breaks the rules loses it."""
+        self.ready(session)
         try:
             for envelope in session.link.receive(data, trio.current_time()):
                 self.gossip.handle(session, envelope)

@@ -48,6 +48,8 @@ class Session:
     started_s: float
     """When its handshake began."""
     established_s: float
+    ready: bool = True
+    """Whether the peer is known to take our packets; see `Birth.begin`."""
     door: int | None = None
     """The door it came through, at the responder."""
     rekey: Any = attrs.field(default=None, repr=False)

@@ -88,6 +88,9 @@ def bring_up(name: str, *, mtu_bytes: int) -> None:
             route.link(
                 "set", index=index, gso_max_size=GSO_MAX_BYTES, gso_max_segs=GSO_MAX_SEGMENTS
             )
+        # No link-local address: nobody answers on it, and its router solicitations would leak out.
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv6/conf/{name}/addr_gen_mode").write_text("1", "ascii")
         route.link("set", index=index, state="up")
 
 

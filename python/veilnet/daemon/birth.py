@@ -1,0 +1,144 @@
+"""From a handshake that held to a session in use.
+
+`prepare` judges and enters it in the tables; `begin`, once the engine has it, routes and greets.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from veilnet.daemon.clock import unix_now
+from veilnet.daemon.links import Link
+from veilnet.daemon.sessions import SUPERSEDED, Session
+from veilnet.errors import InternalError, PeerRefused
+from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.member import Member
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.messages import Close
+
+if TYPE_CHECKING:
+    from veilnet.daemon.handshakes import Ended
+    from veilnet.daemon.node import Node
+    from veilnet.networks.network import Network
+    from veilnet.units import NetworkId
+
+JOIN_SUITE = 1
+"""Join handshakes run in S1 until an invite says otherwise."""
+
+READY_S = 0.25
+"""How long to wait for the responder's greeting before packets are sent all the same."""
+
+log = structlog.get_logger("veilnet.sessions")
+
+
+class Birth:
+    """One handshake's way to its session; a joiner has no *network* yet, only its id."""
+
+    def __init__(
+        self,
+        node: Node,
+        network: Network | None,
+        *,
+        mode: vnh1.Mode,
+        initiator: bool,
+        network_id: NetworkId | None = None,
+        door: int | None = None,
+    ) -> None:
+        self._node = node
+        self._network = network
+        self._network_id = network_id
+        self._mode = mode
+        self._initiator = initiator
+        self._door = door
+        self._started_s = trio.current_time()
+        self._losers: list[Session] = []
+
+    def prepare(self, ended: Ended) -> Session:
+        """Enter the session in the tables.
+
+        Raises: PeerRefused: the peer's membership has run out, or its address is another's.
+        """
+        peer = ended.peer
+        network = self._network
+        network_id = self._network_id if network is None else network.id
+        if network_id is None:
+            raise InternalError("a handshake belongs to no network")
+        endpoint = Endpoint(*ended.endpoint)
+        if network is not None and self._mode is vnh1.Mode.FULL:
+            self._take_member(network, peer, endpoint)
+        session = Session(
+            sid=ended.sid,
+            network_id=network_id,
+            peer_id=peer.peer_id,
+            public_key=peer.public_key,
+            mode=self._mode,
+            suite=JOIN_SUITE if network is None else network.genesis.suite,
+            initiator=self._initiator,
+            schedule=ended.schedule,
+            link=Link(self._node.engine, ended.sid),
+            endpoint=endpoint,
+            started_s=self._started_s,
+            established_s=trio.current_time(),
+            door=self._door,
+        )
+        self._losers = self._node.sessions.add(session)
+        return session
+
+    def withdraw(self, session: Session) -> None:
+        """Take the session out of the tables again."""
+        session.link.close()
+        self._node.sessions.remove(session)
+
+    def begin(self, session: Session) -> None:
+        """Route the peer's packets to the session, greet the peer, close what it replaces."""
+        node = self._node
+        if self._initiator and session.mode is vnh1.Mode.FULL:
+            # The responder assigns our addresses to the session just after it accepts; what we
+            # sent sooner would be dropped there.  It greets after that, so its greeting tells.
+            session.ready = False
+            node.spawn(self._be_ready, session)
+        node.route(session)
+        node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
+        log.info(
+            "session up",
+            peer=session.peer_id.hex()[:12],
+            mode=session.mode.name,
+            initiator=session.initiator,
+            ms=round(session.handshake_ms, 1),
+        )
+        for loser in self._losers:
+            node.spawn(node.retire, loser, Close(code=SUPERSEDED, reason="another session"))
+        if session.mode is vnh1.Mode.FULL:
+            node.rekeying.begin(session)
+            node.channels.established(session)
+        node.gossip.greet(session)
+        for early in node.handshakes.take_early(session.sid):
+            node.control(session, early.data)
+
+    async def _be_ready(self, session: Session) -> None:
+        """Do not wait for ever on a greeting that got lost."""
+        await trio.sleep(READY_S)
+        self._node.ready(session)
+
+    def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
+        now = unix_now()
+        if peer.membership is None:
+            raise PeerRefused("the peer showed no membership")
+        member = Member(peer.public_key, peer.membership, peer.credential)
+        # An expired member may still come to the issuer, for renewal only: it gets no addresses.
+        if not network.is_valid(member.credential, now) and network.issuer is None:
+            raise PeerRefused(
+                f"the membership of {member.name} has expired",
+                hint="It renews itself when it meets the founder of the network.",
+            )
+        network.members.check_addresses(member.credential, now)
+        if member.peer_id in network.members:
+            changed = bool(network.members.merge((member,), now).changed)
+            changed |= network.members.observe(member.peer_id, (endpoint,), now)
+        else:
+            changed = bool(network.members.merge((member.seen_at((endpoint,), now),), now).changed)
+        if changed:
+            self._node.changed(network)
