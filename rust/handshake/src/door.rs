@@ -137,7 +137,7 @@ impl DoorKey {
     }
 }
 
-fn content(plain: &[u8]) -> Option<(Body, Vec<u8>)> {
+pub(crate) fn content(plain: &[u8]) -> Option<(Body, Vec<u8>)> {
     let (&[kind, high, low], rest) = plain.split_first_chunk::<3>()?;
     let body = rest.get(..usize::from(u16::from_be_bytes([high, low])))?;
     Some((Body::from_number(kind)?, body.to_vec()))

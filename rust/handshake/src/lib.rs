@@ -26,6 +26,8 @@ pub mod rng;
 mod schedule;
 mod sources;
 mod suite;
+#[cfg(test)]
+mod tests;
 mod transcript;
 
 pub use budget::Rate;

@@ -629,9 +629,14 @@ impl Offers {
         let before = offer.bytes();
         offer.auth = Some(auth);
         offer.stash.clear();
+        // Of the key parts only the chosen one's seal is needed, to recognise repeats of RESP.
+        let chosen = offer.chosen.map(|(id, _)| id);
         offer
             .candidates
-            .retain(|candidate| offer.chosen.is_some_and(|(id, _)| id == candidate.id));
+            .retain(|candidate| chosen == Some(candidate.id));
+        for candidate in &mut offer.candidates {
+            candidate.halves = [None, None];
+        }
         offer.touched_ns = now_ns;
         *memory = (*memory + offer.bytes()).saturating_sub(before);
         Ok(Established {
@@ -681,7 +686,8 @@ impl Offers {
         for offer in self.table.values_mut() {
             let before = offer.bytes();
             offer.candidates.retain(|candidate| {
-                candidate.whole().is_some()
+                candidate.key.is_some()
+                    || candidate.whole().is_some()
                     || now_ns.saturating_sub(candidate.born_ns) < ASSEMBLY_NS
             });
             for key in offer
@@ -699,7 +705,7 @@ impl Offers {
     pub(crate) fn next_expiry(&self) -> Option<u64> {
         let offers = self.table.values().map(|offer| offer.touched_ns + IDLE_NS);
         let parts = self.table.values().flat_map(|offer| &offer.candidates);
-        let parts = parts.filter(|part| part.whole().is_none());
+        let parts = parts.filter(|part| part.key.is_none() && part.whole().is_none());
         offers
             .chain(parts.map(|part| part.born_ns + ASSEMBLY_NS))
             .min()

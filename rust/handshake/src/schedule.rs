@@ -388,8 +388,8 @@ impl KeySchedule {
     }
 
     pub(crate) fn offer(&self) -> Result<Offer> {
-        if !self.initiator {
-            return Err(Error::State("only an initiator says HELLO"));
+        if self.x_private.is_none() {
+            return Err(Error::State("only an unfinished initiator says HELLO"));
         }
         let halves = halves(&[self.x.as_slice(), &self.ek].concat());
         let [first, second] = &halves;

@@ -59,6 +59,8 @@ pub struct End {
     pub rejected: usize,
     /// Length of this end's identity message.
     pub identity: usize,
+    /// When set, events wait here until `release`: the verification threads are busy.
+    pub hold: Option<Vec<Event>>,
     pub out: Vec<Action>,
 }
 
@@ -78,6 +80,7 @@ impl End {
             candidates: 0,
             rejected: 0,
             identity: 9000,
+            hold: None,
             out: Vec::new(),
         }
     }
@@ -179,7 +182,18 @@ impl End {
         });
     }
 
+    /// Answer the messages that were held.
+    pub fn release(&mut self, now: u64) {
+        for event in self.hold.take().unwrap_or_default() {
+            self.on_event(event, now);
+        }
+    }
+
     fn on_event(&mut self, event: Event, now: u64) {
+        if let (Some(held), Event::Message { .. }) = (&mut self.hold, &event) {
+            held.push(event);
+            return;
+        }
         let mut out = Vec::new();
         match event {
             Event::Init(init) => {
