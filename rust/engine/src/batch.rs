@@ -72,7 +72,9 @@ impl Batch {
 
     /// Send what is held.
     pub fn flush(&mut self, udp: &Udp) {
-        let Some((to, raw)) = self.to.take() else { return };
+        let Some((to, raw)) = self.to.take() else {
+            return;
+        };
         let held = self.buf.get(..self.len).unwrap_or_default();
         self.datagrams += self.count as u64;
         if self.gso || self.count == 1 {

@@ -110,7 +110,10 @@ impl Core {
         };
         let buffer = |bytes: usize| vec![0u8; bytes].into_boxed_slice();
         Ok(Core {
-            underlay: Underlay { udp, batch: Batch::new(options.udp_gso) },
+            underlay: Underlay {
+                udp,
+                batch: Batch::new(options.udp_gso),
+            },
             tun,
             gate: Gate::new(&mut OsRng)?,
             events,
@@ -144,7 +147,10 @@ impl Core {
     }
 
     pub(crate) fn session_mut(&mut self, sid: u32) -> Result<&mut Session> {
-        self.sessions.get_mut(&sid).map(Box::as_mut).ok_or(Error::NoSession(sid))
+        self.sessions
+            .get_mut(&sid)
+            .map(Box::as_mut)
+            .ok_or(Error::NoSession(sid))
     }
 
     // --- first contact ---------------------------------------------------------------------
@@ -174,8 +180,9 @@ impl Core {
         now_ns: u64,
     ) -> Result<bool> {
         let mut out = std::mem::take(&mut self.actions);
-        let sent =
-            self.gate.hello(schedule, door_key, to, bare_hint, now_ns, &mut OsRng, &mut out);
+        let sent = self.gate.hello(
+            schedule, door_key, to, bare_hint, now_ns, &mut OsRng, &mut out,
+        );
         self.perform(out, now_ns);
         Ok(sent?)
     }
@@ -196,7 +203,9 @@ impl Core {
         now_ns: u64,
     ) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
-        let done = self.gate.respond(schedule, init, message, now_ns, &mut OsRng, &mut out);
+        let done = self
+            .gate
+            .respond(schedule, init, message, now_ns, &mut OsRng, &mut out);
         self.perform(out, now_ns);
         Ok(done?)
     }
@@ -279,7 +288,14 @@ impl Core {
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),
             return_mask: None,
-            tx: TxKeys::new(Epoch { generation, step: 0 }, tx, now_ns)?,
+            tx: TxKeys::new(
+                Epoch {
+                    generation,
+                    step: 0,
+                },
+                tx,
+                now_ns,
+            )?,
             tx_next: None,
             rx: RxKeys::new(generation, rx)?,
             sources: Vec::new(),
@@ -305,7 +321,10 @@ impl Core {
         if !session.initiator {
             self.acknowledge(&mut session, now_ns);
         }
-        self.by_source.entry(session.endpoint).or_default().push(session.sid);
+        self.by_source
+            .entry(session.endpoint)
+            .or_default()
+            .push(session.sid);
         self.sessions.insert(session.sid, session);
         self.next_ns = 0;
         Ok(())
@@ -315,7 +334,10 @@ impl Core {
     fn acknowledge(&mut self, session: &mut Session, now_ns: u64) {
         let th4 = std::mem::take(&mut session.th4);
         self.underlay.flush();
-        if self.underlay.seal(session, Kind::Control, 0, 0, &th4, now_ns) {
+        if self
+            .underlay
+            .seal(session, Kind::Control, 0, 0, &th4, now_ns)
+        {
             session.ack = Some(self.underlay.batch.held().to_vec());
         }
         self.underlay.flush();
@@ -325,10 +347,13 @@ impl Core {
 
     pub fn send_control(&mut self, sid: u32, data: &[u8], now_ns: u64) -> Result<()> {
         if data.len() > CONTROL_BYTES {
-            return Err(Error::Invalid("a control datagram carries at most 1,100 bytes"));
+            return Err(Error::Invalid(
+                "a control datagram carries at most 1,100 bytes",
+            ));
         }
         let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
-        self.underlay.seal(session, Kind::Control, 0, 0, data, now_ns);
+        self.underlay
+            .seal(session, Kind::Control, 0, 0, data, now_ns);
         session.sent(now_ns, false);
         self.underlay.flush();
         Ok(())
@@ -377,7 +402,14 @@ impl Core {
         let session = self.session_mut(sid)?;
         let SessionKeys { generation, tx, rx } = keys;
         session.rx.install(generation, rx)?;
-        let next = TxKeys::new(Epoch { generation, step: 0 }, tx, now_ns)?;
+        let next = TxKeys::new(
+            Epoch {
+                generation,
+                step: 0,
+            },
+            tx,
+            now_ns,
+        )?;
         if send {
             session.tx = next;
             session.tx_next = None;
@@ -413,7 +445,9 @@ impl Core {
 
     pub fn set_return_keys(&mut self, keys: &[[u8; 32]]) -> Result<()> {
         if keys.len() > RETURN_KEYS {
-            return Err(Error::Invalid("too many return keys: two per network, 16 networks"));
+            return Err(Error::Invalid(
+                "too many return keys: two per network, 16 networks",
+            ));
         }
         self.return_masks = keys.iter().map(Mask::new).collect();
         Ok(())
@@ -438,7 +472,10 @@ impl Core {
 
     #[must_use]
     pub fn session_stats(&self, now_ns: u64) -> Vec<SessionStats> {
-        self.sessions.values().map(|s| SessionStats::of(s, now_ns)).collect()
+        self.sessions
+            .values()
+            .map(|s| SessionStats::of(s, now_ns))
+            .collect()
     }
 }
 

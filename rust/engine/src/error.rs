@@ -11,7 +11,10 @@ pub enum Error {
     #[error("UDP port {port} cannot be bound: {source}")]
     Bind { port: u16, source: io::Error },
     #[error("{what}: {source}")]
-    Os { what: &'static str, source: io::Error },
+    Os {
+        what: &'static str,
+        source: io::Error,
+    },
     /// The caller's fault.
     #[error("{0}")]
     Invalid(&'static str),

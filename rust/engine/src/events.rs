@@ -13,15 +13,37 @@ const CAPACITY: usize = 4096;
 pub enum Event {
     /// First contact, as the gate saw it.
     Handshake(veilnet_handshake::Event),
-    Confirmed { sid: u32 },
-    Control { sid: u32, data: Vec<u8> },
-    Wanted { destination: IpAddr },
-    ProbeAnswered { sid: u32, rtt_ns: u64 },
-    Silent { sid: u32, silent_ns: u64 },
-    Moved { sid: u32, endpoint: SocketAddr },
-    Stale { sid: u32 },
-    Lost { count: u64 },
-    Failed { reason: String },
+    Confirmed {
+        sid: u32,
+    },
+    Control {
+        sid: u32,
+        data: Vec<u8>,
+    },
+    Wanted {
+        destination: IpAddr,
+    },
+    ProbeAnswered {
+        sid: u32,
+        rtt_ns: u64,
+    },
+    Silent {
+        sid: u32,
+        silent_ns: u64,
+    },
+    Moved {
+        sid: u32,
+        endpoint: SocketAddr,
+    },
+    Stale {
+        sid: u32,
+    },
+    Lost {
+        count: u64,
+    },
+    Failed {
+        reason: String,
+    },
 }
 
 pub struct Events {
@@ -31,7 +53,10 @@ pub struct Events {
 
 impl Events {
     pub fn new() -> std::io::Result<Events> {
-        Ok(Events { queue: Mutex::default(), wake: Wake::new()? })
+        Ok(Events {
+            queue: Mutex::default(),
+            wake: Wake::new()?,
+        })
     }
 
     #[must_use]
@@ -60,7 +85,9 @@ impl Events {
         let count = limit.min(queue.len());
         let mut taken: Vec<Event> = queue.drain(..count).collect();
         if *lost > 0 {
-            taken.push(Event::Lost { count: std::mem::take(lost) });
+            taken.push(Event::Lost {
+                count: std::mem::take(lost),
+            });
         }
         if queue.is_empty() {
             self.wake.clear();

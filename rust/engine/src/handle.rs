@@ -67,7 +67,12 @@ impl Engine {
             .name("veilnet-data".into())
             .spawn(move || supervise(&own, core))
             .map_err(Error::os("data thread"))?;
-        Ok(Engine { shared, thread: Mutex::new(Some(thread)), port, tun })
+        Ok(Engine {
+            shared,
+            thread: Mutex::new(Some(thread)),
+            port,
+            tun,
+        })
     }
 
     #[must_use]
@@ -152,7 +157,9 @@ fn supervise(shared: &Shared, mut core: Core) {
                 .map(|s| (*s).to_owned())
                 .or_else(|| panic.downcast_ref::<String>().cloned());
             let reason = text.unwrap_or_else(|| "unknown panic".into());
-            shared.events.push(Event::Failed { reason: reason.clone() });
+            shared.events.push(Event::Failed {
+                reason: reason.clone(),
+            });
             State::Broken(reason)
         }
     };
@@ -161,7 +168,11 @@ fn supervise(shared: &Shared, mut core: Core) {
 }
 
 fn data_loop(shared: &Shared, core: &mut Core) {
-    let fds = [core.underlay.udp.fd(), core.tun.as_ref().map_or(-1, |t| t.fd()), shared.wake.fd()];
+    let fds = [
+        core.underlay.udp.fd(),
+        core.tun.as_ref().map_or(-1, |t| t.fd()),
+        shared.wake.fd(),
+    ];
     let mut spin_until_ns = 0;
     loop {
         let mut now = now_ns();

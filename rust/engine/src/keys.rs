@@ -28,7 +28,10 @@ pub struct StepLimits {
 
 impl Default for StepLimits {
     fn default() -> Self {
-        StepLimits { datagrams: 1 << 26, age_ns: 240_000_000_000 }
+        StepLimits {
+            datagrams: 1 << 26,
+            age_ns: 240_000_000_000,
+        }
     }
 }
 
@@ -73,9 +76,22 @@ pub struct TxKeys {
 
 impl TxKeys {
     pub fn new(epoch: Epoch, chains: Chains, now_ns: u64) -> Result<TxKeys> {
-        let data = Sealer { aead: aead(&chains, Class::Data)?, next: 0 };
-        let control = Sealer { aead: aead(&chains, Class::Control)?, next: 0 };
-        Ok(TxKeys { epoch, chains, data, control, since_ns: now_ns, acknowledged: false })
+        let data = Sealer {
+            aead: aead(&chains, Class::Data)?,
+            next: 0,
+        };
+        let control = Sealer {
+            aead: aead(&chains, Class::Control)?,
+            next: 0,
+        };
+        Ok(TxKeys {
+            epoch,
+            chains,
+            data,
+            control,
+            since_ns: now_ns,
+            acknowledged: false,
+        })
     }
 
     /// True when a step is due and allowed.
@@ -87,7 +103,10 @@ impl TxKeys {
     }
 
     pub fn step(&mut self, now_ns: u64) -> Result<()> {
-        let epoch = Epoch { step: self.epoch.step + 1, ..self.epoch };
+        let epoch = Epoch {
+            step: self.epoch.step + 1,
+            ..self.epoch
+        };
         *self = TxKeys::new(epoch, self.chains.step(), now_ns)?;
         Ok(())
     }
@@ -116,9 +135,22 @@ pub struct RxSlot {
 
 impl RxSlot {
     fn new(epoch: Epoch, chains: Chains) -> Result<RxSlot> {
-        let data = Opener { aead: aead(&chains, Class::Data)?, window: Window::default() };
-        let control = Opener { aead: aead(&chains, Class::Control)?, window: Window::default() };
-        Ok(RxSlot { epoch, chains, data, control, used: false, retire_ns: None })
+        let data = Opener {
+            aead: aead(&chains, Class::Data)?,
+            window: Window::default(),
+        };
+        let control = Opener {
+            aead: aead(&chains, Class::Control)?,
+            window: Window::default(),
+        };
+        Ok(RxSlot {
+            epoch,
+            chains,
+            data,
+            control,
+            used: false,
+            retire_ns: None,
+        })
     }
 }
 
@@ -129,8 +161,14 @@ pub struct RxKeys {
 
 impl RxKeys {
     pub fn new(generation: u64, chains: Chains) -> Result<RxKeys> {
-        let current = Epoch { generation, step: 0 };
-        let mut keys = RxKeys { slots: Vec::with_capacity(3), current };
+        let current = Epoch {
+            generation,
+            step: 0,
+        };
+        let mut keys = RxKeys {
+            slots: Vec::with_capacity(3),
+            current,
+        };
         keys.slots.push(RxSlot::new(current, chains)?);
         keys.hold_next_step(0)?;
         Ok(keys)
@@ -157,13 +195,20 @@ impl RxKeys {
     /// The highest data counter seen under the current epoch.
     #[must_use]
     pub fn highest(&self) -> Option<u64> {
-        self.slots.iter().find(|s| s.epoch == self.current)?.data.window.highest()
+        self.slots
+            .iter()
+            .find(|s| s.epoch == self.current)?
+            .data
+            .window
+            .highest()
     }
 
     /// Called after an AEAD success under slot `at`; true if the current epoch moved.
     #[inline]
     pub fn succeeded(&mut self, at: usize, now_ns: u64) -> Result<bool> {
-        let Some(slot) = self.slots.get_mut(at) else { return Ok(false) };
+        let Some(slot) = self.slots.get_mut(at) else {
+            return Ok(false);
+        };
         if slot.used {
             return Ok(false);
         }
@@ -185,14 +230,22 @@ impl RxKeys {
         if generation <= self.current.generation {
             return Err(Error::Invalid("a generation never goes back"));
         }
-        self.slots.retain(|s| s.epoch.generation <= self.current.generation);
+        self.slots
+            .retain(|s| s.epoch.generation <= self.current.generation);
         self.make_room();
-        self.slots.push(RxSlot::new(Epoch { generation, step: 0 }, chains)?);
+        self.slots.push(RxSlot::new(
+            Epoch {
+                generation,
+                step: 0,
+            },
+            chains,
+        )?);
         Ok(())
     }
 
     pub fn retire(&mut self, now_ns: u64) {
-        self.slots.retain(|s| s.retire_ns.is_none_or(|t| now_ns < t));
+        self.slots
+            .retain(|s| s.retire_ns.is_none_or(|t| now_ns < t));
     }
 
     #[must_use]
@@ -201,8 +254,13 @@ impl RxKeys {
     }
 
     fn hold_next_step(&mut self, at: usize) -> Result<()> {
-        let Some(slot) = self.slots.get(at) else { return Ok(()) };
-        let epoch = Epoch { step: slot.epoch.step + 1, ..slot.epoch };
+        let Some(slot) = self.slots.get(at) else {
+            return Ok(());
+        };
+        let epoch = Epoch {
+            step: slot.epoch.step + 1,
+            ..slot.epoch
+        };
         let next = RxSlot::new(epoch, slot.chains.step())?;
         self.make_room();
         self.slots.push(next);

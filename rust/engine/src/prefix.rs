@@ -26,7 +26,9 @@ impl Prefix {
             Some((a, b)) => (a, Some(b)),
             None => (text, None),
         };
-        let Ok(ip) = address.parse::<IpAddr>() else { return Err(bad) };
+        let Ok(ip) = address.parse::<IpAddr>() else {
+            return Err(bad);
+        };
         let (base, v6) = number(ip);
         let width: u8 = if v6 { 128 } else { 32 };
         let bits = match bits.map(str::parse::<u8>) {
@@ -34,8 +36,17 @@ impl Prefix {
             Some(Ok(b)) if b <= width => b,
             Some(_) => return Err(bad),
         };
-        let mask = if bits == 0 { 0 } else { u128::MAX << (128 - u32::from(bits)) };
-        Ok(Prefix { base: base & mask, mask, v6, bits })
+        let mask = if bits == 0 {
+            0
+        } else {
+            u128::MAX << (128 - u32::from(bits))
+        };
+        Ok(Prefix {
+            base: base & mask,
+            mask,
+            v6,
+            bits,
+        })
     }
 
     #[inline]
@@ -73,9 +84,20 @@ mod tests {
         assert!(p.contains("100.64.31.255".parse().unwrap()));
         assert!(!p.contains("100.64.32.0".parse().unwrap()));
         assert!(!p.contains("::".parse().unwrap()));
-        assert!(Prefix::parse("::/0").unwrap().contains("fd00::1".parse().unwrap()));
-        assert!(!Prefix::parse("::/0").unwrap().contains("1.2.3.4".parse().unwrap()));
-        assert_eq!(Prefix::parse("fd00::1").unwrap().host(), Some("fd00::1".parse().unwrap()));
+        assert!(
+            Prefix::parse("::/0")
+                .unwrap()
+                .contains("fd00::1".parse().unwrap())
+        );
+        assert!(
+            !Prefix::parse("::/0")
+                .unwrap()
+                .contains("1.2.3.4".parse().unwrap())
+        );
+        assert_eq!(
+            Prefix::parse("fd00::1").unwrap().host(),
+            Some("fd00::1".parse().unwrap())
+        );
         for bad in ["", "1.2.3.4/33", "fd00::/129", "x", "1.2.3.4/"] {
             assert!(Prefix::parse(bad).is_err(), "{bad}");
         }

@@ -29,7 +29,12 @@ impl Core {
         let mut slot = std::mem::take(&mut self.slot);
         for _ in 0..RECEIVES {
             // Errors other than "empty" are ICMP echoes of what was sent: the next call goes on.
-            let Ok(Received { len, segment, source }) = self.underlay.udp.receive(&mut slot) else {
+            let Ok(Received {
+                len,
+                segment,
+                source,
+            }) = self.underlay.udp.receive(&mut slot)
+            else {
                 break;
             };
             worked = true;
@@ -57,11 +62,7 @@ impl Core {
 
     /// Whose datagram it claims to be: the sessions at its source first, then the return keys.
     #[inline]
-    fn identify(
-        &self,
-        datagram: &[u8],
-        source: SocketAddr,
-    ) -> Option<(u32, [u8; HEADER], Header)> {
+    fn identify(&self, datagram: &[u8], source: SocketAddr) -> Option<(u32, [u8; HEADER], Header)> {
         let claim = |mask: &Mask| {
             let bytes = mask.header(datagram)?;
             Some((bytes, Header::parse(&bytes)?))
@@ -83,13 +84,18 @@ impl Core {
         }
         self.return_masks.iter().find_map(|mask| {
             let (bytes, header) = claim(mask)?;
-            self.sessions.contains_key(&header.idx).then_some((header.idx, bytes, header))
+            self.sessions
+                .contains_key(&header.idx)
+                .then_some((header.idx, bytes, header))
         })
     }
 
     fn first_contact(&mut self, datagram: &mut [u8], source: SocketAddr, now_ns: u64) {
         let mut out = std::mem::take(&mut self.actions);
-        if !self.gate.receive(datagram, source, now_ns, &mut OsRng, &mut out) {
+        if !self
+            .gate
+            .receive(datagram, source, now_ns, &mut OsRng, &mut out)
+        {
             self.stats.rx_unknown += 1;
         }
         self.perform(out, now_ns);
@@ -107,17 +113,30 @@ impl Core {
         now_ns: u64,
     ) {
         self.last_sid = sid;
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
-        let Some(at) = session.rx.find(header.epoch) else { return };
-        let Some(slot) = session.rx.slot(at) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let Some(at) = session.rx.find(header.epoch) else {
+            return;
+        };
+        let Some(slot) = session.rx.slot(at) else {
+            return;
+        };
         if header.path != crate::keys::DIRECT {
             return;
         }
-        let Some(sealed) = datagram.get(HEADER..) else { return };
+        let Some(sealed) = datagram.get(HEADER..) else {
+            return;
+        };
         let len = sealed.len().saturating_sub(TAG);
         let inner = matches!(header.kind, Kind::Data | Kind::Verbatim);
         if inner && self.run_sid != sid {
-            write_run(&mut self.run, &mut self.out, &self.tun, &mut self.stats.tun_writes);
+            write_run(
+                &mut self.run,
+                &mut self.out,
+                &self.tun,
+                &mut self.stats.tun_writes,
+            );
             self.run_sid = sid;
         }
         let place = if inner { self.run.place() } else { 0 };
@@ -128,7 +147,11 @@ impl Core {
             self.scratch.get_mut(..len)
         };
         let Some(target) = target else { return };
-        let key = if header.kind == Kind::Control { &mut slot.control } else { &mut slot.data };
+        let key = if header.kind == Kind::Control {
+            &mut slot.control
+        } else {
+            &mut slot.data
+        };
         if !key.aead.open(header.counter, aad, sealed, target) {
             if inner {
                 self.run.restore(&mut self.out);
@@ -157,7 +180,12 @@ impl Core {
             Kind::Report => self.report(sid, len),
             Kind::Relay => {}
         }
-        if newest && self.sessions.get(&sid).is_some_and(|s| s.endpoint != source) {
+        if newest
+            && self
+                .sessions
+                .get(&sid)
+                .is_some_and(|s| s.endpoint != source)
+        {
             self.challenge(sid, source, datagram.len(), now_ns);
         }
     }
@@ -165,7 +193,9 @@ impl Core {
     /// An opened packet of `len` bytes at `place` in the run's buffer.
     #[inline]
     fn inner_packet(&mut self, sid: u32, place: usize, len: usize, meta: &Header, now_ns: u64) {
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         let packet = self.out.get(place..place + len).unwrap_or_default();
         let allowed = match (ip::src(packet), ip::dst(packet)) {
             (Some(from), Some(to)) => session.owns(from) && self.routes.is_local(to),
@@ -202,18 +232,36 @@ impl Core {
         let half = self.scratch.get(..len).unwrap_or_default();
         let place = self.run.place();
         self.run.save(&self.out);
-        let Some(room) = self.out.get_mut(place..) else { return };
-        let Some(whole) = self.halves.offer(header, half, room) else { return };
-        let kind = if header.flags & PARTIAL != 0 { Kind::Data } else { Kind::Verbatim };
-        let meta = Header { kind, segment: 0, flags: veilnet_wire::LAST, ..*header };
+        let Some(room) = self.out.get_mut(place..) else {
+            return;
+        };
+        let Some(whole) = self.halves.offer(header, half, room) else {
+            return;
+        };
+        let kind = if header.flags & PARTIAL != 0 {
+            Kind::Data
+        } else {
+            Kind::Verbatim
+        };
+        let meta = Header {
+            kind,
+            segment: 0,
+            flags: veilnet_wire::LAST,
+            ..*header
+        };
         self.inner_packet(sid, place, whole, &meta, now_ns);
     }
 
     fn control(&mut self, sid: u32, len: usize, header: &Header) {
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         let data = self.scratch.get(..len).unwrap_or_default();
         if session.confirmed {
-            self.events.push(Event::Control { sid, data: data.to_vec() });
+            self.events.push(Event::Control {
+                sid,
+                data: data.to_vec(),
+            });
         } else if header.counter == 0 && data == session.th4 {
             session.confirmed = true;
             session.th4 = Vec::new();
@@ -227,12 +275,15 @@ impl Core {
 
     fn probe(&mut self, sid: u32, len: usize, source: SocketAddr, now_ns: u64) {
         let body = self.scratch.get(..len).unwrap_or_default();
-        let (Some(kind), Some(id)) =
-            (body.first().copied(), body.get(1..).and_then(|b| b.first_chunk::<8>()).copied())
-        else {
+        let (Some(kind), Some(id)) = (
+            body.first().copied(),
+            body.get(1..).and_then(|b| b.first_chunk::<8>()).copied(),
+        ) else {
             return;
         };
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         match kind {
             PROBE_REQUEST => {
                 let mut answer = [0u8; 9];
@@ -240,7 +291,8 @@ impl Core {
                 answer[1..].copy_from_slice(&id);
                 let raw = self.underlay.udp.raw(source);
                 let to = (source, &raw);
-                self.underlay.seal_to(session, to, Kind::Probe, (0, 0), &answer, now_ns);
+                self.underlay
+                    .seal_to(session, to, Kind::Probe, (0, 0), &answer, now_ns);
                 session.sent(now_ns, false);
             }
             PROBE_ANSWER => self.probe_answered(sid, u64::from_be_bytes(id), source, now_ns),
@@ -249,7 +301,9 @@ impl Core {
     }
 
     fn probe_answered(&mut self, sid: u32, id: u64, source: SocketAddr, now_ns: u64) {
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         if let Some(challenge) = &mut session.challenge {
             if id == challenge.old_id {
                 // The old endpoint still answers: whoever sent from the new one is a racer.
@@ -261,7 +315,9 @@ impl Core {
                 return;
             }
         }
-        let Some(at) = session.probes.iter().position(|p| p.id == id) else { return };
+        let Some(at) = session.probes.iter().position(|p| p.id == id) else {
+            return;
+        };
         let probe = session.probes.swap_remove(at);
         let rtt_ns = now_ns.saturating_sub(probe.sent_ns);
         session.sample_rtt(rtt_ns);
@@ -279,9 +335,13 @@ impl Core {
     fn report(&mut self, sid: u32, len: usize) {
         let body = self.scratch.get(..len).unwrap_or_default();
         let word = |at: usize| {
-            body.get(at..).and_then(|b| b.first_chunk::<8>()).map(|b| u64::from_be_bytes(*b))
+            body.get(at..)
+                .and_then(|b| b.first_chunk::<8>())
+                .map(|b| u64::from_be_bytes(*b))
         };
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         if let (Some(generation), Some(step)) = (word(0), word(8))
             && session.tx.epoch == (Epoch { generation, step })
         {
@@ -291,7 +351,9 @@ impl Core {
 
     /// The peer seems to have moved: ask both the new and the old endpoint.
     fn challenge(&mut self, sid: u32, to: SocketAddr, received: usize, now_ns: u64) {
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         // Never more bytes towards an unproven address than came from it.
         let body = [PROBE_REQUEST; 9];
         let small = received < body.len() + veilnet_wire::OVERHEAD;
@@ -322,14 +384,20 @@ impl Core {
         for (id, to, raw) in [(new, to, &new_raw), (old, old_to, &old_raw)] {
             let mut body = [PROBE_REQUEST; 9];
             body[1..].copy_from_slice(&id);
-            self.underlay.seal_to(session, (to, raw), Kind::Probe, (0, 0), &body, now_ns);
+            self.underlay
+                .seal_to(session, (to, raw), Kind::Probe, (0, 0), &body, now_ns);
         }
     }
 
     /// Write the open run into the TUN device.
     #[inline]
     pub(crate) fn write_run(&mut self) {
-        write_run(&mut self.run, &mut self.out, &self.tun, &mut self.stats.tun_writes);
+        write_run(
+            &mut self.run,
+            &mut self.out,
+            &self.tun,
+            &mut self.stats.tun_writes,
+        );
     }
 }
 

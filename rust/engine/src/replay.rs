@@ -26,7 +26,11 @@ impl Window {
         let block = counter / 64;
         if counter >= self.next {
             // Blocks between the old and the new head hold counters of a window ago.
-            let head = if self.next == 0 { 0 } else { (self.next - 1) / 64 };
+            let head = if self.next == 0 {
+                0
+            } else {
+                (self.next - 1) / 64
+            };
             for stale in (head + 1..=block).take(BLOCKS) {
                 blocks[(stale % BLOCKS as u64) as usize] = 0;
             }

@@ -21,7 +21,10 @@ impl Routes {
         if let Some(sid) = self.hosts.get(&destination) {
             return Some(*sid);
         }
-        self.prefixes.iter().find(|(p, _)| p.contains(destination)).map(|(_, sid)| *sid)
+        self.prefixes
+            .iter()
+            .find(|(p, _)| p.contains(destination))
+            .map(|(_, sid)| *sid)
     }
 
     #[inline]
@@ -57,7 +60,8 @@ impl Routes {
                 }
             }
         }
-        self.prefixes.sort_by_key(|(p, _)| std::cmp::Reverse(p.bits()));
+        self.prefixes
+            .sort_by_key(|(p, _)| std::cmp::Reverse(p.bits()));
     }
 
     pub fn forget(&mut self, sid: u32) {

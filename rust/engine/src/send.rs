@@ -22,7 +22,9 @@ impl Core {
         let mut worked = false;
         for _ in 0..READS {
             let Some(tun) = &self.tun else { break };
-            let Ok(len) = tun.read(&mut self.tun_buf) else { break };
+            let Ok(len) = tun.read(&mut self.tun_buf) else {
+                break;
+            };
             worked = true;
             self.stats.tun_reads += 1;
             self.outgoing(len, now_ns);
@@ -35,9 +37,13 @@ impl Core {
     /// Send the packet of `len` bytes in the read buffer, or let it wait for a channel.
     #[inline]
     fn outgoing(&mut self, len: usize, now_ns: u64) {
-        let Some(read) = self.tun_buf.get_mut(..len) else { return };
+        let Some(read) = self.tun_buf.get_mut(..len) else {
+            return;
+        };
         let front = if self.stats.vnet_hdr { VNET } else { 0 };
-        let Some(destination) = read.get(front..).and_then(ip::dst) else { return };
+        let Some(destination) = read.get(front..).and_then(ip::dst) else {
+            return;
+        };
         let Some(sid) = self.routes.session(destination) else {
             if self.routes.is_wanted(destination) {
                 if self.waiting.push(destination, read, now_ns) {
@@ -47,7 +53,9 @@ impl Core {
             }
             return;
         };
-        let Some(session) = self.sessions.get_mut(&sid) else { return };
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         if send_packet(&mut self.underlay, session, read, front, now_ns).is_none()
             && !session.tx.has_room(1)
             && !session.stale_told
@@ -77,7 +85,9 @@ impl Core {
             let inner = packet.get(front..).unwrap_or_default();
             let mut answer = [0u8; VNET + icmp::LONGEST];
             // An all-zero virtio header: no offload, checksum complete.
-            let Some(room) = answer.get_mut(front..) else { continue };
+            let Some(room) = answer.get_mut(front..) else {
+                continue;
+            };
             if let Some(len) = icmp::unreachable(inner, Reason::Host, destination, room)
                 && let (Some(tun), Some(whole)) = (&self.tun, answer.get(..front + len))
             {
@@ -110,7 +120,11 @@ fn send_packet(
     now_ns: u64,
 ) -> Option<()> {
     let (head, packet) = read.split_at_mut_checked(front)?;
-    let mut vnet = if front == 0 { Vnet::default() } else { Vnet::parse(head)? };
+    let mut vnet = if front == 0 {
+        Vnet::default()
+    } else {
+        Vnet::parse(head)?
+    };
     let cut = match Super::parse(&vnet, packet) {
         Err(WireError::ChecksumFirst) => {
             split::complete(&mut vnet, packet).ok()?;
@@ -150,5 +164,12 @@ fn send_parts(
     let (first, second) = part::halves(inner);
     session.tx.data.next += session.tx.data.next & 1;
     underlay.seal(session, Kind::Part, 0, partial, first, now_ns);
-    underlay.seal(session, Kind::Part, 0, partial | SECOND_HALF, second, now_ns);
+    underlay.seal(
+        session,
+        Kind::Part,
+        0,
+        partial | SECOND_HALF,
+        second,
+        now_ns,
+    );
 }

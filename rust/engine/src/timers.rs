@@ -39,9 +39,12 @@ impl Core {
             }
             next = next.min(session.timer_ns);
         }
-        self.next_ns = next
-            .min(self.waiting.next_ns().unwrap_or(u64::MAX))
-            .min(self.gate.next_expiry().unwrap_or(u64::MAX).max(now_ns + 1_000_000));
+        self.next_ns = next.min(self.waiting.next_ns().unwrap_or(u64::MAX)).min(
+            self.gate
+                .next_expiry()
+                .unwrap_or(u64::MAX)
+                .max(now_ns + 1_000_000),
+        );
         for (sid, endpoint) in moves {
             // The session was there a moment ago and nothing removes it in between.
             let _ = self.set_endpoint(sid, endpoint, now_ns);
@@ -69,7 +72,9 @@ fn run(
 ) -> Option<Event> {
     let mut event = None;
     session.rx.retire(now_ns);
-    session.probes.retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
+    session
+        .probes
+        .retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
     if session.report_due && now_ns >= session.reported_ns + REPORT_NS {
         send_report(underlay, session, now_ns);
     }
@@ -98,14 +103,20 @@ fn run(
     {
         session.silent_told = true;
         session.mtu.suspect(now_ns);
-        event = Some(Event::Silent { sid: session.sid, silent_ns: now_ns - since });
+        event = Some(Event::Silent {
+            sid: session.sid,
+            silent_ns: now_ns - since,
+        });
     }
     if let Some(challenge) = session.challenge
         && now_ns >= challenge.decide_ns
     {
         session.challenge = None;
         if challenge.new_answered {
-            event = Some(Event::Moved { sid: session.sid, endpoint: challenge.to });
+            event = Some(Event::Moved {
+                sid: session.sid,
+                endpoint: challenge.to,
+            });
         }
     }
     session.timer_ns = deadline(session, now_ns);
@@ -143,8 +154,13 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
 fn send_report(underlay: &mut Underlay, session: &mut Session, now_ns: u64) {
     let epoch = session.epoch_rx();
     let mut body = [0u8; 24];
-    for (at, word) in
-        [epoch.generation, epoch.step, session.rx.highest().unwrap_or(0)].iter().enumerate()
+    for (at, word) in [
+        epoch.generation,
+        epoch.step,
+        session.rx.highest().unwrap_or(0),
+    ]
+    .iter()
+    .enumerate()
     {
         body[at * 8..at * 8 + 8].copy_from_slice(&word.to_be_bytes());
     }
@@ -172,7 +188,12 @@ fn send_probe(
         session.probes.remove(0);
     }
     let id = u64::from_be_bytes(id);
-    session.probes.push(Probe { id, sent_ns: now_ns, asked, size });
+    session.probes.push(Probe {
+        id,
+        sent_ns: now_ns,
+        asked,
+        size,
+    });
     underlay.seal(session, Kind::Probe, 0, 0, &body, now_ns);
     // A probe of a size under test may be lost for its size: it says nothing about the peer.
     session.sent(now_ns, size.is_none());

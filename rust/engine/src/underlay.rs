@@ -49,10 +49,20 @@ impl Underlay {
         };
         let counter = key.next;
         key.next += 1;
-        let header =
-            Header { idx, counter, kind, epoch, path: crate::keys::DIRECT, segment, flags }.emit();
+        let header = Header {
+            idx,
+            counter,
+            kind,
+            epoch,
+            path: crate::keys::DIRECT,
+            segment,
+            flags,
+        }
+        .emit();
         let out = self.batch.room(&self.udp, to, raw, plain.len() + OVERHEAD);
-        let Some((head, body)) = out.split_at_mut_checked(HEADER) else { return false };
+        let Some((head, body)) = out.split_at_mut_checked(HEADER) else {
+            return false;
+        };
         if !key.aead.seal(counter, &header, plain, body) {
             return false;
         }
@@ -69,7 +79,9 @@ impl Underlay {
     /// Send one ready datagram (the gate's) at once.
     pub fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
         let raw = self.udp.raw(to);
-        self.batch.room(&self.udp, to, &raw, datagram.len()).copy_from_slice(datagram);
+        self.batch
+            .room(&self.udp, to, &raw, datagram.len())
+            .copy_from_slice(datagram);
         self.flush();
     }
 }

@@ -25,7 +25,12 @@ impl Waiting {
         if !self.0.contains_key(&destination) && self.0.len() >= DESTINATIONS {
             return false;
         }
-        let fresh = || Queue { packets: Vec::new(), bytes: 0, since_ns: now_ns, asked_ns: 0 };
+        let fresh = || Queue {
+            packets: Vec::new(),
+            bytes: 0,
+            since_ns: now_ns,
+            asked_ns: 0,
+        };
         let queue = self.0.entry(destination).or_insert_with(fresh);
         // The first packet is kept whatever its size: one super-packet may fill the quota.
         if queue.packets.is_empty()
@@ -42,7 +47,10 @@ impl Waiting {
     }
 
     pub fn take(&mut self, destination: IpAddr) -> Vec<Vec<u8>> {
-        self.0.remove(&destination).map(|q| q.packets).unwrap_or_default()
+        self.0
+            .remove(&destination)
+            .map(|q| q.packets)
+            .unwrap_or_default()
     }
 
     /// Destinations for which `here` holds.
@@ -53,7 +61,11 @@ impl Waiting {
     /// Destinations that waited too long.
     pub fn expired(&self, now_ns: u64) -> Vec<IpAddr> {
         let old = |q: &Queue| now_ns.saturating_sub(q.since_ns) >= LIFE_NS;
-        self.0.iter().filter(|(_, q)| old(q)).map(|(d, _)| *d).collect()
+        self.0
+            .iter()
+            .filter(|(_, q)| old(q))
+            .map(|(d, _)| *d)
+            .collect()
     }
 
     #[must_use]

@@ -64,15 +64,28 @@ struct Pair {
 
 fn pair(steps: StepLimits) -> Pair {
     let (a, b) = (open(steps), open(steps));
-    b.call(|core, _| core.add_door(&DOOR, true)).unwrap().unwrap();
+    b.call(|core, _| core.add_door(&DOOR, true))
+        .unwrap()
+        .unwrap();
     let ek = vec![9; 1184];
-    let schedule_a =
-        KeySchedule::initiate(Suite::S1, Mode::Full, NETWORK, K_NET, &RESPONDER, &ek, &mut OsRng)
-            .unwrap();
+    let schedule_a = KeySchedule::initiate(
+        Suite::S1,
+        Mode::Full,
+        NETWORK,
+        K_NET,
+        &RESPONDER,
+        &ek,
+        &mut OsRng,
+    )
+    .unwrap();
     let schedule_a = Arc::new(Mutex::new(schedule_a));
     let sid_a = schedule_a.lock().unwrap().local_sid();
     let (own, to) = (Arc::clone(&schedule_a), at(&b));
-    assert!(a.call(move |c, now| c.hello(&own, &DOOR, to, false, now)).unwrap().unwrap());
+    assert!(
+        a.call(move |c, now| c.hello(&own, &DOOR, to, false, now))
+            .unwrap()
+            .unwrap()
+    );
     let init = expect(&b, "INIT", |e| match e {
         Event::Handshake(Contact::Init(init)) => Some(init),
         _ => None,
@@ -83,26 +96,43 @@ fn pair(steps: StepLimits) -> Pair {
     let schedule_b = Arc::new(Mutex::new(schedule_b));
     let sid_b = schedule_b.lock().unwrap().local_sid();
     let own = Arc::clone(&schedule_b);
-    b.call(move |c, now| c.respond(&own, &init, vec![0xe2; 9000], now)).unwrap().unwrap();
+    b.call(move |c, now| c.respond(&own, &init, vec![0xe2; 9000], now))
+        .unwrap()
+        .unwrap();
     let candidate = expect(&a, "key part", |e| match e {
         Event::Handshake(Contact::Candidate { candidate, .. }) => Some(candidate),
         _ => None,
     });
-    a.call(move |c, now| c.candidate(sid_a, candidate, &SS, now)).unwrap().unwrap();
+    a.call(move |c, now| c.candidate(sid_a, candidate, &SS, now))
+        .unwrap()
+        .unwrap();
     let e2 = expect(&a, "RESP", |e| match e {
         Event::Handshake(Contact::Message { bytes, .. }) => Some(bytes),
         _ => None,
     });
     assert_eq!(e2, vec![0xe2; 9000]);
-    a.call(move |c, now| c.authenticate(sid_a, vec![0xe3; 9000], None, now)).unwrap().unwrap();
+    a.call(move |c, now| c.authenticate(sid_a, vec![0xe3; 9000], None, now))
+        .unwrap()
+        .unwrap();
     let e3 = expect(&b, "AUTH", |e| match e {
         Event::Handshake(Contact::Message { bytes, .. }) => Some(bytes),
         _ => None,
     });
     assert_eq!(e3, vec![0xe3; 9000]);
-    b.call(move |c, now| c.accept(sid_b, None, now)).unwrap().unwrap();
-    expect(&a, "ACK", |e| matches!(e, Event::Confirmed { sid } if sid == sid_a).then_some(()));
-    Pair { a, b, sid_a, sid_b, schedule_a, schedule_b }
+    b.call(move |c, now| c.accept(sid_b, None, now))
+        .unwrap()
+        .unwrap();
+    expect(&a, "ACK", |e| {
+        matches!(e, Event::Confirmed { sid } if sid == sid_a).then_some(())
+    });
+    Pair {
+        a,
+        b,
+        sid_a,
+        sid_b,
+        schedule_a,
+        schedule_b,
+    }
 }
 
 fn stats(engine: &Engine, sid: u32) -> SessionStats {
@@ -112,7 +142,9 @@ fn stats(engine: &Engine, sid: u32) -> SessionStats {
 
 fn say(from: &Engine, sid: u32, to: &Engine, text: &[u8]) {
     let data = text.to_vec();
-    from.call(move |c, now| c.send_control(sid, &data, now)).unwrap().unwrap();
+    from.call(move |c, now| c.send_control(sid, &data, now))
+        .unwrap()
+        .unwrap();
     let heard = expect(to, "control", |e| match e {
         Event::Control { data, .. } => Some(data),
         _ => None,
@@ -127,8 +159,12 @@ fn a_session_carries_control_and_probes() {
     say(&p.a, p.sid_a, &p.b, b"ping");
     say(&p.b, p.sid_b, &p.a, b"pong");
     let sid = p.sid_a;
-    p.a.call(move |c, now| c.probe_now(sid, now)).unwrap().unwrap();
-    expect(&p.a, "probe answer", |e| matches!(e, Event::ProbeAnswered { .. }).then_some(()));
+    p.a.call(move |c, now| c.probe_now(sid, now))
+        .unwrap()
+        .unwrap();
+    expect(&p.a, "probe answer", |e| {
+        matches!(e, Event::ProbeAnswered { .. }).then_some(())
+    });
     assert!(stats(&p.a, p.sid_a).rtt_ns.is_some());
     until("the full path MTU", || {
         stats(&p.a, p.sid_a).mtu_bytes == 1412 && stats(&p.b, p.sid_b).mtu_bytes == 1412
@@ -141,21 +177,43 @@ fn a_generation_moves_both_directions() {
     let p = pair(StepLimits::default());
     for round in 1..=6u64 {
         let (from, to) = if round % 2 == 1 {
-            ((&p.a, &p.schedule_a, p.sid_a), (&p.b, &p.schedule_b, p.sid_b))
+            (
+                (&p.a, &p.schedule_a, p.sid_a),
+                (&p.b, &p.schedule_b, p.sid_b),
+            )
         } else {
-            ((&p.b, &p.schedule_b, p.sid_b), (&p.a, &p.schedule_a, p.sid_a))
+            (
+                (&p.b, &p.schedule_b, p.sid_b),
+                (&p.a, &p.schedule_a, p.sid_a),
+            )
         };
-        let offer = from.1.lock().unwrap().next_begin(&[6; 1184], &mut OsRng).unwrap();
+        let offer = from
+            .1
+            .lock()
+            .unwrap()
+            .next_begin(&[6; 1184], &mut OsRng)
+            .unwrap();
         let answer =
-            to.1.lock().unwrap().next_respond(&offer, &[8; 1088], &SS, &mut OsRng).unwrap();
+            to.1.lock()
+                .unwrap()
+                .next_respond(&offer, &[8; 1088], &SS, &mut OsRng)
+                .unwrap();
         let (engine, sid) = (to.0, to.2);
         engine
             .call(move |c, now| c.install_generation(sid, answer.keys, false, now))
             .unwrap()
             .unwrap();
-        let done = from.1.lock().unwrap().next_finish(&answer.message, &SS).unwrap();
+        let done = from
+            .1
+            .lock()
+            .unwrap()
+            .next_finish(&answer.message, &SS)
+            .unwrap();
         let (engine, sid) = (from.0, from.2);
-        engine.call(move |c, now| c.install_generation(sid, done.keys, true, now)).unwrap().unwrap();
+        engine
+            .call(move |c, now| c.install_generation(sid, done.keys, true, now))
+            .unwrap()
+            .unwrap();
         to.1.lock().unwrap().next_confirm(&done.message).unwrap();
         assert_eq!(stats(to.0, to.2).generation, round - 1);
         say(from.0, from.2, to.0, b"under the new generation");
@@ -170,12 +228,17 @@ fn silence_is_told() {
     let p = pair(StepLimits::default());
     p.b.close();
     let sid = p.sid_a;
-    p.a.call(move |c, now| c.probe_now(sid, now)).unwrap().unwrap();
+    p.a.call(move |c, now| c.probe_now(sid, now))
+        .unwrap()
+        .unwrap();
     let silent_ns = expect(&p.a, "silence", |e| match e {
         Event::Silent { silent_ns, .. } => Some(silent_ns),
         _ => None,
     });
-    assert!((1_500_000_000..3_000_000_000).contains(&silent_ns), "{silent_ns}");
+    assert!(
+        (1_500_000_000..3_000_000_000).contains(&silent_ns),
+        "{silent_ns}"
+    );
 }
 
 /// A closed engine answers every call with an error, and closing twice is harmless.
@@ -184,7 +247,10 @@ fn a_closed_engine_says_so() {
     let engine = open(StepLimits::default());
     engine.close();
     engine.close();
-    assert!(matches!(engine.call(|c, _| c.stats()), Err(veilnet_engine::Error::Closed)));
+    assert!(matches!(
+        engine.call(|c, _| c.stats()),
+        Err(veilnet_engine::Error::Closed)
+    ));
 }
 
 /// A panic on the data thread becomes an event and an error, never a stall.
@@ -192,7 +258,15 @@ fn a_closed_engine_says_so() {
 fn a_dying_thread_is_told() {
     let engine = open(StepLimits::default());
     let died = engine.call(|_, _| -> () { panic!("on purpose") });
-    assert!(matches!(died, Err(veilnet_engine::Error::Broken(_) | veilnet_engine::Error::Closed)));
-    expect(&engine, "failure", |e| matches!(e, Event::Failed { .. }).then_some(()));
-    assert!(matches!(engine.call(|c, _| c.stats()), Err(veilnet_engine::Error::Broken(_))));
+    assert!(matches!(
+        died,
+        Err(veilnet_engine::Error::Broken(_) | veilnet_engine::Error::Closed)
+    ));
+    expect(&engine, "failure", |e| {
+        matches!(e, Event::Failed { .. }).then_some(())
+    });
+    assert!(matches!(
+        engine.call(|c, _| c.stats()),
+        Err(veilnet_engine::Error::Broken(_))
+    ));
 }

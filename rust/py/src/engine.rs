@@ -16,18 +16,29 @@ pub struct Engine(engine::Engine);
 
 fn address(to: &Endpoint) -> PyResult<SocketAddr> {
     let ip: IpAddr = to.0.parse().map_err(|_| {
-        errors::raise("LocalProtocolError", &format!("{:?} is not an IP address", to.0), "")
+        errors::raise(
+            "LocalProtocolError",
+            &format!("{:?} is not an IP address", to.0),
+            "",
+        )
     })?;
     Ok(SocketAddr::new(ip, to.1))
 }
 
 fn prefixes(texts: &[String]) -> PyResult<Vec<Prefix>> {
-    texts.iter().map(|t| Prefix::parse(t).map_err(errors::engine)).collect()
+    texts
+        .iter()
+        .map(|t| Prefix::parse(t).map_err(errors::engine))
+        .collect()
 }
 
 pub fn key(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
     bytes.try_into().map_err(|_| {
-        errors::raise("LocalProtocolError", &format!("{what} has {} bytes, not 32", bytes.len()), "")
+        errors::raise(
+            "LocalProtocolError",
+            &format!("{what} has {} bytes, not 32", bytes.len()),
+            "",
+        )
     })
 }
 
@@ -79,9 +90,14 @@ impl Engine {
             vnet_hdr,
             udp_gso,
             udp_gro,
-            steps: StepLimits { datagrams: step_datagrams, age_ns: (step_age_s * 1e9) as u64 },
+            steps: StepLimits {
+                datagrams: step_datagrams,
+                age_ns: (step_age_s * 1e9) as u64,
+            },
         };
-        py.detach(|| engine::Engine::open(options)).map(Engine).map_err(errors::engine)
+        py.detach(|| engine::Engine::open(options))
+            .map(Engine)
+            .map_err(errors::engine)
     }
 
     #[getter]
@@ -99,7 +115,11 @@ impl Engine {
     }
 
     fn drain(&self, py: Python<'_>) -> PyResult<Vec<Py<PyAny>>> {
-        self.0.drain(DRAIN).into_iter().map(|e| events::to_python(py, e)).collect()
+        self.0
+            .drain(DRAIN)
+            .into_iter()
+            .map(|e| events::to_python(py, e))
+            .collect()
     }
 
     fn close(&self, py: Python<'_>) {
@@ -107,7 +127,11 @@ impl Engine {
     }
 
     fn __repr__(&self) -> String {
-        let state = if self.0.is_running() { "running" } else { "ended" };
+        let state = if self.0.is_running() {
+            "running"
+        } else {
+            "ended"
+        };
         let tun = self.0.tun_name().unwrap_or("none");
         format!("<Engine port={} tun={tun} {state}>", self.0.port())
     }
@@ -138,7 +162,10 @@ impl Engine {
     }
 
     fn load_seen_inits(&self, py: Python<'_>, data: &[u8]) -> PyResult<()> {
-        let coms: Vec<[u8; 32]> = data.chunks_exact(32).filter_map(|c| c.try_into().ok()).collect();
+        let coms: Vec<[u8; 32]> = data
+            .chunks_exact(32)
+            .filter_map(|c| c.try_into().ok())
+            .collect();
         self.call(py, move |core, _| core.load_seen_inits(&coms))
     }
 
@@ -154,11 +181,15 @@ impl Engine {
     ) -> PyResult<bool> {
         let (door, to) = (key(door_key, "a door key")?, address(&endpoint)?);
         let schedule = schedule.shared();
-        self.attempt(py, move |core, now| core.hello(&schedule, &door, to, bare_hint, now))
+        self.attempt(py, move |core, now| {
+            core.hello(&schedule, &door, to, bare_hint, now)
+        })
     }
 
     fn candidate(&self, py: Python<'_>, sid: u32, candidate: u32, ss: Vec<u8>) -> PyResult<()> {
-        self.attempt(py, move |core, now| core.candidate(sid, candidate, &ss, now))
+        self.attempt(py, move |core, now| {
+            core.candidate(sid, candidate, &ss, now)
+        })
     }
 
     #[pyo3(signature = (sid, message, *, psk=None))]
@@ -170,7 +201,9 @@ impl Engine {
         psk: Option<&[u8]>,
     ) -> PyResult<()> {
         let psk = psk.map(|p| key(p, "a psk")).transpose()?;
-        self.attempt(py, move |core, now| core.authenticate(sid, message, psk.as_ref(), now))
+        self.attempt(py, move |core, now| {
+            core.authenticate(sid, message, psk.as_ref(), now)
+        })
     }
 
     fn respond(
@@ -181,7 +214,9 @@ impl Engine {
         message: Vec<u8>,
     ) -> PyResult<()> {
         let (schedule, init) = (schedule.shared(), init.inner().clone());
-        self.attempt(py, move |core, now| core.respond(&schedule, &init, message, now))
+        self.attempt(py, move |core, now| {
+            core.respond(&schedule, &init, message, now)
+        })
     }
 
     /// Forget an INIT that will not be answered, which frees its place.
@@ -237,7 +272,9 @@ impl Engine {
         send: bool,
     ) -> PyResult<()> {
         let keys = schedule.take_generation()?;
-        self.attempt(py, move |core, now| core.install_generation(sid, keys, send, now))
+        self.attempt(py, move |core, now| {
+            core.install_generation(sid, keys, send, now)
+        })
     }
 
     // --- inner addresses -------------------------------------------------------------------
@@ -268,7 +305,10 @@ impl Engine {
     // --- mist ------------------------------------------------------------------------------
 
     fn set_return_keys(&self, py: Python<'_>, keys: Vec<Vec<u8>>) -> PyResult<()> {
-        let keys = keys.iter().map(|k| key(k, "a return key")).collect::<PyResult<Vec<_>>>()?;
+        let keys = keys
+            .iter()
+            .map(|k| key(k, "a return key"))
+            .collect::<PyResult<Vec<_>>>()?;
         self.attempt(py, move |core, _| core.set_return_keys(&keys))
     }
 

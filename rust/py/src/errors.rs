@@ -8,11 +8,14 @@ use veilnet_handshake::{Error as HandshakeError, Fault};
 /// An instance of `veilnet.errors.CLASS`, ready to be raised.
 pub fn raise(class: &str, message: &str, hint: &str) -> PyErr {
     Python::attach(|py| {
-        let built = py.import("veilnet.errors").and_then(|m| m.getattr(class)).and_then(|class| {
-            let kwargs = PyDict::new(py);
-            kwargs.set_item("hint", hint)?;
-            class.call((message,), Some(&kwargs))
-        });
+        let built = py
+            .import("veilnet.errors")
+            .and_then(|m| m.getattr(class))
+            .and_then(|class| {
+                let kwargs = PyDict::new(py);
+                kwargs.set_item("hint", hint)?;
+                class.call((message,), Some(&kwargs))
+            });
         match built {
             Ok(error) => PyErr::from_value(error),
             Err(error) => error,
@@ -44,9 +47,11 @@ pub fn engine(error: EngineError) -> PyErr {
             "Run it with sudo, or without a device: veilnet up --no-tun",
         ),
         EngineError::Bind { ref source, .. } => match source.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                raise("PrivilegeError", &text, "Choose a port above 1023, or run it with sudo.")
-            }
+            std::io::ErrorKind::PermissionDenied => raise(
+                "PrivilegeError",
+                &text,
+                "Choose a port above 1023, or run it with sudo.",
+            ),
             _ => raise(
                 "ConfigError",
                 &text,

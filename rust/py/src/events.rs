@@ -35,10 +35,21 @@ macro_rules! event {
 }
 
 event!(SessionConfirmed { sid: u32 });
-event!(PacketWanted { destination: String });
-event!(ProbeAnswered { sid: u32, rtt_s: f64 });
-event!(PeerSilent { sid: u32, silent_s: f64 });
-event!(SourceMoved { sid: u32, endpoint: Endpoint });
+event!(PacketWanted {
+    destination: String
+});
+event!(ProbeAnswered {
+    sid: u32,
+    rtt_s: f64
+});
+event!(PeerSilent {
+    sid: u32,
+    silent_s: f64
+});
+event!(SourceMoved {
+    sid: u32,
+    endpoint: Endpoint
+});
 event!(KeysStale { sid: u32 });
 event!(EventsLost { count: u64 });
 event!(EngineFailed { reason: String });
@@ -59,7 +70,11 @@ impl ControlReceived {
     }
 
     fn __repr__(&self) -> String {
-        format!("ControlReceived(sid={}, {} bytes)", self.sid, self.data.len())
+        format!(
+            "ControlReceived(sid={}, {} bytes)",
+            self.sid,
+            self.data.len()
+        )
     }
 }
 
@@ -68,18 +83,37 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
         Event::Handshake(event) => return crate::gate::event_to_python(py, event),
         Event::Confirmed { sid } => Py::new(py, SessionConfirmed { sid })?.into_any(),
         Event::Control { sid, data } => Py::new(py, ControlReceived { sid, data })?.into_any(),
-        Event::Wanted { destination } => {
-            Py::new(py, PacketWanted { destination: destination.to_string() })?.into_any()
-        }
-        Event::ProbeAnswered { sid, rtt_ns } => {
-            Py::new(py, ProbeAnswered { sid, rtt_s: seconds(rtt_ns) })?.into_any()
-        }
-        Event::Silent { sid, silent_ns } => {
-            Py::new(py, PeerSilent { sid, silent_s: seconds(silent_ns) })?.into_any()
-        }
-        Event::Moved { sid, endpoint: to } => {
-            Py::new(py, SourceMoved { sid, endpoint: endpoint(to) })?.into_any()
-        }
+        Event::Wanted { destination } => Py::new(
+            py,
+            PacketWanted {
+                destination: destination.to_string(),
+            },
+        )?
+        .into_any(),
+        Event::ProbeAnswered { sid, rtt_ns } => Py::new(
+            py,
+            ProbeAnswered {
+                sid,
+                rtt_s: seconds(rtt_ns),
+            },
+        )?
+        .into_any(),
+        Event::Silent { sid, silent_ns } => Py::new(
+            py,
+            PeerSilent {
+                sid,
+                silent_s: seconds(silent_ns),
+            },
+        )?
+        .into_any(),
+        Event::Moved { sid, endpoint: to } => Py::new(
+            py,
+            SourceMoved {
+                sid,
+                endpoint: endpoint(to),
+            },
+        )?
+        .into_any(),
         Event::Stale { sid } => Py::new(py, KeysStale { sid })?.into_any(),
         Event::Lost { count } => Py::new(py, EventsLost { count })?.into_any(),
         Event::Failed { reason } => Py::new(py, EngineFailed { reason })?.into_any(),

@@ -22,9 +22,17 @@ impl Aead {
     pub fn new(key: &DirectionKey) -> Option<Aead> {
         // SAFETY: key and length are those of AES-256; the context is checked for null.
         let ctx = unsafe {
-            lc::EVP_AEAD_CTX_new(lc::EVP_aead_aes_256_gcm(), key.key.as_ptr(), key.key.len(), TAG)
+            lc::EVP_AEAD_CTX_new(
+                lc::EVP_aead_aes_256_gcm(),
+                key.key.as_ptr(),
+                key.key.len(),
+                TAG,
+            )
         };
-        Some(Aead { ctx: NonNull::new(ctx)?, iv: key.iv })
+        Some(Aead {
+            ctx: NonNull::new(ctx)?,
+            iv: key.iv,
+        })
     }
 
     #[inline]

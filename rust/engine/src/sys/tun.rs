@@ -36,7 +36,9 @@ impl Tun {
     /// Create the device, down and without addresses. `want_vnet_hdr` false forces the fallback.
     pub fn create(name: &str, want_vnet_hdr: bool) -> Result<Tun> {
         if name.is_empty() || name.len() >= libc::IFNAMSIZ || name.contains(['/', '\0', ' ']) {
-            return Err(Error::Invalid("a TUN name has 1 to 15 characters, no slash or space"));
+            return Err(Error::Invalid(
+                "a TUN name has 1 to 15 characters, no slash or space",
+            ));
         }
         if want_vnet_hdr && let Ok(tun) = Tun::open(name, true) {
             return Ok(tun);
@@ -62,8 +64,12 @@ impl Tun {
         }
         request.ifr_ifru.ifru_flags = flags as libc::c_short;
         // SAFETY: TUNSETIFF takes a pointer to an ifreq and writes the final name into it.
-        check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &mut request) }).map_err(Error::Tun)?;
-        let mut offload = Offload { vnet_hdr, uso: false };
+        check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETIFF, &mut request) })
+            .map_err(Error::Tun)?;
+        let mut offload = Offload {
+            vnet_hdr,
+            uso: false,
+        };
         if vnet_hdr {
             let size: libc::c_int = veilnet_wire::vnet::VNET as libc::c_int;
             // SAFETY: takes a pointer to an int.
@@ -71,15 +77,19 @@ impl Tun {
                 .map_err(Error::Tun)?;
             let tso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6;
             // SAFETY: takes the flags by value.
-            check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, tso) }).map_err(Error::Tun)?;
+            check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, tso) })
+                .map_err(Error::Tun)?;
             let uso = tso | TUN_F_USO4 | TUN_F_USO6;
             // SAFETY: as above; refused by kernels before 6.2.
-            offload.uso =
-                check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, uso) }).is_ok();
+            offload.uso = check(unsafe { libc::ioctl(fd.as_raw_fd(), TUNSETOFFLOAD, uso) }).is_ok();
         }
         // SAFETY: the kernel left a NUL-terminated name.
         let name = unsafe { CStr::from_ptr(request.ifr_name.as_ptr()) };
-        Ok(Tun { fd, name: name.to_string_lossy().into_owned(), offload })
+        Ok(Tun {
+            fd,
+            name: name.to_string_lossy().into_owned(),
+            offload,
+        })
     }
 
     #[must_use]

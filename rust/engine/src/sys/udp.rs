@@ -35,7 +35,12 @@ impl Udp {
     pub fn bind(port: u16, want_gro: bool) -> io::Result<Udp> {
         match Udp::open(true, port, want_gro) {
             // EAFNOSUPPORT, or IPv6 disabled by sysctl (EADDRNOTAVAIL).
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+                ) =>
+            {
                 Udp::open(false, port, want_gro)
             }
             other => other,
@@ -56,16 +61,24 @@ impl Udp {
             udp.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
         }
         // Never fragment: the path MTU is ours to find (RFC 8899). Applies to mapped IPv4 too.
-        udp.set(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_PROBE)?;
-        for (force, plain) in
-            [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)]
-        {
+        udp.set(
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        )?;
+        for (force, plain) in [
+            (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
+            (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
+        ] {
             if udp.set(libc::SOL_SOCKET, force, BUFFER_BYTES).is_err() {
                 udp.set(libc::SOL_SOCKET, plain, BUFFER_BYTES)?;
             }
         }
-        let any: IpAddr =
-            if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let any: IpAddr = if v6 {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
         let addr = udp.raw(SocketAddr::new(any, port));
         // SAFETY: a filled sockaddr with its length.
         check(unsafe { libc::bind(udp.fd(), (&raw const addr.storage).cast(), addr.len) })?;
@@ -93,7 +106,9 @@ impl Udp {
         let mut len = std::mem::size_of_val(&storage) as libc::socklen_t;
         // SAFETY: storage and its length live over the call.
         check(unsafe { libc::getsockname(self.fd(), (&raw mut storage).cast(), &mut len) })?;
-        address(&storage).map(|a| a.port()).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        address(&storage)
+            .map(|a| a.port())
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// The kernel's form of `to`; IPv4 is mapped on a socket of both families.
@@ -106,7 +121,9 @@ impl Udp {
                 let raw = libc::sockaddr_in {
                     sin_family: libc::AF_INET as libc::sa_family_t,
                     sin_port: a.port().to_be(),
-                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(a.ip().octets()) },
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(a.ip().octets()),
+                    },
                     sin_zero: [0; 8],
                 };
                 // SAFETY: sockaddr_storage holds any sockaddr.
@@ -122,7 +139,9 @@ impl Udp {
                     sin6_family: libc::AF_INET6 as libc::sa_family_t,
                     sin6_port: to.port().to_be(),
                     sin6_flowinfo: 0,
-                    sin6_addr: libc::in6_addr { s6_addr: ip.octets() },
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: ip.octets(),
+                    },
                     sin6_scope_id: scope,
                 };
                 // SAFETY: as above.
@@ -130,13 +149,19 @@ impl Udp {
                 std::mem::size_of::<libc::sockaddr_in6>()
             }
         };
-        RawAddr { storage, len: len as libc::socklen_t }
+        RawAddr {
+            storage,
+            len: len as libc::socklen_t,
+        }
     }
 
     /// Send `buf`, cut into datagrams of `segment` bytes if it is longer than that.
     #[inline]
     pub fn send(&self, to: &RawAddr, buf: &[u8], segment: usize) -> io::Result<()> {
-        let mut iov = libc::iovec { iov_base: buf.as_ptr().cast_mut().cast(), iov_len: buf.len() };
+        let mut iov = libc::iovec {
+            iov_base: buf.as_ptr().cast_mut().cast(),
+            iov_len: buf.len(),
+        };
         let mut control = Control::default();
         // SAFETY: an all-zero msghdr is valid; everything it points to lives over the call.
         let sent = unsafe {
@@ -152,17 +177,26 @@ impl Udp {
                 (*cmsg).cmsg_level = libc::SOL_UDP;
                 (*cmsg).cmsg_type = UDP_SEGMENT;
                 (*cmsg).cmsg_len = libc::CMSG_LEN(2) as usize;
-                libc::CMSG_DATA(cmsg).cast::<u16>().write_unaligned(segment as u16);
+                libc::CMSG_DATA(cmsg)
+                    .cast::<u16>()
+                    .write_unaligned(segment as u16);
             }
             check_len(libc::sendmsg(self.fd(), &msg, libc::MSG_NOSIGNAL))?
         };
-        if sent == buf.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        if sent == buf.len() {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WriteZero.into())
+        }
     }
 
     /// Receive one datagram or one GRO batch of one source; `WouldBlock` when there is none.
     #[inline]
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<Received> {
-        let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
+        let mut iov = libc::iovec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
         let mut control = Control::default();
         // SAFETY: as in `send`; the kernel fills name, control and data within their lengths.
         unsafe {
@@ -185,7 +219,11 @@ impl Udp {
                 cmsg = libc::CMSG_NXTHDR(&msg, cmsg);
             }
             let source = address(&storage).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Received { len, segment: segment.clamp(1, len.max(1)), source })
+            Ok(Received {
+                len,
+                segment: segment.clamp(1, len.max(1)),
+                source,
+            })
         }
     }
 }

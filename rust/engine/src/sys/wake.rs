@@ -36,8 +36,11 @@ impl Wake {
 
 /// Wait until one of `fds` is readable, at most `timeout_ns`.
 pub fn wait_readable(fds: &[RawFd], timeout_ns: u64) {
-    let mut set: [libc::pollfd; 4] =
-        [libc::pollfd { fd: -1, events: libc::POLLIN, revents: 0 }; 4];
+    let mut set: [libc::pollfd; 4] = [libc::pollfd {
+        fd: -1,
+        events: libc::POLLIN,
+        revents: 0,
+    }; 4];
     for (slot, fd) in set.iter_mut().zip(fds) {
         slot.fd = *fd;
     }
@@ -46,12 +49,23 @@ pub fn wait_readable(fds: &[RawFd], timeout_ns: u64) {
         tv_nsec: (timeout_ns % 1_000_000_000) as libc::c_long,
     };
     // SAFETY: the set and the timespec live over the call; negative fds are ignored by ppoll.
-    unsafe { libc::ppoll(set.as_mut_ptr(), set.len() as libc::nfds_t, &timeout, std::ptr::null()) };
+    unsafe {
+        libc::ppoll(
+            set.as_mut_ptr(),
+            set.len() as libc::nfds_t,
+            &timeout,
+            std::ptr::null(),
+        )
+    };
 }
 
 /// Wait until `fd` is writable, at most `timeout_ms`.
 pub fn wait_writable(fd: RawFd, timeout_ms: i32) -> bool {
-    let mut set = libc::pollfd { fd, events: libc::POLLOUT, revents: 0 };
+    let mut set = libc::pollfd {
+        fd,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
     // SAFETY: one live pollfd.
     unsafe { libc::poll(&mut set, 1, timeout_ms) == 1 }
 }
