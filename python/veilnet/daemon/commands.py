@@ -24,7 +24,7 @@ from veilnet.protocol.messages import Close
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from veilnet._engine import SessionStats
+    from veilnet._engine import EngineStats, SessionStats
     from veilnet.control.server import Command, Tell
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
@@ -68,6 +68,7 @@ class Commands:
             "state": "stopping" if node.stopping.is_set() else "up",
             "port": node.engine.port,
             "tun": node.engine.tun_name,
+            "engine": _engine(node.engine.stats()),
             "state_folder": str(node.store.path.resolve()),
             "networks": [self._network(network) for network in node.networks],
             "peers": [
@@ -190,6 +191,7 @@ class Commands:
             "rx_bytes": counters.rx_bytes,
             "tx_packets": counters.tx_packets,
             "rx_packets": counters.rx_packets,
+            "rejected": counters.rejected,
         }
 
     def _network_named(self, name: object) -> Network:
@@ -363,6 +365,19 @@ def _path(session: Session, counters: SessionStats) -> Json:
         "veil": "mist",
         "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
         "state": "dead" if session.recovering else "active",
+        "mtu_bytes": counters.mtu_bytes,
+    }
+
+
+def _engine(stats: EngineStats) -> Json:
+    """Return which offloads are in use (all of them, unless forced or missing) and what came."""
+    return {
+        "vnet_hdr": stats.vnet_hdr,
+        "udp_gso": stats.udp_gso,
+        "udp_gro": stats.udp_gro,
+        "rx_datagrams": stats.rx_datagrams,
+        "tx_datagrams": stats.tx_datagrams,
+        "rx_unknown": stats.rx_unknown,
     }
 
 
