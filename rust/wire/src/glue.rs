@@ -5,8 +5,8 @@
 //! ```text
 //! 0        START-10  START                                   end-header   end
 //! |          | vnet  | header | payload 0 | payload 1 | .......[ saved   ]|
-//! |                                                             ^ place(): the next datagram is opened here,
-//! |                                                             [ header' | payload' .............. ]
+//! |                                                             ^ place(): opened here next
+//! |                                                             [ header' | payload' ...... ]
 //! ```
 //! Use, per datagram of kind data or verbatim:
 //! ```text
@@ -15,38 +15,29 @@
 //! open(datagram -> &mut buf[at..])  failed          => run.restore(buf)
 //! policy refuses &buf[at..at + len]                 => run.restore(buf)
 //! match run.offer(buf, len, &header) {
-//!     Joined    => {}                               // more may follow; finish at the end of the drain
+//!     Joined    => {}                         // more may follow; finish at the drain's end
 //!     Complete  => write(&buf[run.finish(buf).range])
-//!     Malformed => {}                               // dropped, the run is as it was
-//!     Flush     => {                                // does not join: the run is whole again
+//!     Malformed => {}                         // dropped, the run is as it was
+//!     Flush     => {                          // does not join: the run is whole again
 //!         write(&buf[run.finish(buf).range]);
-//!         run.advance(buf)                          // the packet opens a run of its own: Joined or Complete
+//!         run.advance(buf)                    // it opens a run of its own: Joined or Complete
 //!     }
 //! }
 //! ```
-//! At most the header's bytes are copied per datagram; a packet that did not join is moved once, which
-//! after a super-packet with its last segment never happens. A part is opened elsewhere, joined by
-//! [`crate::Halves`] into `buf[place()..]` and offered with the header of either half.
+//! At most the header's bytes are copied per datagram; a packet that did not join is moved once,
+//! which after a super-packet with its last segment never happens. A part is opened elsewhere,
+//! joined by [`crate::Halves`] into `buf[place()..]` and offered with the header of either half.
 //!
-//! The glue rule. A datagram joins if all of this holds, anything less would let a relay or a peer splice
-//! streams:
-//! * same session, path and epoch; same counter minus index; the next index;
-//! * a plain packet (`plain.rs`) of the same flow, headers equal but for length, id, checksums, sequence,
-//!   PSH, FIN and CWR; the IPv4 id counts on unless DF makes it meaningless (RFC 6864);
-//! * TCP: ACK, and none of SYN, RST, URG; CWR only on the first, FIN and PSH end the run; sequence = previous
-//!   sequence + its length;
-//! * the payload is not empty and equals the run's, or is shorter and ends the run;
-//! * the run is not cut: [`SEGMENTS`] segments ([`DATAGRAMS`] for UDP), 65,535 bytes, a payload of at least
-//!   [`SMALLEST`] bytes so that one datagram cannot become a thousand packets, [`LAST`].
-//!
-//! Everything in the result, the vnet header included, is computed from our own parse.
+//! Which datagrams join is the glue rule, `rule.rs`. Everything in the result, the vnet
+//! header included, is computed from our own parse.
 
 use std::ops::Range;
 
-use crate::bytes::{get16, get32, put, put8};
-use crate::header::{Header, Kind, LAST, PARTIAL};
-use crate::ip;
+use crate::bytes::{put, put8};
+use crate::header::Header;
 use crate::plain::{Plain, flag};
+use crate::rule::{Checked, LONGEST, Mask, Open, WINDOW, check, mask};
+pub use crate::rule::{DATAGRAMS, SEGMENTS, SMALLEST};
 use crate::split::{Super, TEMPLATE};
 use crate::vnet::{self, VNET, Vnet};
 
@@ -54,14 +45,6 @@ use crate::vnet::{self, VNET, Vnet};
 pub const START: usize = 64;
 /// Size of the buffer a run needs: the longest run and, over its tail, the longest datagram.
 pub const BUFFER: usize = START + LONGEST + 65_536;
-/// Most segments of a TCP run.
-pub const SEGMENTS: usize = 63;
-/// Most datagrams of a UDP run: 64 overflow the reader's socket buffer.
-pub const DATAGRAMS: usize = 16;
-/// The smallest payload that is glued.
-pub const SMALLEST: usize = 256;
-
-const LONGEST: usize = 65_535;
 
 /// What became of an offered packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,42 +78,6 @@ impl Finished {
     }
 }
 
-/// A packet, checked for its kind.
-#[derive(Debug, Clone, Copy)]
-struct Checked {
-    total: usize,
-    /// Its headers, if its checksums are to be rebuilt.
-    plain: Option<Plain>,
-}
-
-/// The run that is open.
-#[derive(Debug, Clone, Copy)]
-struct Open {
-    first: Checked,
-    /// Payload of every segment but the last.
-    gso: usize,
-    end: usize,
-    count: usize,
-    closed: bool,
-    /// TCP flags of the latest packet.
-    flags: u8,
-    /// Sequence number that would continue the run.
-    sequence: u32,
-    idx: u32,
-    path: u8,
-    epoch: u8,
-    /// Counter minus index.
-    base: u64,
-    /// The index that would continue the run; 256 is never reached by a u8.
-    next: u16,
-}
-
-impl Open {
-    fn header(&self) -> usize {
-        self.first.plain.map_or(0, |plain| plain.header)
-    }
-}
-
 /// A packet that did not join: its head is in `saved`, its body beyond the run's end.
 #[derive(Debug, Clone, Copy)]
 struct Pending {
@@ -146,6 +93,8 @@ pub struct Run {
     open: Option<Open>,
     pending: Option<Pending>,
     saved: [u8; TEMPLATE],
+    /// Of the open run, if it is not closed.
+    mask: Mask,
 }
 
 impl Default for Run {
@@ -161,6 +110,7 @@ impl Run {
             open: None,
             pending: None,
             saved: [0; TEMPLATE],
+            mask: [0; WINDOW],
         }
     }
 
@@ -207,46 +157,48 @@ impl Run {
 
     /// Take the packet of `len` bytes that was opened at `place`, after `save`.
     ///
-    /// `meta` is its datagram's header, authenticated. Bytes beyond the packet's own total length are
-    /// padding and are dropped.
+    /// `meta` is its datagram's header, authenticated. Bytes beyond the packet's own total length
+    /// are padding and are dropped.
     #[inline]
     pub fn offer(&mut self, buf: &mut [u8], len: usize, meta: &Header) -> Outcome {
         self.pending = None;
         let at = self.place();
+        if let Some(open) = &mut self.open
+            && open.join(&self.mask, buf, at, len, meta)
+        {
+            let closed = open.closed;
+            let head = at..at + open.header();
+            if let (Some(to), Some(from)) =
+                (buf.get_mut(head.clone()), self.saved.get(..head.len()))
+            {
+                to.copy_from_slice(from);
+            }
+            return if closed {
+                Outcome::Complete
+            } else {
+                Outcome::Joined
+            };
+        }
         let packet = buf.get(at..at.saturating_add(len)).unwrap_or(&[]);
         let Some(checked) = check(packet, meta) else {
             self.restore(buf);
             return Outcome::Malformed;
         };
-        let Some(open) = self.open else {
+        if self.open.is_none() {
             return self.begin(buf, checked, meta);
-        };
-        match joins(&open, buf, at, &checked, meta) {
-            Some(joined) => {
-                self.restore(buf);
-                self.open = Some(joined);
-                if joined.closed {
-                    Outcome::Complete
-                } else {
-                    Outcome::Joined
-                }
-            }
-            None => {
-                let tail = self.tail();
-                let header = tail.len();
-                if let (Some(run), Some(saved)) = (buf.get_mut(tail), self.saved.get_mut(..header))
-                {
-                    run.swap_with_slice(saved);
-                }
-                self.pending = Some(Pending {
-                    at,
-                    header,
-                    checked,
-                    meta: *meta,
-                });
-                Outcome::Flush
-            }
         }
+        let tail = self.tail();
+        let header = tail.len();
+        if let (Some(run), Some(saved)) = (buf.get_mut(tail), self.saved.get_mut(..header)) {
+            run.swap_with_slice(saved);
+        }
+        self.pending = Some(Pending {
+            at,
+            header,
+            checked,
+            meta: *meta,
+        });
+        Outcome::Flush
     }
 
     /// After `Flush` and `finish`: the packet that did not join opens a run of its own.
@@ -279,40 +231,20 @@ impl Run {
     /// The packet at START is the first of a run.
     #[inline]
     fn begin(&mut self, buf: &[u8], checked: Checked, meta: &Header) -> Outcome {
-        let packet = buf.get(START..).unwrap_or(&[]);
-        let (mut gso, mut flags, mut sequence, mut closed) = (0, 0, 0, true);
-        if let Some(plain) = checked.plain {
-            gso = plain.total - plain.header;
-            // Parts are never glued.
-            closed = meta.kind != Kind::Data || gso < SMALLEST || meta.flags & LAST != 0;
-            if plain.tcp {
-                flags = plain.flags(packet);
-                sequence = get32(packet, plain.l4 + 4).wrapping_add(gso as u32);
-                closed |= flags & STREAM != flag::ACK || flags & (flag::FIN | flag::PSH) != 0;
-            }
+        let open = Open::begin(checked, buf.get(START..).unwrap_or(&[]), meta);
+        if let (Some(plain), false) = (checked.plain, open.closed) {
+            self.mask = mask(&plain);
         }
-        self.open = Some(Open {
-            first: checked,
-            gso,
-            end: START + checked.total,
-            count: 1,
-            closed,
-            flags,
-            sequence,
-            idx: meta.idx,
-            path: meta.path,
-            epoch: meta.epoch,
-            base: meta.counter.wrapping_sub(u64::from(meta.segment)),
-            next: u16::from(meta.segment) + 1,
-        });
-        if closed {
+        self.open = Some(open);
+        if open.closed {
             Outcome::Complete
         } else {
             Outcome::Joined
         }
     }
 
-    /// Close the run and write its lengths, its IPv4 checksum, its pseudo header sum and its vnet header.
+    /// Close the run and write its lengths, its IPv4 checksum, its pseudo header sum and its vnet
+    /// header.
     ///
     /// `None` if no run is open.
     #[inline]
@@ -348,7 +280,8 @@ impl Run {
         })
     }
 
-    /// Close the run for a device without vnet headers: packet after packet with complete checksums.
+    /// Close the run for a device without vnet headers: packet after packet with complete
+    /// checksums.
     ///
     /// `None` if no run is open.
     #[inline]
@@ -392,105 +325,8 @@ impl Segments {
     }
 }
 
-/// The TCP flags that decide whether a packet may be in a run: of these exactly ACK.
-const STREAM: u8 = flag::ACK | flag::SYN | flag::RST | flag::URG;
-/// The TCP flags that may differ inside a run.
-const VARIABLE: u8 = flag::PSH | flag::FIN | flag::CWR;
-
-/// Accept a packet for what its datagram's header says it is.
-#[inline]
-fn check(packet: &[u8], meta: &Header) -> Option<Checked> {
-    let partial = match meta.kind {
-        Kind::Data => true,
-        Kind::Part => meta.flags & PARTIAL != 0,
-        Kind::Verbatim => false,
-        Kind::Control | Kind::Probe | Kind::Report | Kind::Relay => return None,
-    };
-    if partial {
-        let plain = Plain::parse(packet)?;
-        let checked = Checked {
-            total: plain.total,
-            plain: Some(plain),
-        };
-        return plain.udp_length_agrees(packet).then_some(checked);
-    }
-    Some(Checked {
-        total: ip::parse(packet)?.total_len,
-        plain: None,
-    })
-}
-
-/// The glue rule: the run with the packet at `at` joined, or `None`.
-#[inline]
-fn joins(open: &Open, buf: &[u8], at: usize, checked: &Checked, meta: &Header) -> Option<Open> {
-    if open.closed
-        || meta.kind != Kind::Data
-        || meta.idx != open.idx
-        || meta.path != open.path
-        || meta.epoch != open.epoch
-        || u16::from(meta.segment) != open.next
-        || meta.counter.wrapping_sub(u64::from(meta.segment)) != open.base
-    {
-        return None;
-    }
-    let (mine, theirs) = (checked.plain?, open.first.plain?);
-    let payload = mine.total - mine.header;
-    if (mine.v6, mine.tcp, mine.header) != (theirs.v6, theirs.tcp, theirs.header)
-        || payload == 0
-        || payload > open.gso
-        || open.end + payload > START + LONGEST
-    {
-        return None;
-    }
-    let first = buf.get(START..START + theirs.header)?;
-    let next = buf.get(at..at + mine.header)?;
-    if !same_headers(first, next, &mine, open.count) {
-        return None;
-    }
-    let mut joined = Open {
-        end: open.end + payload,
-        count: open.count + 1,
-        next: open.next + 1,
-        closed: payload < open.gso || meta.flags & LAST != 0,
-        ..*open
-    };
-    if mine.tcp {
-        let flags = mine.flags(next);
-        if flags & flag::CWR != 0 || get32(next, mine.l4 + 4) != open.sequence {
-            return None;
-        }
-        joined.flags = flags;
-        joined.sequence = open.sequence.wrapping_add(payload as u32);
-        joined.closed |= flags & (flag::PSH | flag::FIN) != 0 || joined.count >= SEGMENTS;
-    } else {
-        joined.closed |= joined.count >= DATAGRAMS;
-    }
-    Some(joined)
-}
-
-/// Whether two headers of the same shape differ only where segments of one super-packet may.
-#[inline]
-fn same_headers(first: &[u8], next: &[u8], shape: &Plain, count: usize) -> bool {
-    let same = |range: Range<usize>| first.get(range.clone()) == next.get(range);
-    let network = if shape.v6 {
-        same(0..4) && same(6..40)
-    } else {
-        let id = get16(first, 4).wrapping_add(count as u16);
-        let atomic = get16(first, 6) & 0x4000 != 0;
-        same(0..2) && same(6..10) && same(12..20) && (atomic || get16(next, 4) == id)
-    };
-    let l4 = shape.l4;
-    let flags = shape.flags(first) ^ shape.flags(next);
-    network
-        && same(l4..l4 + 4)
-        && (!shape.tcp
-            || (same(l4 + 8..l4 + 13)
-                && flags & !VARIABLE == 0
-                && same(l4 + 14..l4 + 16)
-                && same(l4 + 18..shape.header)))
-}
-
-/// Give the run's header the flags, lengths and partial checksums of the whole; returns the GSO_ECN bit.
+/// Give the run's header the flags, lengths and partial checksums of the whole; returns the GSO_ECN
+/// bit.
 #[inline]
 fn settle(open: &Open, plain: &Plain, packet: &mut [u8]) -> u8 {
     let mut ecn = 0;

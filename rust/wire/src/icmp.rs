@@ -1,7 +1,8 @@
 //! Answers to packets that cannot travel: destination unreachable and packet too big.
 //!
 //! Never about ICMP errors, about later fragments, or to or about multicast, broadcast, loopback or
-//! unspecified addresses. Source: RFC 792, RFC 1122 section 3.2.2, RFC 1812 section 4.3.2, RFC 4443.
+//! unspecified addresses. Source: RFC 792, RFC 1122 section 3.2.2, RFC 1812 section 4.3.2, RFC
+//! 4443.
 
 use std::net::IpAddr;
 
@@ -29,8 +30,8 @@ pub enum Reason {
 
 /// Write to `out` an answer from `from` that tells the sender of `packet` why it was not delivered.
 ///
-/// Returns the answer's length; `None` if none may be sent, `from` is of the other family, or `out` is
-/// too short.
+/// Returns the answer's length; `None` if none may be sent, `from` is of the other family, or `out`
+/// is too short.
 pub fn unreachable(packet: &[u8], reason: Reason, from: IpAddr, out: &mut [u8]) -> Option<usize> {
     let (v4, v6) = match reason {
         Reason::NoRoute => (0, 0),
@@ -42,7 +43,7 @@ pub fn unreachable(packet: &[u8], reason: Reason, from: IpAddr, out: &mut [u8]) 
 
 /// Write to `out` an answer that tells the sender of `packet` the largest packet that can pass.
 ///
-/// Units: `mtu` bytes of inner packet. Returns as [`unreachable`] does.
+/// Units: `mtu` bytes of inner packet. Returns as [`unreachable()`] does.
 pub fn too_big(packet: &[u8], mtu: u16, from: IpAddr, out: &mut [u8]) -> Option<usize> {
     answer(packet, from, [(3, 4), (2, 0)], u32::from(mtu), out)
 }

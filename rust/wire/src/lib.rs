@@ -23,6 +23,7 @@ pub mod icmp;
 pub mod ip;
 pub mod part;
 mod plain;
+mod rule;
 pub mod split;
 pub mod vnet;
 
@@ -43,10 +44,12 @@ pub enum Error {
     /// The bytes are not one whole IPv4 or IPv6 packet: drop them.
     #[error("not a whole IP packet: drop it")]
     NotIp,
-    /// The checksum is partial in a way that the peer cannot rebuild: call [`split::complete`], then parse again.
+    /// The checksum is partial in a way that the peer cannot rebuild: call [`split::complete`],
+    /// then parse again.
     #[error("the checksum must be completed first: call split::complete and parse again")]
     ChecksumFirst,
-    /// The virtio header contradicts the packet, or names an offload that was never asked for: drop it.
+    /// The virtio header contradicts the packet, or names an offload that was never asked for: drop
+    /// it.
     #[error("the virtio header does not fit the packet: drop it")]
     Offload,
     /// The headers of a super-packet are longer than [`split::TEMPLATE`]: drop it.

@@ -4,9 +4,10 @@
 //! first half    counter c      flags -            | bytes 0 .. ceil(n / 2)
 //! second half   counter c + 1  flags SECOND_HALF  | the rest
 //! ```
-//! c is even, so that the pair of any half is known from the half alone. PARTIAL on both says that the
-//! packet's checksum is partial. A half waits in a table of [`SLOTS`]; the oldest gives way, and a session
-//! that holds a quarter of the table gives way to itself, so that one peer cannot push out all others.
+//! c is even, so that the pair of any half is known from the half alone. PARTIAL on both says that
+//! the packet's checksum is partial. A half waits in a table of [`SLOTS`]; the oldest gives way,
+//! and a session that holds a quarter of the table gives way to itself, so that one peer cannot
+//! push out all others.
 
 use crate::header::{Header, PARTIAL, SECOND_HALF};
 
@@ -64,8 +65,8 @@ impl Halves {
 
     /// Take a half; if its other half is here, write the packet to `out` and return its length.
     ///
-    /// `None` also for a half that cannot be one: too long, an odd counter on a first half, a pair that
-    /// disagrees about the checksum (both are dropped), or a packet too long for `out`.
+    /// `None` also for a half that cannot be one: too long, an odd counter on a first half, a pair
+    /// that disagrees about the checksum (both are dropped), or a packet too long for `out`.
     #[inline]
     pub fn offer(&mut self, meta: &Header, half: &[u8], out: &mut [u8]) -> Option<usize> {
         let second = meta.flags & SECOND_HALF != 0;

@@ -1,9 +1,9 @@
 //! The only packets that travel without checksums: TCP or UDP right behind an IPv4 header without
 //! options or an IPv6 header without extension headers, not a fragment.
 //!
-//! Everything that a receiver rebuilds (lengths, checksums) it can rebuild from these headers alone.
-//! With a source route or a routing header the pseudo header names another destination than the
-//! packet does, hence the restriction.
+//! Everything that a receiver rebuilds (lengths, checksums) it can rebuild from these headers
+//! alone. With a source route or a routing header the pseudo header names another destination than
+//! the packet does, hence the restriction.
 
 use crate::bytes::{get8, get16, put16};
 use crate::ip::{TCP, UDP, fold, ipv4_checksum, pseudo_sum};
@@ -93,7 +93,8 @@ impl Plain {
         pseudo_sum(addresses.unwrap_or(&[]), proto, l4_len)
     }
 
-    /// Write the lengths, the IPv4 checksum and the folded pseudo header sum of a packet of `total` bytes.
+    /// Write the lengths, the IPv4 checksum and the folded pseudo header sum of a packet of `total`
+    /// bytes.
     #[inline]
     pub fn seal_partial(&self, packet: &mut [u8], total: usize) {
         let l4_len = total - self.l4;

@@ -3,20 +3,20 @@
 //! ```text
 //! buf      | header | payload 0 | payload 1 | payload 2 |
 //! k = 0    [header 0| payload 0 ]
-//! k = 1             |...[header 1| payload 1 ]              over the tail of payload 0, sealed already
+//! k = 1             |...[header 1| payload 1 ]              over payload 0, sealed already
 //! k = 2                         |...[header 2| payload 2 ]
 //! ```
 //! Use:
 //! ```text
-//! let packet = Super::parse(&vnet, &buf)?;      // on Error::ChecksumFirst: complete(), parse again
+//! let packet = Super::parse(&vnet, &buf)?;      // ChecksumFirst: complete(), parse again
 //! for k in 0..packet.segments() {
 //!     let inner = packet.prepare(&mut buf, k);  // in order, each k once
 //!     seal(header with packet.kind(), packet.index(k), packet.flags(k); &buf[inner]);
 //! }
 //! ```
 //! What the headers of a segment hold is what Linux `tcp_gso_segment`, `__udp_gso_segment` and
-//! `inet_gso_segment` would write, but for the checksums: those are zero in [`Kind::Data`], the receiver
-//! computes them once per run. `hdr_len` of the kernel is never used.
+//! `inet_gso_segment` would write, but for the checksums: those are zero in [`Kind::Data`], the
+//! receiver computes them once per run. `hdr_len` of the kernel is never used.
 
 use std::ops::Range;
 
@@ -63,9 +63,10 @@ pub struct Super {
 impl Super {
     /// Understand the packet that stands at the front of `packet`.
     ///
-    /// A packet without segmentation is one segment: [`Kind::Data`] if its checksum is partial and the
-    /// receiver can rebuild it, else [`Kind::Verbatim`]. Super-packets are [`Kind::Data`]; those with IPv4
-    /// options or IPv6 extension headers are cut into [`Kind::Verbatim`] packets with complete checksums.
+    /// A packet without segmentation is one segment: [`Kind::Data`] if its checksum is partial and
+    /// the receiver can rebuild it, else [`Kind::Verbatim`]. Super-packets are [`Kind::Data`];
+    /// those with IPv4 options or IPv6 extension headers are cut into [`Kind::Verbatim`] packets
+    /// with complete checksums.
     #[inline]
     pub fn parse(vnet: &Vnet, packet: &[u8]) -> Result<Super, Error> {
         let ip = ip::parse(packet).ok_or(Error::NotIp)?;
@@ -291,8 +292,8 @@ impl Super {
 
     /// Write the header of segment `k` before its payload and say where the segment stands.
     ///
-    /// `buf` is the buffer whose front was parsed. Each `k` once, in order: segment `k` overwrites the
-    /// tail of segment `k - 1`. The range is empty if `k` or `buf` is out of bounds.
+    /// `buf` is the buffer whose front was parsed. Each `k` once, in order: segment `k` overwrites
+    /// the tail of segment `k - 1`. The range is empty if `k` or `buf` is out of bounds.
     #[inline]
     pub fn prepare(&self, buf: &mut [u8], k: usize) -> Range<usize> {
         if k >= self.segments || buf.len() < self.total {

@@ -1,4 +1,5 @@
-//! What a relay or a peer may try against the receive side, and what arbitrary bytes do to every parser.
+//! What a relay or a peer may try against the receive side, and what arbitrary bytes do to every
+//! parser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod reference;
@@ -115,7 +116,8 @@ fn splices_by_inner_header() {
                 (2..4).contains(&at)
             };
             if length && tcp && joined {
-                // A shorter packet with padding behind it: it joins as the short last one it says it is.
+                // A shorter packet with padding behind it: it joins as the short last one it says
+                // it is.
                 assert_eq!(outcome, Outcome::Complete);
                 continue;
             }
@@ -138,7 +140,8 @@ fn atomic_id() {
     assert_eq!(deliver(&three, |_| false).writes.len(), 1);
 }
 
-/// A payload longer than the run's, an empty one, and a header that claims more than came: not joined.
+/// A payload longer than the run's, an empty one, and a header that claims more than came: not
+/// joined.
 #[test]
 fn sizes() {
     for (v6, tcp) in SHAPES {
@@ -191,7 +194,8 @@ fn flags_outside_a_stream() {
     }
 }
 
-/// A run is cut at 63 segments, at 16 for UDP, at 65,535 bytes, and below 256 bytes nothing is glued.
+/// A run is cut at 63 segments, at 16 for UDP, at 65,535 bytes, and below 256 bytes nothing is
+/// glued.
 #[test]
 fn cuts() {
     let sizes = |tcp, segments, gso| -> Vec<usize> {
@@ -315,7 +319,8 @@ proptest! {
         cases: 512, failure_persistence: None, ..ProptestConfig::default()
     })]
 
-    /// Whatever a peer changes in its headers, what is written is what each datagram alone would have given.
+    /// Whatever a peer changes in its headers, what is written is what each datagram alone would
+    /// have given.
     #[test]
     fn corrupted_streams(
         samples in prop::collection::vec(sample(), 1..4),
@@ -485,7 +490,8 @@ fn push_and_fin_end_a_run() {
     }
 }
 
-/// Fragments, options and a lying UDP length are no data: they are dropped, as the first packet too.
+/// Fragments, options and a lying UDP length are no data: they are dropped, as the first packet
+/// too.
 #[test]
 fn data_is_plain() {
     let first = |change: fn(&mut Vec<u8>)| {

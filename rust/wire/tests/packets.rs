@@ -41,7 +41,8 @@ fn here(v6: bool) -> IpAddr {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The fast sum is the sum of RFC 1071 for every length and alignment (0 and 0xFFFF are one number).
+    /// The fast sum is the sum of RFC 1071 for every length and alignment (0 and 0xFFFF are one
+    /// number).
     #[test]
     fn sums(bytes in prop::collection::vec(any::<u8>(), 0..2000), skip in 0usize..8) {
         let bytes = bytes.get(skip..).unwrap_or(&[]);
@@ -190,8 +191,8 @@ fn check(answer: &[u8], packet: &[u8], v6: bool) {
     assert!(quoted.len() == packet.len() || answer.len() == if v6 { 1280 } else { 576 });
 }
 
-/// No answer to ICMP errors, later fragments, multicast, broadcast, loopback or unspecified addresses;
-/// an echo request is answered.
+/// No answer to ICMP errors, later fragments, multicast, broadcast, loopback or unspecified
+/// addresses; an echo request is answered.
 #[test]
 fn silence() {
     let answered = |bytes: &[u8], v6: bool| {

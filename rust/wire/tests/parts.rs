@@ -135,7 +135,8 @@ fn disagreement() {
     assert!(table.is_empty());
 }
 
-/// A full table gives up its oldest half, and a session with a quarter of it gives up its own oldest.
+/// A full table gives up its oldest half, and a session with a quarter of it gives up its own
+/// oldest.
 #[test]
 fn bounded_and_fair() {
     let mut table = Halves::new(4);

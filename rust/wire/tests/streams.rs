@@ -1,4 +1,5 @@
-//! Split, lose, reorder, glue: the reader at the far end sees what a per-packet path would have shown it.
+//! Split, lose, reorder, glue: the reader at the far end sees what a per-packet path would have
+//! shown it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod reference;
@@ -20,8 +21,8 @@ fn config() -> ProptestConfig {
 proptest! {
     #![proptest_config(config())]
 
-    /// The datagrams of a packet are the line's packets without checksums, the model kernel agrees with
-    /// the model line, and the length sums are right.
+    /// The datagrams of a packet are the line's packets without checksums, the model kernel agrees
+    /// with the model line, and the length sums are right.
     #[test]
     fn split_is_segmentation(sample in sample()) {
         let (vnet, buf) = sample.read();
@@ -50,8 +51,8 @@ proptest! {
         prop_assert_eq!(packet.largest() + 32, datagrams.iter().map(|(_, b)| b.len() + 32).max().unwrap());
     }
 
-    /// Without loss a stream of packets arrives exactly, and what can be glued is: a TCP super-packet
-    /// of up to 63 segments is one write.
+    /// Without loss a stream of packets arrives exactly, and what can be glued is: a TCP
+    /// super-packet of up to 63 segments is one write.
     #[test]
     fn whole_stream(samples in prop::collection::vec(sample(), 1..4)) {
         let mut counter = 5;
@@ -79,7 +80,8 @@ proptest! {
         prop_assert_eq!(delivered.expanded(), expected);
     }
 
-    /// With loss, duplication and reordering the reader gets the packets that came, in the order they came.
+    /// With loss, duplication and reordering the reader gets the packets that came, in the order
+    /// they came.
     #[test]
     fn lossy_stream(
         samples in prop::collection::vec(sample(), 1..4),
@@ -110,7 +112,8 @@ proptest! {
         prop_assert_eq!(delivered.packets, expected);
     }
 
-    /// Super-packets with IPv4 options or IPv6 extension headers travel as verbatim packets with right checksums.
+    /// Super-packets with IPv4 options or IPv6 extension headers travel as verbatim packets with
+    /// right checksums.
     #[test]
     fn extensions_are_completed_by_the_sender(mut sample in sample()) {
         sample.flow.extension = true;
@@ -181,7 +184,8 @@ proptest! {
     }
 }
 
-/// The checksum place that the kernel names must be the one we would find, else we complete it first.
+/// The checksum place that the kernel names must be the one we would find, else we complete it
+/// first.
 #[test]
 fn csum_place_is_checked() {
     let flow = Flow {

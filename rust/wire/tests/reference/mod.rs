@@ -1,4 +1,5 @@
-//! A slow and plain model of what the kernel does with packets, independent of the crate's own code.
+//! A slow and plain model of what the kernel does with packets, independent of the crate's own
+//! code.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use proptest::prelude::*;
@@ -227,7 +228,8 @@ pub fn datagrams(vnet: &Vnet, buf: &mut [u8], counter: u64) -> Vec<(Header, Vec<
         .collect()
 }
 
-/// Read a packet without extensions back into a flow and its payload; `None` if it is not such a packet.
+/// Read a packet without extensions back into a flow and its payload; `None` if it is not such a
+/// packet.
 pub fn dissect(packet: &[u8]) -> Option<(Flow, Vec<u8>)> {
     let v6 = *packet.first()? >> 4 == 6;
     let l4 = if v6 { 40 } else { 20 };
@@ -321,7 +323,8 @@ fn complete(packet: &mut [u8], flow: &Flow) {
     packet[field..field + 2].copy_from_slice(&be(sum));
 }
 
-/// What the kernel makes of a write: segments with complete checksums. Panics if the write is not sound.
+/// What the kernel makes of a write: segments with complete checksums. Panics if the write is not
+/// sound.
 pub fn kernel(vnet: &Vnet, packet: &[u8]) -> Vec<Vec<u8>> {
     if *vnet == Vnet::default() {
         return vec![packet.to_vec()];
