@@ -7,6 +7,8 @@
 //! ```
 //! Python reaches it through [`Engine`]: calls go in as closures, facts come out as [`Event`]s.
 
+#![deny(clippy::indexing_slicing)]
+
 mod batch;
 mod core;
 mod error;
@@ -15,6 +17,7 @@ mod handle;
 mod keys;
 mod mtu;
 mod prefix;
+mod probe;
 mod receive;
 mod replay;
 mod routes;

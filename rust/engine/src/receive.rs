@@ -5,7 +5,7 @@
 
 use crate::core::Core;
 use crate::events::Event;
-use crate::keys::Epoch;
+use crate::probe::{PROBE, Probe, Report};
 use crate::session::{Challenge, REPORT_NS};
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
@@ -19,8 +19,6 @@ const RECEIVES: usize = 64;
 /// The path id of handshake messages, which are the gate's.
 const HANDSHAKE_PATH: u8 = 255;
 const CHALLENGE_PAUSE_NS: u64 = 1_000_000_000;
-const PROBE_REQUEST: u8 = 0;
-const PROBE_ANSWER: u8 = 1;
 
 impl Core {
     /// Receive and deliver what the socket holds; true if there was something.
@@ -275,28 +273,20 @@ impl Core {
 
     fn probe(&mut self, sid: u32, len: usize, source: SocketAddr, now_ns: u64) {
         let body = self.scratch.get(..len).unwrap_or_default();
-        let (Some(kind), Some(id)) = (
-            body.first().copied(),
-            body.get(1..).and_then(|b| b.first_chunk::<8>()).copied(),
-        ) else {
-            return;
-        };
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
-        };
-        match kind {
-            PROBE_REQUEST => {
-                let mut answer = [0u8; 9];
-                answer[0] = PROBE_ANSWER;
-                answer[1..].copy_from_slice(&id);
+        match Probe::parse(body) {
+            Some(Probe::Request(id)) => {
+                let Some(session) = self.sessions.get_mut(&sid) else {
+                    return;
+                };
                 let raw = self.underlay.udp.raw(source);
+                let answer = Probe::Answer(id).emit();
                 let to = (source, &raw);
                 self.underlay
                     .seal_to(session, to, Kind::Probe, (0, 0), &answer, now_ns);
                 session.sent(now_ns, false);
             }
-            PROBE_ANSWER => self.probe_answered(sid, u64::from_be_bytes(id), source, now_ns),
-            _ => {}
+            Some(Probe::Answer(id)) => self.probe_answered(sid, id, source, now_ns),
+            None => {}
         }
     }
 
@@ -331,19 +321,11 @@ impl Core {
         }
     }
 
-    /// `generation u64 | step u64 | highest counter u64` of what the peer received.
+    /// The peer tells what it received: a step that it follows may be followed by another.
     fn report(&mut self, sid: u32, len: usize) {
         let body = self.scratch.get(..len).unwrap_or_default();
-        let word = |at: usize| {
-            body.get(at..)
-                .and_then(|b| b.first_chunk::<8>())
-                .map(|b| u64::from_be_bytes(*b))
-        };
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
-        };
-        if let (Some(generation), Some(step)) = (word(0), word(8))
-            && session.tx.epoch == (Epoch { generation, step })
+        if let Some(session) = self.sessions.get_mut(&sid)
+            && Report::parse(body).is_some_and(|r| r.epoch == session.tx.epoch)
         {
             session.tx.acknowledged = true;
         }
@@ -355,8 +337,7 @@ impl Core {
             return;
         };
         // Never more bytes towards an unproven address than came from it.
-        let body = [PROBE_REQUEST; 9];
-        let small = received < body.len() + veilnet_wire::OVERHEAD;
+        let small = received < PROBE + veilnet_wire::OVERHEAD;
         let pausing = now_ns < session.challenged_ns + CHALLENGE_PAUSE_NS;
         if small || session.challenge.is_some() || (pausing && session.challenged_ns != 0) {
             return;
@@ -367,13 +348,13 @@ impl Core {
                 return;
             }
         }
-        let [new, old] = ids;
+        let [new_id, old_id] = ids.map(u64::from_be_bytes);
         let wait_ns = (2 * session.srtt_ns.unwrap_or(0)).clamp(250_000_000, 2_000_000_000);
         session.challenged_ns = now_ns;
         session.challenge = Some(Challenge {
             to,
-            new_id: u64::from_be_bytes(new),
-            old_id: u64::from_be_bytes(old),
+            new_id,
+            old_id,
             new_answered: false,
             decide_ns: now_ns + wait_ns,
         });
@@ -381,9 +362,8 @@ impl Core {
         self.next_ns = self.next_ns.min(session.timer_ns);
         let (old_to, old_raw) = (session.endpoint, session.raw);
         let new_raw = self.underlay.udp.raw(to);
-        for (id, to, raw) in [(new, to, &new_raw), (old, old_to, &old_raw)] {
-            let mut body = [PROBE_REQUEST; 9];
-            body[1..].copy_from_slice(&id);
+        for (id, to, raw) in [(new_id, to, &new_raw), (old_id, old_to, &old_raw)] {
+            let body = Probe::Request(id).emit();
             self.underlay
                 .seal_to(session, (to, raw), Kind::Probe, (0, 0), &body, now_ns);
         }

@@ -32,14 +32,18 @@ impl Window {
                 (self.next - 1) / 64
             };
             for stale in (head + 1..=block).take(BLOCKS) {
-                blocks[(stale % BLOCKS as u64) as usize] = 0;
+                if let Some(block) = blocks.get_mut((stale % BLOCKS as u64) as usize) {
+                    *block = 0;
+                }
             }
             if block - head >= BLOCKS as u64 {
                 **blocks = [0; BLOCKS];
             }
             self.next = counter + 1;
         }
-        let word = &mut blocks[(block % BLOCKS as u64) as usize];
+        let Some(word) = blocks.get_mut((block % BLOCKS as u64) as usize) else {
+            return false;
+        };
         let bit = 1u64 << (counter % 64);
         let fresh = *word & bit == 0;
         *word |= bit;

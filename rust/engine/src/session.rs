@@ -35,7 +35,7 @@ pub struct Challenge {
 
 /// A probe under way.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub struct Pending {
     pub id: u64,
     pub sent_ns: u64,
     /// Python asked for it and is told of the answer.
@@ -64,7 +64,7 @@ pub struct Session {
     pub rx: RxKeys,
     pub sources: Vec<Prefix>,
     pub mtu: Search,
-    pub probes: Vec<Probe>,
+    pub probes: Vec<Pending>,
     pub challenge: Option<Challenge>,
     pub challenged_ns: u64,
     pub counters: Counters,

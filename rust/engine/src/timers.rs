@@ -4,7 +4,8 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::Event;
 use crate::keys::StepLimits;
-use crate::session::{Probe, REPORT_NS, SILENT_NS, Session};
+use crate::probe::{PROBE, Probe, Report};
+use crate::session::{Pending, REPORT_NS, SILENT_NS, Session};
 use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
@@ -152,18 +153,12 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
 }
 
 fn send_report(underlay: &mut Underlay, session: &mut Session, now_ns: u64) {
-    let epoch = session.epoch_rx();
-    let mut body = [0u8; 24];
-    for (at, word) in [
-        epoch.generation,
-        epoch.step,
-        session.rx.highest().unwrap_or(0),
-    ]
-    .iter()
-    .enumerate()
-    {
-        body[at * 8..at * 8 + 8].copy_from_slice(&word.to_be_bytes());
+    let highest = session.rx.highest().unwrap_or(0);
+    let body = Report {
+        epoch: session.epoch_rx(),
+        highest,
     }
+    .emit();
     underlay.seal(session, Kind::Report, 0, 0, &body, now_ns);
     session.sent(now_ns, false);
     session.reported_ns = now_ns;
@@ -177,18 +172,21 @@ fn send_probe(
     asked: bool,
     now_ns: u64,
 ) -> Result<()> {
-    let mut random = [0u8; 16];
-    OsRng.fill(&mut random)?;
-    let id = random.first_chunk::<8>().copied().unwrap_or_default();
-    let pad = usize::from(u16::from_be_bytes([random[8], random[9]])) % KEEPALIVE_PAD;
-    let len = size.map_or(9 + pad, |s| s.saturating_sub(OVERHEAD));
-    let mut body = vec![0u8; len.max(9)];
-    body[1..9].copy_from_slice(&id);
+    let (mut id, mut pad) = ([0u8; 8], [0u8; 2]);
+    OsRng.fill(&mut id)?;
+    OsRng.fill(&mut pad)?;
+    let id = u64::from_be_bytes(id);
+    let pad = usize::from(u16::from_be_bytes(pad)) % KEEPALIVE_PAD;
+    let mut body = Probe::Request(id).emit().to_vec();
+    body.resize(
+        size.map_or(PROBE + pad, |s| s.saturating_sub(OVERHEAD))
+            .max(PROBE),
+        0,
+    );
     if session.probes.len() >= PROBES {
         session.probes.remove(0);
     }
-    let id = u64::from_be_bytes(id);
-    session.probes.push(Probe {
+    session.probes.push(Pending {
         id,
         sent_ns: now_ns,
         asked,

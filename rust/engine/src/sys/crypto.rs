@@ -162,8 +162,10 @@ impl Mask {
     /// Mask the header of a sealed datagram in place.
     #[inline]
     pub fn apply(&self, datagram: &mut [u8]) {
-        if let Some(masked) = self.header(datagram) {
-            datagram[..16].copy_from_slice(&masked);
+        if let Some(masked) = self.header(datagram)
+            && let Some(header) = datagram.first_chunk_mut()
+        {
+            *header = masked;
         }
     }
 }
