@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.netns.scenes import World
 from veilnet.errors import PrivilegeError
 from veilnet.testing import Lab, enter, inside
 
@@ -40,6 +41,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("netns")
             if not inside():
                 item.add_marker(pytest.mark.skip(reason="run apart: pytest tests/netns"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Add what the nodes logged to the report of a test that failed."""
+    report = yield
+    if report.failed:
+        report.sections += [("logs of the nodes", world.logs()) for world in World.alive]
+    return report
 
 
 @pytest.fixture
