@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,14 +108,19 @@ def up(
         else None,
         "kem_backend": kem_backend,
     }
+    invite = os.environ.get("VEILNET_INVITE") or None
+    if invite is not None:
+        from veilnet.networks.invite import Invite
+
+        Invite.parse(invite)
     path = start.running(found)
     if path is not None:
         output.note("The node is already up; its options stay as they were.")
     elif foreground:
-        start.run_here(found, overrides)
+        start.run_here(found, overrides, invite=invite)
         return
     else:
-        path = start.start(found, overrides)
+        path = start.start(found, overrides, found_network=invite is None, invite=invite)
     value = client.ask(path, "status")
     if found.json:
         output.as_json(value)

@@ -74,9 +74,7 @@ def _report(caught: BaseException, *, debug: bool) -> int:
             return status
         case KeyboardInterrupt():
             return INTERRUPTED
-        case BrokenPipeError():
-            # The reader of our output went away (`veilnet status | head -1`): nobody to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        case _ if type(error).__name__ == "ReaderGone":
             return 0
         case _ if type(error).__name__ == "Abort":
             return INTERRUPTED

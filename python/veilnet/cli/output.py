@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -16,10 +17,23 @@ def _safe(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+class ReaderGone(Exception):
+    """Nobody reads our output any more."""
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is buffered must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise ReaderGone from None
+
+
 def line(text: str = "") -> None:
     """Print one line of intended output."""
-    sys.stdout.write(f"{_safe(text)}\n")
-    sys.stdout.flush()
+    _write(f"{_safe(text)}\n")
 
 
 def note(text: str) -> None:
@@ -30,8 +44,7 @@ def note(text: str) -> None:
 
 def as_json(value: Mapping[str, Any]) -> None:
     """Print *value* as one line of JSON."""
-    sys.stdout.write(json.dumps(value) + "\n")
-    sys.stdout.flush()
+    _write(json.dumps(value) + "\n")
 
 
 def next_step(found: Globals, what: str, *words: str, sudo: bool = False) -> None:

@@ -11,7 +11,10 @@ from pathlib import Path
 
 # What sudo searches (Debian's secure_path): a venv or ~/.local/bin is not there.
 _SUDO_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_MENTION = re.compile(r"(?P<sudo>sudo )?(?<![\w/.-])veilnet (?=[a-z-])")
+_MENTION = re.compile(
+    r"(?P<sudo>sudo )?(?<![\w/.-])veilnet (?=(?:-|(?:up|down|invite|connect|disconnect|status|ping|"
+    r"doctor|demo|peer|member|network|key|config|path|bugreport)\b))"
+)
 
 
 def _same_file(found: str | None, program: Path) -> bool:

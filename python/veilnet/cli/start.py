@@ -48,10 +48,17 @@ def running(found: Globals) -> Path | None:
     return None
 
 
-def start(found: Globals, overrides: Mapping[str, Any], *, found_network: bool = True) -> Path:
+def start(
+    found: Globals,
+    overrides: Mapping[str, Any],
+    *,
+    found_network: bool = True,
+    invite: str | None = None,
+) -> Path:
     """Start a node in the background, wait until it is up, and return its socket.
 
-    *found_network*: whether its first start makes a network of its own.
+    *found_network*: whether its first start makes a network of its own.  *invite*: what it joins
+    by, unattended.
 
     Raises: whatever kept it from starting.
     """
@@ -60,6 +67,7 @@ def start(found: Globals, overrides: Mapping[str, Any], *, found_network: bool =
         "state": str(state_of(found)),
         "socket": str(path),
         "found_network": found_network,
+        "invite": invite,
         "overrides": {
             **overrides,
             "log_level": found.log_level,
@@ -117,7 +125,7 @@ def _read_line(fd: int, timeout_s: float) -> bytes:
     return data
 
 
-def run_here(found: Globals, overrides: Mapping[str, Any]) -> None:
+def run_here(found: Globals, overrides: Mapping[str, Any], *, invite: str | None = None) -> None:
     """Run the node in this process until it is told to stop."""
     from veilnet.daemon.run import Settings, run
 
@@ -131,5 +139,7 @@ def run_here(found: Globals, overrides: Mapping[str, Any]) -> None:
                 "log_json": found.log_json or None,
             },
             foreground=True,
+            found_network=invite is None,
+            invite=invite,
         )
     )

@@ -37,6 +37,7 @@ def main() -> int:
                 socket=Path(given["socket"]),
                 overrides=given["overrides"],
                 found_network=given["found_network"],
+                invite=given["invite"],
             )
             run(settings, started=lambda: tell("{}"))
         except BaseException as caught:  # noqa: BLE001 - the last frame of the program

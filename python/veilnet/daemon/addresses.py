@@ -43,7 +43,7 @@ class Addresses:
             await trio.to_thread.run_sync(lambda: tun.bring_up(name, mtu_bytes=mtu))
         for network in self._node.networks:
             await self.add(network)
-        await self._write_names()
+        await self.write_names()
 
     async def add(self, network: Network) -> None:
         """Put *network*'s addresses on the device, where no route of the host is in the way."""
@@ -113,9 +113,13 @@ class Addresses:
     async def _names_soon(self) -> None:
         await trio.sleep(0.2)
         self._names_busy = False
-        await self._write_names()
+        await self.write_names()
 
-    async def _write_names(self) -> None:
+    async def write_names(self) -> None:
+        """Write every member's names into the hosts file, if the operator asked for it.
+
+        Raises: PrivilegeError, ConfigError.
+        """
         if not self._node.config.hosts_file:
             return
         entries: list[tuple[str, tuple[str, ...]]] = []

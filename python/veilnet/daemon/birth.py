@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 import trio
 
-from veilnet.daemon.clock import unix_now
+from veilnet.daemon.host import unix_now
 from veilnet.daemon.links import Link
 from veilnet.daemon.sessions import SUPERSEDED, Session
 from veilnet.errors import InternalError, PeerRefused

@@ -152,8 +152,9 @@ class Channels:
         endpoints: Iterable[Endpoint],
         *,
         timeout_s: float = ATTEMPT_S,
+        psk: tuple[bytes, bytes] | None = None,
     ) -> Session:
-        """Run one full handshake with a member.
+        """Run one full handshake with a member, bound to an older session by *psk* if given.
 
         Raises: PeerUnreachable, or what the handshake failed with.
         """
@@ -170,6 +171,7 @@ class Channels:
             endpoints=tuple(endpoints),
             schedules=KeySchedule,
             rng=self._node.rng,
+            psk=psk,
             timeout_s=max(timeout_s, 0.1),
         )
         birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
@@ -291,16 +293,16 @@ class Channels:
             session.recovering = False
 
     def renew(self, session: Session) -> None:
-        """Run a full handshake again: the hourly one."""
-        self._node.spawn(self._again, session)
+        """Run a full handshake again, bound to the old session's keys: the hourly one."""
+        self._node.spawn(self._again, session, session.schedule.next_psk())
 
-    async def _again(self, session: Session) -> None:
+    async def _again(self, session: Session, psk: tuple[bytes, bytes] | None = None) -> None:
         network = self._node.networks.get(session.network_id)
         member = None if network is None else network.members.get(session.peer_id)
         if network is None or member is None:
             raise UnknownPeer("the peer is no member any more")
         endpoints = self.endpoints(network, member, session.endpoint)
-        await self.call(network, session.peer_id, endpoints, timeout_s=ATTEMPT_S)
+        await self.call(network, session.peer_id, endpoints, timeout_s=ATTEMPT_S, psk=psk)
 
     async def watch_idle(self) -> None:
         """Close what carried nothing for long."""

@@ -13,8 +13,7 @@ import trio
 from veilnet import __version__
 from veilnet.crypto import suite
 from veilnet.daemon import underlay
-from veilnet.daemon.clock import unix_now
-from veilnet.daemon.node import own_name
+from veilnet.daemon.host import own_name, unix_now
 from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
 from veilnet.networks.invite import Invite, looks_like_invite
 from veilnet.networks.names import parse_name
@@ -301,6 +300,8 @@ class Commands:
                 invite, name=parse_name(name), timeout_s=timeout_s
             )
             network.members.observe(invite.inviter, (endpoint,), unix_now())
+            # Names must work by the time that `connect` says so.
+            await node.addresses.write_names()
             addresses = ", ".join(str(item) for item in node.addresses.usable(network, network.own))
             await tell({"stage": f"joined {network.name} as {network.own.name}: {addresses}"})
         else:

@@ -8,7 +8,7 @@ import attrs
 import structlog
 import trio
 
-from veilnet.daemon.clock import unix_now
+from veilnet.daemon.host import unix_now
 
 if TYPE_CHECKING:
     from veilnet.daemon.node import Node

@@ -17,7 +17,7 @@ import structlog
 import trio
 
 from veilnet import __version__
-from veilnet.daemon.clock import unix_now
+from veilnet.daemon.host import unix_now
 from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.members import batches

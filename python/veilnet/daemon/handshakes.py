@@ -139,8 +139,7 @@ class Handshakes:
                 nursery.cancel_scope.cancel()
         finally:
             for action in machine.cancel():
-                if isinstance(action, vnh1.Abandon):
-                    self._engine.abandon(action.sid)
+                self._call(action)
             if machine.sid is not None:
                 self._inboxes.pop(machine.sid, None)
                 self._early.pop(machine.sid, None)
@@ -219,6 +218,10 @@ class Handshakes:
                 # A false candidate is its sender's fault, who may be anybody with the door key.
                 with contextlib.suppress(RemoteProtocolError):
                     engine.candidate(sid, candidate, ss)
+            case vnh1.Reject(sid):
+                engine.reject(sid)
+            case vnh1.Dismiss(init):
+                engine.dismiss(init)
             case vnh1.Authenticate(sid, message, psk):
                 engine.authenticate(sid, message, psk=psk)
             case vnh1.Resend(sid):

@@ -11,7 +11,7 @@ VNH1 in full mode, Close of the join session
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import trio
@@ -19,10 +19,11 @@ import trio
 from veilnet._engine import KeySchedule
 from veilnet.daemon import doors as _doors
 from veilnet.daemon.birth import JOIN_SUITE, Birth
-from veilnet.daemon.clock import unix_now
-from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError
+from veilnet.daemon.host import own_name, unix_now
+from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError, VeilError
 from veilnet.networks import join
 from veilnet.networks.endpoint import Endpoint
+from veilnet.networks.names import parse_name
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from veilnet.networks.issuer import Admission
     from veilnet.networks.network import Network
     from veilnet.protocol.messages import Envelope
+
+UNATTENDED_S: Final = 15.0
+FIRST_PAUSE_S: Final = 2.0
+MAX_PAUSE_S: Final = 60.0
 
 log = structlog.get_logger("veilnet.joining")
 
@@ -79,6 +84,23 @@ class Joining:
         finally:
             self._node.spawn(self._node.retire, session, Close(reason="joined"))
         return network, session.endpoint
+
+    async def join_unattended(self, invite: Invite) -> None:
+        """Join by *invite* however long the inviter is away; only a refusal ends it.
+
+        Raises: Refused: the issuer says no, and why.
+        """
+        pause_s = FIRST_PAUSE_S
+        while self._node.networks.get(invite.network_id) is None:
+            name = parse_name(self._node.config.name or own_name())
+            try:
+                await self.join(invite, name=name, timeout_s=UNATTENDED_S)
+            except Refused:
+                raise
+            except VeilError as error:
+                log.info("not joined yet", reason=error.message, again_s=pause_s)
+                await trio.sleep(pause_s)
+                pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
     async def _call(self, invite: Invite, timeout_s: float) -> Session:
         machine = vnh1.Initiation(

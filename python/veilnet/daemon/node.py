@@ -20,23 +20,25 @@ from veilnet.daemon import events
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.channels import Channels
-from veilnet.daemon.clock import unix_now
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes
+from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
 from veilnet.daemon.rekeying import Rekeying
-from veilnet.daemon.sessions import Session, SessionTable
+from veilnet.daemon.sessions import Session, SessionTable, SharedKeys
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
+    ConfigError,
     LocalProtocolError,
+    PrivilegeError,
     RemoteProtocolError,
     VeilError,
 )
 from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
-from veilnet.networks.names import name_from_host, parse_name
+from veilnet.networks.names import parse_name
 from veilnet.networks.network import Network
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
@@ -228,6 +230,7 @@ class Node:
             ),
             identity=self.local_identity(network),
             schedules=KeySchedule,
+            psks=SharedKeys(self.sessions),
         )
         birth = Birth(self, network, mode=mode, initiator=False, door=init.door)
         primitives = self.primitives(network.genesis.suite, network)
@@ -345,13 +348,6 @@ class Node:
             await trio.to_thread.run_sync(self.store.write, SEEN_INITS, seen, limiter=self.disk)
 
 
-def own_name() -> str:
-    """Return the name that this host would have in a network."""
-    import socket
-
-    return name_from_host(socket.gethostname())
-
-
 def open_engine(config: Config, remembered: Remembered) -> Engine:
     """Open the engine with the configured port, else the port of the last time, else a random one.
 
@@ -360,14 +356,24 @@ def open_engine(config: Config, remembered: Remembered) -> Engine:
     from veilnet.daemon.tun import free_name
 
     tun_name = free_name(config.tun_name) if config.tun else None
-    port = config.listen_port or remembered.listen_port
-    return Engine.open(
-        listen_port=port,
-        tun_name=tun_name,
-        mtu_bytes=config.mtu_bytes,
-        vnet_hdr=config.tun_offload,
-        udp_gso=config.udp_gso,
-        udp_gro=config.udp_gro,
-        step_datagrams=config.step_datagrams,
-        step_age_s=config.step_s,
-    )
+
+    def opened(port: int) -> Engine:
+        return Engine.open(listen_port=port, tun_name=tun_name, mtu_bytes=config.mtu_bytes)
+
+    if config.listen_port:
+        try:
+            return opened(config.listen_port)
+        except ConfigError as error:
+            raise PrivilegeError(
+                f"the system does not let this node listen on UDP port {config.listen_port}: "
+                f"{error.message}",
+                hint="Stop what listens there, or choose another port: veilnet up --listen-port N",
+            ) from error
+    try:
+        return opened(remembered.listen_port)
+    except ConfigError:
+        if not remembered.listen_port:
+            raise
+        # Somebody else has last time's port.  Peers learn the new one when we call them.
+        log.warning("port taken", port=remembered.listen_port)
+        return opened(0)

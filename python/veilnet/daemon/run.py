@@ -26,6 +26,7 @@ from veilnet.control.unwrap import unwrap
 from veilnet.daemon import logs
 from veilnet.daemon.remembered import Remembered
 from veilnet.errors import ConfigError
+from veilnet.networks.invite import Invite
 from veilnet.store import Store
 
 if TYPE_CHECKING:
@@ -50,6 +51,8 @@ class Settings:
     foreground: bool = False
     found_network: bool = True
     """Whether a first start makes a network of the node's own; not if it starts only to join."""
+    invite: str | None = None
+    """An invite to join by, unattended, for as long as it takes."""
 
 
 def run(settings: Settings, *, started: Callable[[], None] | None = None) -> None:
@@ -122,6 +125,8 @@ async def _main(parts: _Parts) -> None:
             nursery.start_soon(_stop_on_signal, node)
             nursery.start_soon(server.serve)
             await nursery.start(node.run)
+            if parts.settings.invite is not None:
+                node.spawn(node.joining.join_unattended, Invite.parse(parts.settings.invite))
             log.info("up", peer_id=node.identity.peer_id.hex(), port=node.engine.port)
             if parts.settings.foreground:
                 sys.stdout.write("up\n")

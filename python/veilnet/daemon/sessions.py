@@ -13,6 +13,7 @@ Invariant: with an honest peer exactly one session per (network, peer) is left a
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -20,8 +21,6 @@ import attrs
 from veilnet.protocol.handshake import Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from veilnet._engine import KeySchedule
     from veilnet.daemon.links import Link
     from veilnet.networks.endpoint import Endpoint
@@ -70,6 +69,30 @@ class Session:
     def overlapped(self, other: Session) -> bool:
         """Whether the two handshakes were under way at the same time."""
         return self.started_s <= other.established_s and other.started_s <= self.established_s
+
+
+class SharedKeys(Mapping[bytes, bytes]):
+    """The keys by which a peer may bind its next full handshake to a session that we have.
+
+    Asked only when an INIT names one; nothing is kept, because generations move on.
+    """
+
+    def __init__(self, table: SessionTable) -> None:
+        self._table = table
+
+    def __getitem__(self, name: bytes) -> bytes:
+        for session in self._table:
+            if session.mode is Mode.FULL:
+                known, key = session.schedule.next_psk()
+                if known == name:
+                    return key
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (s.schedule.next_psk()[0] for s in self._table if s.mode is Mode.FULL)
+
+    def __len__(self) -> int:
+        return sum(session.mode is Mode.FULL for session in self._table)
 
 
 class SessionTable:
