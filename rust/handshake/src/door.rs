@@ -56,17 +56,20 @@ pub(crate) struct Opened {
 #[derive(Clone)]
 pub(crate) struct DoorKey(Zeroizing<[u8; 32]>);
 
-/// K_door of a member: Expand(K_net, peer id of the responder).
+/// K_door of a member: HKDF-Expand with SHA-384 whatever the suite, which nobody knows yet.
+///
+/// The product derives it in Python (`veilnet.networks.keys`); this is the same, for tests and tools.
 pub fn door_key(k_net: &[u8], responder_id: &[u8; 32]) -> [u8; 32] {
-    let mut key = [0; 32];
-    expand(
-        hmac::HMAC_SHA256,
-        k_net,
-        labels::DOOR,
-        &[responder_id],
-        &mut key,
-    );
-    key
+    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA384, k_net));
+    context.update(labels::DOOR.text.as_bytes());
+    context.update(responder_id);
+    context.update(&[1]);
+    context
+        .sign()
+        .as_ref()
+        .first_chunk::<32>()
+        .copied()
+        .unwrap_or_default()
 }
 
 impl DoorKey {

@@ -1,7 +1,8 @@
 //! The label tree: every label of VeilNet in one table, used by both languages.
 //!
 //! A label begins each hash and each Expand, so that no two uses of one key or one hash can
-//! meet. Inputs follow it, each with a 4-byte big-endian length (see `transcript`).
+//! meet. Inputs follow it, each with a 4-byte big-endian length (see `transcript`); the few that
+//! are made outside this crate say so when they are not length-prefixed (one input, fixed length).
 
 /// One label: how it is named in code, what stands in the hash, what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,7 +29,9 @@ macro_rules! labels {
 labels! {
     PROTO = "VNH1", "First input of H0: the protocol and its version.";
     ID = "veilnet/id/1", "SHA-256 of this || alg || ML-DSA public key is the peer id (not length-prefixed).";
-    DOOR = "veilnet/door/1", "Expand(K_net; peer id of the responder) = K_door, SHA-256.";
+    DOOR = "veilnet/door", "HKDF-Expand(K_net; this || peer id of the responder) = K_door, SHA-384 (not length-prefixed).";
+    JOIN_KEY = "veilnet/join/key", "HKDF-Expand(seed of an invite; this) = K_join, SHA-384 (not length-prefixed).";
+    JOIN_DOOR = "veilnet/join/door", "HKDF-Expand(seed of an invite; this) = K_door of the invite, SHA-384 (not length-prefixed).";
     DOOR_SEAL = "veilnet/door/1/seal", "Expand(K_door; n) = AES-256-GCM key of one datagram, SHA-256.";
     COOKIE = "veilnet/door/1/cookie", "HMAC-SHA-256(K_ck; source, com, bucket), cut to 16 bytes.";
     H0 = "veilnet/hs1/h0", "Hash(PROTO, network id, suite, mode).";

@@ -65,6 +65,20 @@ fn hkdf_agrees() {
     }
 }
 
+/// K_door is what `veilnet.networks.keys.door_key` derives (cryptography's HKDFExpand).
+#[test]
+fn door_key_known_answer() {
+    let expected = hkdf::Prk::new_less_safe(hkdf::HKDF_SHA384, &[b'k'; 32]);
+    let info: [&[u8]; 2] = [b"veilnet/door", &[b'r'; 32]];
+    let mut key = [0; 32];
+    expected
+        .expand(&info, hkdf::HKDF_SHA256)
+        .unwrap()
+        .fill(&mut key)
+        .unwrap();
+    assert_eq!(crate::door_key(&[b'k'; 32], &[b'r'; 32]), key);
+}
+
 /// Inputs are length-prefixed: moving a byte from one to the next changes the hash.
 #[test]
 fn inputs_are_separated() {
@@ -85,6 +99,16 @@ fn labels_are_distinct() {
                 label.text
             );
         }
+    }
+}
+
+/// docs/protocol.md shows the table as it is.
+#[test]
+fn labels_are_documented() {
+    let page = include_str!("../../../docs/protocol.md");
+    for label in labels::ALL {
+        let row = format!("| `{}` | `{}` | {} |", label.name, label.text, label.about);
+        assert!(page.contains(&row), "docs/protocol.md lacks the row\n{row}");
     }
 }
 
