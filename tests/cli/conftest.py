@@ -22,10 +22,12 @@ class Ran:
 
     @property
     def json(self):
+        """What the command printed, as JSON."""
         return json.loads(self.out)
 
     @property
     def error_lines(self):
+        """The lines on stderr."""
         return self.err.splitlines()
 
 
@@ -38,10 +40,12 @@ class Host:
 
     @property
     def state(self):
+        """The node's state folder."""
         return self.folder / "state"
 
     @property
     def arguments(self):
+        """The global options that mean this node."""
         return ["--state", str(self.state), "--socket", str(self.folder / "socket")]
 
     def run(self, *words, timeout_s=60, **environ) -> Ran:
@@ -64,6 +68,7 @@ class Host:
         return ran
 
     def log(self) -> str:
+        """Return the node's log, to show why a test failed."""
         path = self.state / "veilnet.log"
         return path.read_text() if path.exists() else "no log"
 
@@ -87,4 +92,5 @@ def hosts(tmp_path):
 
 @pytest.fixture
 def host(hosts):
+    """One host."""
     return hosts("host")

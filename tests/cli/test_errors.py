@@ -26,6 +26,7 @@ NEEDS_A_NODE = [
 
 
 def is_two_lines(ran):
+    """Whether the program said what happened and what next, and nothing else."""
     return ran.out == "" and len(ran.error_lines) == 2 and ran.err.startswith("veilnet: ")
 
 

@@ -12,6 +12,7 @@ from veilnet.errors import ConfigError
 
 
 def write(tmp_path, text):
+    """Load what *text* as config.toml means."""
     (tmp_path / "config.toml").write_text(text)
     return config.load(tmp_path)
 

@@ -12,6 +12,7 @@ from veilnet.cli import program
 
 @pytest.fixture
 def in_venv(monkeypatch, tmp_path):
+    """Run as a script that only the user's PATH has."""
     script = tmp_path / "bin" / "veilnet"
     script.parent.mkdir()
     script.write_text("#!/bin/sh\n")

@@ -11,6 +11,7 @@ from veilnet.control import location
 
 @pytest.fixture
 def no_system_socket(monkeypatch, tmp_path):
+    """A machine on which the system's socket would be elsewhere."""
     monkeypatch.setattr(location, "SYSTEM_SOCKET", tmp_path / "run" / "veilnet.sock")
     return tmp_path / "run" / "veilnet.sock"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -19,7 +20,6 @@ from veilnet.errors import (
     DaemonNotRunning,
     InternalError,
     PrivilegeError,
-    RemoteProtocolError,
     UnknownPeer,
     UsageError,
 )
@@ -28,20 +28,24 @@ EVERYBODY = Access(os.getuid())
 
 
 async def echo(args, tell):
+    """Say what was asked, after an event."""
     await tell({"stage": "thinking"})
     return {"echo": dict(args)}
 
 
 async def fail(args, tell):
+    """Fail as a command fails."""
     raise UnknownPeer("nobody is called bob")
 
 
 async def fail_in_a_group(args, tell):
+    """Fail inside a nursery."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fail, args, tell)
 
 
 async def bug(args, tell):
+    """Fail as no command should."""
     return {}[1]
 
 
@@ -50,6 +54,7 @@ COMMANDS = {"echo": echo, "fail": fail, "group": fail_in_a_group, "bug": bug}
 
 @asynccontextmanager
 async def serving(path, access=EVERYBODY, commands=COMMANDS):
+    """Serve on *path* inside the block."""
     server = ControlServer(bind(path, group=None), access, commands)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.serve)
@@ -58,6 +63,7 @@ async def serving(path, access=EVERYBODY, commands=COMMANDS):
 
 
 def ask(path, command, args=None, **more):
+    """Ask from a thread, as another process would."""
     return trio.to_thread.run_sync(lambda: client.ask(path, command, args, timeout_s=5, **more))
 
 
@@ -134,11 +140,11 @@ async def test_an_endless_request_ends(tmp_path):
     async with serving(path):
         stream = await trio.open_unix_socket(str(path))
         async with stream:
-            with pytest.raises((RemoteProtocolError, trio.BrokenResourceError)):
+            with contextlib.suppress(trio.BrokenResourceError):
                 for _ in range(64):
                     await stream.send_all(b"x" * 4096)
-                answer = await stream.receive_some(4096)
-                raise RemoteProtocolError(answer.decode())
+            with contextlib.suppress(trio.BrokenResourceError):
+                assert b"beyond all bounds" in await stream.receive_some(4096)
         assert await ask(path, "echo") == {"echo": {}}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +52,7 @@ def test_the_mode_and_the_links_stay(tmp_path):
     hosts.rewrite(link, "a1", ENTRIES)
     assert link.is_symlink()
     assert "server" in real.read_text()
-    assert os.stat(real).st_mode & 0o777 == 0o644
+    assert real.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_file_that_is_not_there_is_made(tmp_path):
@@ -69,7 +67,12 @@ def test_a_folder_in_its_place_is_the_operators_fault(tmp_path):
         hosts.rewrite(tmp_path, "a1", ENTRIES)
 
 
-LINES = st.lists(st.text(st.characters(codec="ascii", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e"), max_size=20), max_size=5)
+LINES = st.lists(
+    st.text(
+        st.characters(codec="ascii", exclude_characters="\n\r\x0b\x0c\x1c\x1d\x1e"), max_size=20
+    ),
+    max_size=5,
+)
 
 
 @given(LINES)

@@ -21,6 +21,7 @@ class Wire:
         self.sent = 0
 
     def send_control(self, sid, data):
+        """Take a datagram of one end."""
         self.sent += 1
         if not self.lose(sid, self.sent):
             self.nursery.start_soon(self._deliver, 3 - sid, data)
@@ -35,6 +36,7 @@ class Wire:
                     link.send(Pong(payload=envelope.message.payload), answers=envelope.id)
 
     def open(self):
+        """Return both ends, running."""
         for sid in (1, 2):
             self.links[sid] = Link(self, sid)
             self.nursery.start_soon(self.links[sid].run, self.links[sid].close)
@@ -43,6 +45,7 @@ class Wire:
 
 @pytest.fixture
 async def wire(nursery):
+    """A wire without links yet."""
     return Wire(nursery)
 
 
@@ -77,7 +80,7 @@ async def test_a_question_without_answer_times_out(wire, autojump_clock):
 
 async def test_a_late_answer_is_unasked(wire, autojump_clock):
     """What answers a question that nobody asks any more is handed up like any other message."""
-    one, two = wire.open()
+    _, two = wire.open()
     two.send(JoinRefuse(code=3), answers=77)
     two.send(Features())
     await trio.sleep(1)

@@ -13,6 +13,7 @@ from veilnet.store import Store
 
 @pytest.fixture
 def store(tmp_path):
+    """An empty state folder."""
     with Store.open(tmp_path / "state") as made:
         yield made
 
@@ -29,11 +30,13 @@ def test_a_first_start_remembers_nothing(store):
     assert Remembered.load(store) == Remembered()
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{", b'{"x": 1}', b'{"recent": 3}', b'{"operator_uid": "0"}'])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{", b'{"x": 1}', b'{"recent": 3}', b'{"operator_uid": "0"}']
+)
 def test_a_damaged_file_is_named(store, data):
     """A file that `save` did not write is the operator's to see to, with exit 7."""
     store.write("node.json", data)
-    with pytest.raises(ConfigError, match="node.json"):
+    with pytest.raises(ConfigError, match=r"node\.json"):
         Remembered.load(store)
 
 

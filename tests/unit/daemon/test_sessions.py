@@ -15,6 +15,7 @@ SMALL, LARGE, NETWORK = b"\x01" * 32, b"\x02" * 32, b"n" * 32
 
 
 def session(sid, peer_id, *, initiator, started_s, established_s, mode=Mode.FULL):
+    """Make a session with what the table looks at."""
     return Session(
         sid=sid,
         network_id=NETWORK,
@@ -40,15 +41,18 @@ class End:
         self.sessions = {}
 
     def add(self, sid, **more):
+        """Add a session; return the ids of those to close."""
         made = session(sid, self.peer_id, **more)
         self.sessions[sid] = made
         return [loser.sid for loser in self.table.add(made)]
 
     def close(self, sid):
+        """Remove a session."""
         self.table.remove(self.sessions[sid])
 
     @property
     def carrier(self):
+        """The id of the session that carries."""
         found = self.table.carrier(NETWORK, self.peer_id)
         return None if found is None else found.sid
 
