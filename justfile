@@ -39,8 +39,11 @@ type:
     mypy
 
 # All tests: Rust, then Python against the installed package.
-test: _debian test-rust
-    python -m pytest -q
+test: test-rust test-python test-netns
+
+# Everything in Python that needs no network.
+test-python:
+    python -m pytest -q --ignore tests/netns
 
 # The crates that know nothing of Python; the binding crate is tested from Python.
 test-rust:
@@ -61,8 +64,8 @@ bench name="all" *args: _debian
     else python bench/{{ name }}.py {{ args }}; fi
 
 # Every goal with its last figure, met or not.
-goals:
-    python bench/goals.py
+goals *args:
+    python bench/goals.py {{ args }}
 
 # A small network on this machine: handshake, traffic, a relay taking over.
 demo *args:

@@ -7,9 +7,9 @@ Endpoints are `(host, port)` with a literal IPv4 or IPv6 address. Session ids (`
 """
 
 from collections.abc import Sequence
-from typing import Final, Literal, final
+from typing import Final, Literal, TypeAlias, final
 
-Endpoint = tuple[str, int]
+Endpoint: TypeAlias = tuple[str, int]
 
 LABELS: Final[dict[str, bytes]]
 """The label table of the key schedule (docs/protocol.md), shared by both languages."""
@@ -103,6 +103,8 @@ class InitReceived:
     source: Endpoint
     mode: int
     suite: int
+    sid: int
+    """The initiator's session id."""
     com: bytes
     ek: bytes
 
@@ -177,7 +179,7 @@ class EngineFailed:
 
     reason: str
 
-Event = (
+Event: TypeAlias = (
     InitReceived
     | CandidateReceived
     | HandshakeReceived
@@ -248,7 +250,7 @@ class Engine:
         vnet_hdr: bool = True,
         udp_gso: bool = True,
         udp_gro: bool = True,
-        step_datagrams: int = 1 << 26,
+        step_datagrams: int = ...,
         step_age_s: float = 240.0,
     ) -> Engine:
         """Open the socket and, if *tun_name* is given, create the TUN device (down, no address).
@@ -309,7 +311,8 @@ class Engine:
     def set_endpoint(self, sid: int, endpoint: Endpoint) -> None: ...
     def install_generation(self, sid: int, schedule: KeySchedule, *, send: bool) -> None:
         """Receive under the schedule's newest generation; *send* moves sending to it at once,
-        else sending moves with the peer's first authentic datagram under it."""
+        else sending moves with the peer's first authentic datagram under it.
+        """
 
     # inner addresses
     def set_local(self, prefixes: Sequence[str]) -> None:
@@ -318,7 +321,8 @@ class Engine:
         """Prefixes in which an unrouted destination raises PacketWanted."""
     def assign(self, sid: int, prefixes: Sequence[str]) -> None:
         """Inner prefixes of the peer: its only valid sources, and routed to this session.
-        Replaces the session's earlier list and takes prefixes over from other sessions."""
+        Replaces the session's earlier list and takes prefixes over from other sessions.
+        """
     def refuse(self, destination: str) -> None:
         """Drop packets waiting for *destination* and answer each with ICMP unreachable."""
 
@@ -333,6 +337,8 @@ class Engine:
 class Established:
     local_sid: int
     remote_sid: int
+    endpoint: Endpoint
+    initiator: bool
     fingerprint: bytes
     """A public hash of the exporter: equal at both ends exactly when the sessions agree."""
 
@@ -346,6 +352,8 @@ class Gate:
     def expire(self, now_ns: int) -> None: ...
     def add_door(self, key: bytes, *, replay_set: bool = True) -> int: ...
     def remove_door(self, door: int) -> None: ...
+    def seen_inits(self) -> bytes: ...
+    def load_seen_inits(self, data: bytes) -> None: ...
     def hello(
         self,
         schedule: KeySchedule,
@@ -353,9 +361,11 @@ class Gate:
         door_key: bytes,
         endpoint: Endpoint,
         bare_hint: bool = False,
-    ) -> None: ...
-    def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
-    def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> Established: ...
+    ) -> bool: ...
+    def candidate(self, sid: int, candidate: int, ss: bytes) -> bool: ...
+    def authenticate(
+        self, sid: int, message: bytes, *, psk: bytes | None = None
+    ) -> Established: ...
     def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None: ...
     def dismiss(self, init: InitReceived) -> None: ...
     def reject(self, sid: int) -> None: ...

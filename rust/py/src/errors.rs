@@ -24,12 +24,12 @@ pub fn raise(class: &str, message: &str, hint: &str) -> PyErr {
 }
 
 pub fn handshake(error: &HandshakeError) -> PyErr {
-    let class = match error.fault() {
-        Fault::Local => "LocalProtocolError",
-        Fault::Remote => "RemoteProtocolError",
-        Fault::Internal => "InternalError",
+    let (class, hint) = match error.fault() {
+        Fault::Local => ("LocalProtocolError", "This is a bug of ours: report it."),
+        Fault::Remote => ("RemoteProtocolError", ""),
+        Fault::Internal => ("InternalError", ""),
     };
-    raise(class, &error.to_string(), "")
+    raise(class, &error.to_string(), hint)
 }
 
 pub fn engine(error: EngineError) -> PyErr {
