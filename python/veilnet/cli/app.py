@@ -221,7 +221,11 @@ def connect(
         output.next_step(found, "To see it", "status")
     while watch:
         time.sleep(1.0)
-        ping_once = client.ask(path, "ping", {"peer": value["peer_id"], "timeout_s": 5.0})
+        try:
+            ping_once = client.ask(path, "ping", {"peer": value["peer_id"], "timeout_s": 5.0})
+        except PeerUnreachable as error:
+            output.note(error.message)
+            continue
         if found.json:
             output.as_json(ping_once)
         else:

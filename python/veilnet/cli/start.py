@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -63,7 +64,7 @@ def start(
     Raises: whatever kept it from starting.
     """
     path = socket_to_offer(found.socket, state_of(found))
-    settings = {
+    settings: dict[str, Any] = {
         "state": str(state_of(found)),
         "socket": str(path),
         "found_network": found_network,
@@ -79,8 +80,9 @@ def start(
         try:
             process = subprocess.Popen(
                 # -P: the folder that the user stands in must never feed a root daemon its modules.
-                [sys.executable, "-P", "-m", "veilnet.daemon", str(tell), json.dumps(settings)],
-                stdin=subprocess.DEVNULL,
+                # The settings go by stdin, because an invite must not stand in a command line.
+                [sys.executable, "-P", "-m", "veilnet.daemon", str(tell), settings["state"]],
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=None if found.debug else subprocess.DEVNULL,
                 pass_fds=(tell,),
@@ -88,6 +90,9 @@ def start(
             )
         finally:
             os.close(tell)
+        with contextlib.suppress(BrokenPipeError), process.stdin or contextlib.nullcontext() as way:
+            if way is not None:
+                way.write(json.dumps(settings).encode())
         try:
             line = _read_line(ready, START_TIMEOUT_S)
         except BaseException:

@@ -1,6 +1,7 @@
-"""A node in the background, as `veilnet up` starts it: ``python -P -m veilnet.daemon FD SETTINGS``.
+"""A node in the background, as `veilnet up` starts it: ``python -P -m veilnet.daemon FD STATE``.
 
-FD is a pipe on which it says once how the start went: ``{}`` or an error as JSON.
+FD is a pipe on which it says once how the start went: ``{}`` or an error as JSON.  The settings
+come as JSON by stdin; STATE is there for whoever reads a list of processes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from veilnet.errors import InternalError, VeilError
 
 def main() -> int:
     """Run the node; return its exit code."""
-    descriptor, given = int(sys.argv[1]), json.loads(sys.argv[2])
+    descriptor, given = int(sys.argv[1]), json.load(sys.stdin)
     # A node must not keep the folder busy in which somebody typed `up`.
     os.chdir("/")
     os.set_inheritable(descriptor, False)

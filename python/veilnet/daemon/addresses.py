@@ -160,5 +160,5 @@ def _put(
     try:
         tun.add_address(name, address, prefix)
     except OSError as error:
-        return str(error)
+        return error.strerror or str(error)
     return None

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 JOIN_SUITE = 1
 """Join handshakes run in S1 until an invite says otherwise."""
 
+JOINING_S = 60.0
 READY_S = 0.25
 """How long to wait for the responder's greeting before packets are sent all the same."""
 
@@ -111,12 +112,19 @@ class Birth:
         )
         for loser in self._losers:
             node.spawn(node.retire, loser, Close(code=SUPERSEDED, reason="another session"))
-        if session.mode is vnh1.Mode.FULL:
+        if session.mode is vnh1.Mode.JOIN:
+            node.spawn(self._end_joining, session)
+        else:
             node.rekeying.begin(session)
             node.channels.established(session)
         node.gossip.greet(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
+
+    async def _end_joining(self, session: Session) -> None:
+        """Close a join session that its joiner forgot."""
+        await trio.sleep(JOINING_S)
+        self._node.end(session, reason="joining took too long")
 
     async def _be_ready(self, session: Session) -> None:
         """Do not wait for ever on a greeting that got lost."""

@@ -303,7 +303,8 @@ class Commands:
             # Names must work by the time that `connect` says so.
             await node.addresses.write_names()
             addresses = ", ".join(str(item) for item in node.addresses.usable(network, network.own))
-            await tell({"stage": f"joined {network.name} as {network.own.name}: {addresses}"})
+            where = addresses or "no address of it can be used on this host"
+            await tell({"stage": f"joined {network.name} as {network.own.name}: {where}"})
         else:
             network.members.observe(invite.inviter, invite.endpoints, unix_now())
         member = network.members.get(invite.inviter)

@@ -9,6 +9,7 @@ credential old  Renew -> RenewGrant | RenewRefuse
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -129,12 +130,15 @@ class Gossip:
                 for owner_id in network.genesis.owner_ids:
                     owner = network.members.get(owner_id)
                     if owner is not None and owner_id != self._node.identity.peer_id:
-                        peers.append(
-                            await self._node.channels.open(network, owner, timeout_s=ASK_S)
-                        )
+                        with contextlib.suppress(VeilError):
+                            opened = self._node.channels.open(network, owner, timeout_s=ASK_S)
+                            peers.append(await opened)
             for session in peers:
                 known = messages.MembersKnown(known=network.members.known())
-                answer = await session.link.ask(known, timeout_s=ASK_S)
+                try:
+                    answer = await session.link.ask(known, timeout_s=ASK_S)
+                except VeilError:
+                    continue  # somebody else may know
                 if isinstance(answer, messages.Members) and answer.entries:
                     await self._merge(session, network, answer.entries)
 
@@ -185,9 +189,22 @@ class Gossip:
         if not portions:
             # An answer is owed even when nothing is lacking: somebody may wait for it.
             session.link.send(messages.Members(), answers=envelope.id)
-        for number, portion in enumerate(portions, 1):
-            left = sum(map(len, portions[number:]))
-            session.link.send(messages.Members(entries=portion, more=left), answers=envelope.id)
+        elif not session.telling:
+            session.telling = True
+            self._node.spawn(self._tell_lacking, session, portions, envelope.id)
+
+    async def _tell_lacking(
+        self, session: Session, portions: list[tuple[MemberEntry, ...]], question: int
+    ) -> None:
+        """Send a long answer in step with what the peer takes in."""
+        try:
+            for number, portion in enumerate(portions, 1):
+                left = sum(map(len, portions[number:]))
+                message = messages.Members(entries=portion, more=left)
+                session.link.send(message, answers=question)
+                await session.link.flush(timeout_s=RENEW_TIMEOUT_S)
+        finally:
+            session.telling = False
 
     def _members(self, session: Session, envelope: Envelope) -> None:
         network, said = self._network(session), envelope.message
@@ -264,6 +281,7 @@ class Gossip:
             if now - last_look_s >= RENEW_LOOK_S:
                 last_look_s = now
                 await self._renew_due()
+                self._end_expired()
             await trio.sleep(self._node.config.gossip_s)
             for session in self._node.sessions.carriers():
                 network = self._network(session)
@@ -273,6 +291,16 @@ class Gossip:
                         session.link.send(known)
                     except LocalProtocolError:
                         continue
+
+    def _end_expired(self) -> None:
+        """Close the sessions of members whose credential has run out since the handshake."""
+        for session in self._node.sessions.carriers():
+            network = self._network(session)
+            member = None if network is None else network.members.get(session.peer_id)
+            if network is None or member is None or network.issuer is not None:
+                continue
+            if not network.is_valid(member.credential, unix_now()):
+                self._node.end(session, reason="the peer's membership has expired")
 
     async def _renew_due(self) -> None:
         for network in self._node.networks:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from veilnet.errors import PeerRefused
 from veilnet.protocol.handshake import Mode
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from veilnet.networks.endpoint import Endpoint
     from veilnet.units import NetworkId, PeerId
 
+SESSIONS_PER_PEER_MAX = 4
+JOINERS_MAX = 64
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
 
@@ -53,6 +56,8 @@ class Session:
     """The door it came through, at the responder."""
     rekey: Any = attrs.field(default=None, repr=False)
     rtt_s: float | None = None
+    telling: bool = False
+    """Whether a long answer of ours is on its way."""
     recovering: bool = False
     """Whether a new handshake is under way because the peer went silent."""
 
@@ -126,8 +131,13 @@ class SessionTable:
         """Take *session* in; return those that this node, as arbiter, has to close.
 
         Ask `carrier` afterwards which one carries.  A joiner's session never does.
+        Raises: PeerRefused: there are too many joiners.
         """
         if session.mode is Mode.JOIN:
+            if sum(each.mode is Mode.JOIN for each in self._by_sid.values()) >= JOINERS_MAX:
+                raise PeerRefused(
+                    "too many nodes are joining at once", hint="Try again in a minute."
+                )
             self._by_sid[session.sid] = session
             return []
         others = self._by_peer.setdefault(session.key, [])
@@ -139,6 +149,9 @@ class SessionTable:
                 others.insert(0, session)
                 return [session]
             losers = list(others)
+        elif len(others) >= SESSIONS_PER_PEER_MAX:
+            # Whatever the arbiter does, one peer does not fill our memory with sessions.
+            losers = others[:1]
         others.append(session)
         return losers
 

@@ -145,9 +145,9 @@ def add_address(
         except NetlinkError as error:
             if error.code == errno.EEXIST:
                 return
-            if error.code in {errno.EPERM, errno.EACCES} and not (
-                address.version == 6 and _ipv6_is_off(name)
-            ):
+            if address.version == 6 and _ipv6_is_off(name):
+                raise OSError(errno.EADDRNOTAVAIL, "this host has IPv6 switched off") from error
+            if error.code in {errno.EPERM, errno.EACCES}:
                 raise
             raise OSError(error.code, f"{address} was refused: {error}") from error
 
