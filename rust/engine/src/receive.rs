@@ -7,9 +7,9 @@ use crate::core::Core;
 use crate::events::Event;
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::{Challenge, REPORT_NS};
-use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::Received;
+use crate::sys::{self, crypto::Mask};
 use std::net::SocketAddr;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{HEADER, Header, Kind, Outcome, PARTIAL, TAG, ip};
@@ -309,7 +309,8 @@ impl Core {
             return;
         };
         let probe = session.probes.swap_remove(at);
-        let rtt_ns = now_ns.saturating_sub(probe.sent_ns);
+        // Not the loop's time: request and answer may fall into one turn of it.
+        let rtt_ns = sys::now_ns().saturating_sub(probe.sent_ns);
         session.sample_rtt(rtt_ns);
         if let Some(size) = probe.size {
             session.mtu.answered(size, now_ns);

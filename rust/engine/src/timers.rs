@@ -188,7 +188,7 @@ fn send_probe(
     }
     session.probes.push(Pending {
         id,
-        sent_ns: now_ns,
+        sent_ns: crate::sys::now_ns(),
         asked,
         size,
     });
