@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Self
 
 import pytest
 
@@ -117,14 +117,12 @@ def routed(world: World, *, version: int = 4) -> tuple[Host, Host, Host]:
     net, length = ("10.0.{}.{}", 24) if version == 4 else ("fd00:{}::{}", 64)
     for number, host in ((1, left), (2, right)):
         gateway = net.format(number, 1)
-        world.lab.wire(
-            host, f"{net.format(number, 2)}/{length}", router, f"{gateway}/{length}"
-        )
+        world.lab.wire(host, f"{net.format(number, 2)}/{length}", router, f"{gateway}/{length}")
         host.route("default", via=gateway)
     return left, router, right
 
 
-# -- facts ------------------------------------------------------------------------------------------
+# -- facts ----------------------------------------------------------------------------------------
 
 
 def eventually(fact: Callable[[], object], *, timeout_s: float = 10.0) -> None:
@@ -159,7 +157,7 @@ def two_lines(done: subprocess.CompletedProcess[str]) -> bool:
     return done.stdout == "" and len(lines) >= 2 and lines[-2].startswith("veilnet: ")
 
 
-# -- traffic ----------------------------------------------------------------------------------------
+# -- traffic --------------------------------------------------------------------------------------
 
 
 def ping(host: Host, address: str, *options: str, count: int = 3, wait_s: float = 5.0) -> int:
@@ -171,6 +169,11 @@ def ping(host: Host, address: str, *options: str, count: int = 3, wait_s: float 
     return int(found[1])
 
 
+def _pipe(process: subprocess.Popen[Any]) -> IO[Any]:
+    assert process.stdout is not None
+    return process.stdout
+
+
 class Pinging:
     """A ping that runs, ten a second, until it is closed: when was it answered?"""
 
@@ -179,6 +182,7 @@ class Pinging:
         self._changed = threading.Condition()
         argv = ["ping", "-n", "-i", "0.1", address]
         self._process = host.popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self._said = _pipe(self._process)
         self._thread = threading.Thread(target=self._read, name="pinging")
         self._thread.start()
 
@@ -189,10 +193,10 @@ class Pinging:
         self._process.kill()
         self._process.wait()
         self._thread.join()
-        self._process.stdout.close()
+        self._said.close()
 
     def _read(self) -> None:
-        for line in self._process.stdout:
+        for line in self._said:
             if b"bytes from" in line:
                 with self._changed:
                     self._answers.append(time.monotonic())
@@ -230,7 +234,8 @@ class Files:
         self._process = host.popen(
             [*argv, "--directory", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
-        assert b"Serving HTTP" in self._process.stdout.readline()
+        self._said = _pipe(self._process)
+        assert b"Serving HTTP" in self._said.readline()
 
     def __enter__(self) -> Self:
         return self
@@ -238,7 +243,7 @@ class Files:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdout.close()
+        self._said.close()
 
     def fetched(self, host: Host, *, timeout_s: float = 120.0) -> bool:
         """Download the file to *host* and say whether it arrived as it was."""
@@ -255,8 +260,9 @@ def iperf3(client_host: Host, server_host: Host, address: str, *options: str) ->
         stderr=subprocess.STDOUT,
         text=True,
     )
+    said = _pipe(server)
     try:
-        while "listening" not in (line := server.stdout.readline()):
+        while "listening" not in (line := said.readline()):
             assert line, "the iperf3 server ended"
         argv = ["iperf3", "-J", "-c", address, *options]
         end: dict[str, Any] = json.loads(client_host.run(argv, timeout_s=60).stdout)["end"]
@@ -264,4 +270,4 @@ def iperf3(client_host: Host, server_host: Host, address: str, *options: str) ->
     finally:
         server.kill()
         server.wait()
-        server.stdout.close()
+        said.close()

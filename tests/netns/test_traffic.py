@@ -107,7 +107,7 @@ def test_the_path_is_the_underlay_of_that_version(over4, over6):
 
 def test_a_large_download_arrives_as_it_was(over4, large):
     """200 MB of random bytes over HTTP: size and SHA-256 are right, and the tunnel carried them."""
-    _, left, right = over4
+    right = over4[2]
     before = peer(right, "left")["rx_bytes"]
     assert large.fetched(right.host)
     assert peer(right, "left")["rx_bytes"] - before >= LARGE_BYTES
