@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 RENEW_LOOK_S: Final = 3_600.0
 RENEW_TIMEOUT_S: Final = 30.0
 ASK_S: Final = 5.0
+TELLING_MAX: Final = 4
+"""Long answers under way on one session; a peer that asks for more at once gets none."""
 
 log = structlog.get_logger("veilnet.gossip")
 
@@ -189,8 +191,8 @@ class Gossip:
         if not portions:
             # An answer is owed even when nothing is lacking: somebody may wait for it.
             session.link.send(messages.Members(), answers=envelope.id)
-        elif not session.telling:
-            session.telling = True
+        elif session.telling < TELLING_MAX:
+            session.telling += 1
             self._node.spawn(self._tell_lacking, session, portions, envelope.id)
 
     async def _tell_lacking(
@@ -204,7 +206,7 @@ class Gossip:
                 session.link.send(message, answers=question)
                 await session.link.flush(timeout_s=RENEW_TIMEOUT_S)
         finally:
-            session.telling = False
+            session.telling -= 1
 
     def _members(self, session: Session, envelope: Envelope) -> None:
         network, said = self._network(session), envelope.message
@@ -280,7 +282,7 @@ class Gossip:
             now = trio.current_time()
             if now - last_look_s >= RENEW_LOOK_S:
                 last_look_s = now
-                await self._renew_due()
+                await self.renew_due()
                 self._end_expired()
             await trio.sleep(self._node.config.gossip_s)
             for session in self._node.sessions.carriers():
@@ -302,7 +304,8 @@ class Gossip:
             if not network.is_valid(member.credential, unix_now()):
                 self._node.end(session, reason="the peer's membership has expired")
 
-    async def _renew_due(self) -> None:
+    async def renew_due(self) -> None:
+        """Renew this node's credentials that are a third through their lives."""
         for network in self._node.networks:
             if not network.renewal_due(unix_now()):
                 continue

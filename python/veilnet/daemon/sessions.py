@@ -8,7 +8,8 @@ arbiter      a session that I began while another was under way wins; else the n
              the others are closed with a Close message that says so
 other side   the newest carries until the arbiter closes it, then the newest that is left
 ```
-Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip.
+Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip,
+and with any peer at most SESSIONS_PER_PEER_MAX.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from veilnet.networks.endpoint import Endpoint
     from veilnet.units import NetworkId, PeerId
 
-SESSIONS_PER_PEER_MAX = 4
+SESSIONS_PER_PEER_MAX = 8
+"""More at once no honest peer opens before an arbiter's Close arrives."""
 JOINERS_MAX = 64
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
@@ -56,8 +58,8 @@ class Session:
     """The door it came through, at the responder."""
     rekey: Any = attrs.field(default=None, repr=False)
     rtt_s: float | None = None
-    telling: bool = False
-    """Whether a long answer of ours is on its way."""
+    telling: int = 0
+    """How many long answers of ours are on their way."""
     recovering: bool = False
     """Whether a new handshake is under way because the peer went silent."""
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilnet.daemon.sessions import Session, SessionTable
+from veilnet.daemon.sessions import SESSIONS_PER_PEER_MAX, Session, SessionTable
 from veilnet.protocol.handshake import Mode
 
 SMALL, LARGE, NETWORK = b"\x01" * 32, b"\x02" * 32, b"n" * 32
@@ -106,6 +106,16 @@ def test_a_joiners_session_never_carries():
     assert end.table.get(1) is end.sessions[1]
     end.close(1)
     assert end.table.get(1) is None
+
+
+def test_no_peer_fills_the_table():
+    """A peer that opens session upon session has the oldest closed beyond the bound."""
+    large = End(LARGE, SMALL)
+    for sid in range(100):
+        for loser in large.add(sid, initiator=False, started_s=sid, established_s=sid + 0.5):
+            large.close(loser)
+    assert len(large.table) == SESSIONS_PER_PEER_MAX
+    assert large.carrier == 99
 
 
 @given(
