@@ -358,7 +358,16 @@ def open_engine(config: Config, remembered: Remembered) -> Engine:
     tun_name = free_name(config.tun_name) if config.tun else None
 
     def opened(port: int) -> Engine:
-        return Engine.open(listen_port=port, tun_name=tun_name, mtu_bytes=config.mtu_bytes)
+        return Engine.open(
+            listen_port=port,
+            tun_name=tun_name,
+            mtu_bytes=config.mtu_bytes,
+            vnet_hdr=config.tun_offload,
+            udp_gso=config.udp_gso,
+            udp_gro=config.udp_gro,
+            step_datagrams=config.step_datagrams,
+            step_age_s=config.step_s,
+        )
 
     if config.listen_port:
         try:
