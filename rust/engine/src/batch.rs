@@ -83,7 +83,11 @@ impl Batch {
                 Err(e) if self.count > 1 && e.raw_os_error() == Some(libc::EIO) => {
                     self.gso = false;
                 }
-                Err(e) if e.raw_os_error() == Some(libc::EMSGSIZE) => {
+                // Before Linux 6.14 a batch whose datagrams are too large is refused by EINVAL.
+                Err(e)
+                    if e.raw_os_error() == Some(libc::EMSGSIZE)
+                        || self.count > 1 && e.raw_os_error() == Some(libc::EINVAL) =>
+                {
                     self.refused = Some((to, self.segment));
                     self.reset();
                     return;

@@ -9,7 +9,9 @@
 pub const BASE: usize = 1232;
 const TRIES: u8 = 3;
 const GRAIN: usize = 16;
-const CONFIRM_NS: u64 = 60_000_000_000;
+/// While data flows. A path that narrows may still carry the peer's small packets, so that nothing
+/// else tells: a bulk flow stands still until the next confirmations are lost.
+const CONFIRM_NS: u64 = 5_000_000_000;
 /// A path that failed a larger size is searched again after this (it may have changed).
 const RAISE_NS: u64 = 600_000_000_000;
 
@@ -171,6 +173,16 @@ mod tests {
         run(&mut search, 1500, 0, 3);
         search.suspect(1_000 * MS);
         let (size, _) = run(&mut search, 1300, 1_000 * MS, 60);
+        assert!((BASE..=1300).contains(&size), "{size}");
+    }
+
+    /// A path that narrows without any other sign is left within seconds.
+    #[test]
+    fn a_black_hole_is_noticed_without_suspicion() {
+        let mut search = Search::new(1412, 0);
+        run(&mut search, 1500, 0, 3);
+        assert_eq!(search.size(), 1412);
+        let (size, _) = run(&mut search, 1300, 300 * MS, 80);
         assert!((BASE..=1300).contains(&size), "{size}");
     }
 
