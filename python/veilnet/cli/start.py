@@ -17,7 +17,7 @@ from typing import Any
 from veilnet.cli.options import Globals
 from veilnet.control import client
 from veilnet.control.location import default_state, socket_to_ask, socket_to_offer
-from veilnet.errors import ConfigError, InternalError, TimedOut, VeilError
+from veilnet.errors import ConfigError, InternalError, PrivilegeError, TimedOut, VeilError
 
 START_TIMEOUT_S = 60.0
 """A first start makes keys and tests both back ends; a loaded small machine needs its time."""
@@ -33,18 +33,21 @@ def running(found: Globals) -> Path | None:
 
     Raises: ConfigError: a node runs there, but with another state folder than the one asked for.
     """
-    candidates = {socket_to_ask(found.socket), socket_to_offer(found.socket, state_of(found))}
-    for path in candidates:
+    offered = socket_to_offer(found.socket, state_of(found))
+    for path in dict.fromkeys((offered, socket_to_ask(found.socket))):
         if not client.is_running(path):
             continue
-        if found.state is not None:
+        try:
             theirs = client.ask(path, "status")["state_folder"]
-            if Path(str(theirs)) != found.state.resolve():
-                raise ConfigError(
-                    f"the node that listens on {path} has the state folder {theirs}, "
-                    f"not {found.state}",
-                    hint="Give each node on one host its own --state and --socket.",
-                )
+        except PrivilegeError:
+            if path == offered:
+                raise
+            continue  # the system's node is not this user's to command; a node of its own may be
+        if found.state is not None and Path(str(theirs)) != found.state.resolve():
+            raise ConfigError(
+                f"the node that listens on {path} has the state folder {theirs}, not {found.state}",
+                hint="Give each node on one host its own --state and --socket.",
+            )
         return path
     return None
 

@@ -50,6 +50,7 @@ class Gossip:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._return_keys: dict[bytes, bytes] = {}
+        self._listening: list[Endpoint] = []
         self._own: dict[tuple[bytes, bytes], Endpoint] = {}
         """Where each peer last said that it sees us."""
 
@@ -78,7 +79,7 @@ class Gossip:
             self.tell(network, (session.peer_id,), but=session)
 
     async def _tell_endpoints(self, session: Session) -> None:
-        listening = await self._node.addresses.local_endpoints()
+        listening = self._listening = await self._node.addresses.local_endpoints()
         if not session.link.closed.is_set():
             session.link.send(
                 messages.Endpoints(observed=session.endpoint, listening=tuple(listening[:8]))
@@ -285,6 +286,7 @@ class Gossip:
                 await self.renew_due()
                 self._end_expired()
             await trio.sleep(self._node.config.gossip_s)
+            await self._tell_moved()
             for session in self._node.sessions.carriers():
                 network = self._network(session)
                 if network is not None:
@@ -293,6 +295,14 @@ class Gossip:
                         session.link.send(known)
                     except LocalProtocolError:
                         continue
+
+    async def _tell_moved(self) -> None:
+        """Tell every peer where we listen, if that has changed (another network, another lease)."""
+        listening = await self._node.addresses.local_endpoints()
+        if listening != self._listening:
+            for session in self._node.sessions.carriers():
+                if self._network(session) is not None:
+                    await self._tell_endpoints(session)
 
     def _end_expired(self) -> None:
         """Close the sessions of members whose credential has run out since the handshake."""
