@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS_MAX: Final = 8
 ATTEMPT_S: Final = 10.0
+KNOWN_S: Final = 3.0
+"""So long the endpoints that we know are tried before others are asked for newer ones."""
 RECENT_S: Final = 10.0
 PROBE_AGAIN_S: Final = 0.5
 PROBE_PATIENCE_S: Final = 2.0
@@ -115,15 +117,7 @@ class Channels:
         self, network: Network, member: Member, opening: _Opening, timeout_s: float
     ) -> None:
         try:
-            endpoints = self.endpoints(network, member)
-            if not endpoints:
-                raise PeerUnreachable(
-                    f"no address of {member.name} is known",
-                    hint="It has to come to us, or to a member that both can reach.",
-                )
-            opening.session = await self.call(
-                network, member.peer_id, endpoints, timeout_s=timeout_s
-            )
+            opening.session = await self._find_and_call(network, member, timeout_s)
         except VeilError as error:
             opening.error = error
         finally:
@@ -131,6 +125,30 @@ class Channels:
             if opening.session is None and opening.error is None:
                 opening.error = PeerUnreachable(f"opening a channel to {member.name} was given up")
             opening.done.set()
+
+    async def _find_and_call(self, network: Network, member: Member, timeout_s: float) -> Session:
+        """Call a member where it was last seen; if it is not there, ask others where it is."""
+        deadline = trio.current_time() + timeout_s
+        # The owners are those who would be asked, so about them there is nobody to ask.
+        may_ask = member.peer_id not in network.genesis.owner_ids
+        if endpoints := self.endpoints(network, member):
+            patience_s = min(timeout_s, KNOWN_S) if may_ask else timeout_s
+            try:
+                return await self.call(network, member.peer_id, endpoints, timeout_s=patience_s)
+            except PeerUnreachable:
+                if trio.current_time() > deadline - 0.5:
+                    raise
+        if may_ask:
+            with trio.move_on_at(trio.current_time() + (deadline - trio.current_time()) / 2):
+                await self._node.gossip.refresh(network)
+        endpoints = self.endpoints(network, member)
+        if not endpoints:
+            raise PeerUnreachable(
+                f"no address of {member.name} is known",
+                hint="It has to come to us, or to a member that both can reach.",
+            )
+        left_s = deadline - trio.current_time()
+        return await self.call(network, member.peer_id, endpoints, timeout_s=left_s)
 
     def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
         """Return where to call *member*, best first, none of them inside an overlay."""

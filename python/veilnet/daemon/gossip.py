@@ -125,9 +125,9 @@ class Gossip:
         if self._node.sessions.carrier(*session.key) is None:
             self._own.pop(session.key, None)
 
-    async def refresh(self) -> None:
+    async def refresh(self, *networks: Network) -> None:
         """Ask every member we are connected with, or else the owners, what we lack."""
-        for network in self._node.networks:
+        for network in networks or self._node.networks:
             peers = [s for s in self._node.sessions.carriers() if s.network_id == network.id]
             if not peers:
                 for owner_id in network.genesis.owner_ids:

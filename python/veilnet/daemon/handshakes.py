@@ -106,6 +106,7 @@ class Handshakes:
         Raises: nothing but cancellation: whatever a stranger does is at most a line in the log.
         """
         if self._acceptances >= ACCEPTANCES_MAX:
+            self._engine.dismiss(machine.init)
             return
         self._acceptances += 1
         try:

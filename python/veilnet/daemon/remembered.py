@@ -60,8 +60,11 @@ class Remembered:
             ) from error
 
     def save(self, store: Store) -> None:
-        """Write it; the old one stays if that fails."""
-        store.write(FILE_NAME, json.dumps(attrs.asdict(self)).encode())
+        """Write it if it has changed; the old one stays if that fails."""
+        data = json.dumps(attrs.asdict(self)).encode()
+        # A restart with a full disk must not fail over a file that is right already.
+        if store.read(FILE_NAME, max_bytes=1 << 20) != data:
+            store.write(FILE_NAME, data)
 
     def note_operator(self, environ: Mapping[str, str]) -> None:
         """Record who stands behind sudo at the first start; a later start changes nothing."""

@@ -206,6 +206,23 @@ async def test_members_learn_of_a_newcomer_at_once(tmp_path):
         assert (await ask(bob, "connect", peer="carol"))["name"] == "carol"
 
 
+async def test_who_has_moved_is_asked_for(tmp_path, monkeypatch):
+    """Bob came back on another port while carol was away: she asks alice where he is now."""
+    monkeypatch.setattr(channels, "KNOWN_S", 0.5)
+    async with running(tmp_path, "alice") as alice:
+        async with running(tmp_path, "bob", found=False) as bob:
+            await join(alice, bob, "bob")
+            old_port = bob.engine.port
+        async with running(tmp_path, "carol", found=False) as carol:
+            await join(alice, carol, "carol")
+            await ask(carol, "disconnect", peer="alice")
+            free = 20_000 + (old_port + 1) % 20_000
+            async with running(tmp_path, "bob", found=False, listen_port=free) as bob:
+                await ask(bob, "connect", peer="alice")
+                value = await ask(carol, "connect", peer="bob", timeout_s=10)
+    assert value["path"]["endpoint"] == f"127.0.0.1:{free}"
+
+
 async def test_both_sides_count_the_same_generation(tmp_path):
     """A generation begun by either end is confirmed at both, and the session goes on."""
     async with pair(tmp_path) as (alice, bob):

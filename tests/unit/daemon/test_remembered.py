@@ -25,6 +25,14 @@ def test_it_comes_back(store):
     assert Remembered.load(store) == made
 
 
+def test_what_has_not_changed_is_not_written(store, monkeypatch):
+    """A restart needs no free disk: the file that is right stays untouched."""
+    made = Remembered(41000)
+    made.save(store)
+    monkeypatch.setattr(store, "write", pytest.fail)
+    made.save(store)
+
+
 def test_a_first_start_remembers_nothing(store):
     """Without a file there is no port yet and no operator."""
     assert Remembered.load(store) == Remembered()
