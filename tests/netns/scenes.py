@@ -59,7 +59,9 @@ class World:
         self.alive.append(self)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None:  # before any test began: no report of a test will ask for them
+            error.add_note(self.logs())
         self.alive.remove(self)
         self.lab.close()
 
