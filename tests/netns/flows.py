@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import random
@@ -81,15 +82,15 @@ class Ticking:
     def __init__(self, source: Host, sink: Host, address: str) -> None:
         self.sent = self.received = 0
         self.gap_s = 0.0
-        self._address = address
-        self._receiver = sink.socket(_family(address), socket.SOCK_DGRAM)
-        self._receiver.bind((address, 0))
-        self._receiver.settimeout(0.5)
-        self._sender = source.socket(_family(address), socket.SOCK_DGRAM)
+        self._source, self._sink, self._address = source, sink, address
         self._done = threading.Event()
         self._threads = [threading.Thread(target=act) for act in (self._send, self._receive)]
 
     def __enter__(self) -> Self:
+        self._receiver = self._sink.socket(_family(self._address), socket.SOCK_DGRAM)
+        self._receiver.bind((self._address, 0))
+        self._receiver.settimeout(0.5)
+        self._sender = self._source.socket(_family(self._address), socket.SOCK_DGRAM)
         for thread in self._threads:
             thread.start()
         return self
@@ -195,3 +196,70 @@ def message(source: Host, sink: Host, address: str, content: bytes, kind: int) -
         with accepted:
             accepted.settimeout(10)
             return accepted.recv(len(content), socket.MSG_WAITALL) == content
+
+
+class Pouring:
+    """A TCP stream that goes on until it is closed, its content checked; a context manager."""
+
+    def __init__(self, source: Host, sink: Host, address: str) -> None:
+        self._listener = sink.socket(_family(address), socket.SOCK_STREAM)
+        self._sender = source.socket(_family(address), socket.SOCK_STREAM)
+        self._listener.bind((address, 0))
+        self._listener.listen()
+        for handle in (self._listener, self._sender):
+            handle.settimeout(60)
+        self._sender.connect(self._listener.getsockname()[:2])
+        self._sink, _ = self._listener.accept()
+        self._sink.settimeout(60)
+        self._done = threading.Event()
+        self._changed = threading.Condition()
+        self._content = random.Random(7).randbytes(_CHUNK)
+        self._got = 0
+        self._wrong = False
+        self._threads = [threading.Thread(target=act) for act in (self._pour, self._drink)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        for handle in (self._sender, self._sink):
+            with contextlib.suppress(OSError):  # wakes a thread that is stuck in it
+                handle.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for handle in (self._listener, self._sender, self._sink):
+            handle.close()
+
+    def _pour(self) -> None:
+        with contextlib.suppress(OSError):  # closed in its middle
+            while not self._done.is_set():
+                self._sender.sendall(self._content)
+
+    def _drink(self) -> None:
+        while chunk := self._next():
+            at = self._got % _CHUNK
+            expected = (self._content + self._content)[at : at + len(chunk)]
+            with self._changed:
+                self._wrong = self._wrong or chunk != expected
+                self._got += len(chunk)
+                self._changed.notify_all()
+
+    def _next(self) -> bytes:
+        with contextlib.suppress(OSError):
+            return self._sink.recv(_CHUNK)
+        return b""
+
+    def wait_for(self, size_bytes: int, *, more: bool = False, timeout_s: float = 10.0) -> None:
+        """Wait until so much has arrived, or so much *more* than now."""
+        with self._changed:
+            wanted = size_bytes + (self._got if more else 0)
+            assert self._changed.wait_for(lambda: self._got >= wanted, timeout_s), (
+                f"{wanted - self._got} bytes are still missing after {timeout_s:g} s"
+            )
+
+    def is_right(self) -> bool:
+        """Say whether all that arrived is what was sent."""
+        return self._got > 0 and not self._wrong
