@@ -23,7 +23,7 @@ from veilnet.control import client
 from veilnet.testing import Node, nft
 
 FAST = {"rekey_s": 1, "step_datagrams": 1000}
-_SECONDS = 8.0
+_SECONDS = 6.0
 
 
 def _joined(world, **config):
