@@ -175,7 +175,7 @@ class EventsLost:
 
 @final
 class EngineFailed:
-    """The data thread died; every later call raises BrokenEngineError."""
+    """The data thread died (every later call raises BrokenEngineError) or its TUN device is gone."""
 
     reason: str
 

@@ -51,7 +51,10 @@ impl Batch {
             && size <= self.segment
             && self.count < MAX_SEGMENTS
             && self.len + size <= MAX_BYTES
-            && self.to.as_ref().is_some_and(|(a, _)| *a == to);
+            && self
+                .to
+                .as_ref()
+                .is_some_and(|(a, r)| *a == to && r.local == raw.local);
         if !fits {
             self.flush(udp);
             self.to = Some((to, *raw));
@@ -116,17 +119,27 @@ impl Batch {
 
 /// Send; a full socket buffer is waited for, briefly.
 fn send(udp: &Udp, raw: &RawAddr, buf: &[u8], segment: usize, calls: &mut u64) -> io::Result<()> {
-    for _ in 0..2 {
+    let mut to = *raw;
+    for _ in 0..3 {
         *calls += 1;
-        match udp.send(raw, buf, segment) {
+        match udp.send(&to, buf, segment) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                 if !wait_writable(udp.fd(), BLOCKED_MS) {
                     return Err(e);
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            // The address that the peer called may have left this host: let the kernel choose.
+            Err(e) if to.local.is_some() && is_no_source(&e) => to.local = None,
             other => return other,
         }
     }
     Err(io::ErrorKind::WouldBlock.into())
+}
+
+fn is_no_source(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EINVAL | libc::EADDRNOTAVAIL | libc::ENETUNREACH | libc::EHOSTUNREACH)
+    )
 }

@@ -2,6 +2,7 @@
 //! holds the tables and what Python changes in them.
 
 use crate::batch::Batch;
+use crate::called::Called;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::keys::{Epoch, RxKeys, StepLimits, TxKeys};
@@ -12,7 +13,7 @@ use crate::session::{Counters, Session};
 use crate::stats::{EngineStats, SessionStats};
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
-use crate::sys::udp::Udp;
+use crate::sys::udp::{Local, Udp};
 use crate::underlay::Underlay;
 use crate::waiting::Waiting;
 use std::collections::HashMap;
@@ -28,6 +29,8 @@ use veilnet_wire::{Halves, Kind, OVERHEAD, Run, VNET, glue};
 const RETURN_KEYS: usize = 32;
 /// A control datagram's plaintext.
 pub const CONTROL_BYTES: usize = 1100;
+/// A peer's inner MTU may be larger than ours; halves of its packets fit all the same.
+const PEER_MTU: usize = 1500;
 /// A super-packet, its virtio header and slack.
 pub(crate) const SLOT: usize = (64 << 10) + 1024;
 
@@ -72,6 +75,7 @@ pub struct Core {
     pub(crate) tun: Option<Tun>,
     pub(crate) gate: Gate,
     pub(crate) events: Arc<Events>,
+    pub(crate) called: Called,
     pub(crate) sessions: Sessions,
     pub(crate) by_source: HashMap<SocketAddr, Vec<u32>>,
     /// Whose datagram came last: mostly the next one's too.
@@ -117,6 +121,7 @@ impl Core {
             tun,
             gate: Gate::new(&mut OsRng)?,
             events,
+            called: Called::default(),
             sessions: Sessions::default(),
             by_source: HashMap::new(),
             last_sid: 0,
@@ -127,7 +132,7 @@ impl Core {
             slot: buffer(SLOT),
             out: buffer(glue::BUFFER),
             scratch: buffer(SLOT),
-            halves: Halves::new(options.mtu_bytes.div_ceil(2)),
+            halves: Halves::new(options.mtu_bytes.max(PEER_MTU).div_ceil(2)),
             run: Run::new(),
             run_sid: 0,
             stats,
@@ -183,14 +188,14 @@ impl Core {
         let sent = self.gate.hello(
             schedule, door_key, to, bare_hint, now_ns, &mut OsRng, &mut out,
         );
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         Ok(sent?)
     }
 
     pub fn candidate(&mut self, sid: u32, candidate: u32, ss: &[u8], now_ns: u64) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let opened = self.gate.candidate(sid, candidate, ss, now_ns, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         opened?;
         Ok(())
     }
@@ -206,7 +211,7 @@ impl Core {
         let done = self
             .gate
             .respond(schedule, init, message, now_ns, &mut OsRng, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         Ok(done?)
     }
 
@@ -219,7 +224,7 @@ impl Core {
     ) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let established = self.gate.authenticate(sid, message, psk, now_ns, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         self.establish(established?, now_ns)
     }
 
@@ -227,43 +232,47 @@ impl Core {
     pub fn reject(&mut self, sid: u32, now_ns: u64) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let done = self.gate.reject(sid, now_ns, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         Ok(done?)
     }
 
     pub fn resend(&mut self, sid: u32, now_ns: u64) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let done = self.gate.resend(sid, now_ns, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         Ok(done?)
     }
 
     pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<()> {
         let mut out = std::mem::take(&mut self.actions);
         let established = self.gate.accept(sid, psk, now_ns, &mut out);
-        self.perform(out, now_ns);
+        self.perform(out, None, now_ns);
         self.establish(established?, now_ns)
     }
 
+    /// Give up a handshake, and the session if it came that far.
     pub fn abandon(&mut self, sid: u32) {
-        self.gate.abandon(sid);
+        self.close_session(sid);
     }
 
     pub fn dismiss(&mut self, com: &[u8; 32]) {
         self.gate.dismiss(com);
     }
 
-    /// Carry out what the gate asked for.
-    pub(crate) fn perform(&mut self, mut actions: Vec<Action>, now_ns: u64) {
+    /// Carry out what the gate asked for; what it answers at once leaves from *local*.
+    pub(crate) fn perform(&mut self, mut actions: Vec<Action>, local: Option<Local>, now_ns: u64) {
         for action in actions.drain(..) {
             match action {
-                Action::Send { to, bytes } => self.underlay.send(to, &bytes),
+                Action::Send { to, bytes } => {
+                    let local = self.called.get(to).or(local);
+                    self.underlay.send(to, local, &bytes);
+                }
                 Action::Event(event) => self.events.push(Event::Handshake(event)),
                 Action::ResendAck { sid } => {
                     if let Some(session) = self.sessions.get(&sid)
                         && let Some(ack) = &session.ack
                     {
-                        self.underlay.send(session.endpoint, ack);
+                        self.underlay.send(session.endpoint, session.raw.local, ack);
                     }
                 }
             }
@@ -284,7 +293,11 @@ impl Core {
             th4: e.th4,
             ack: None,
             endpoint: e.source,
-            raw: self.underlay.udp.raw(e.source),
+            raw: self
+                .underlay
+                .udp
+                .raw(e.source)
+                .leaving(self.called.get(e.source)),
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),
             return_mask: None,
@@ -311,8 +324,8 @@ impl Core {
             sent_ns: None,
             data_ns: None,
             waiting_ns: None,
-            silent_told: false,
-            stale_told: false,
+            silent_told_ns: None,
+            stale_told_ns: None,
             reported_ns: 0,
             report_due: false,
             keepalive_ns: 0,
@@ -363,12 +376,15 @@ impl Core {
         self.gate.abandon(sid);
         if let Some(session) = self.sessions.remove(&sid) {
             self.forget_source(session.endpoint, sid);
+            if let Some(challenge) = session.challenge {
+                self.forget_source(challenge.to, sid);
+            }
         }
         self.routes.forget(sid);
         self.halves.forget(sid);
     }
 
-    fn forget_source(&mut self, endpoint: SocketAddr, sid: u32) {
+    pub(crate) fn forget_source(&mut self, endpoint: SocketAddr, sid: u32) {
         if let Some(sids) = self.by_source.get_mut(&endpoint) {
             sids.retain(|s| *s != sid);
             if sids.is_empty() {
@@ -383,7 +399,7 @@ impl Core {
         let session = self.session_mut(sid)?;
         let old = session.endpoint;
         session.endpoint = endpoint;
-        session.raw = raw;
+        session.raw = raw.leaving(session.raw.local);
         session.mtu = Search::new(wanted, now_ns);
         session.timer_ns = now_ns;
         self.next_ns = 0;
@@ -413,7 +429,7 @@ impl Core {
         if send {
             session.tx = next;
             session.tx_next = None;
-            session.stale_told = false;
+            session.stale_told_ns = None;
         } else {
             session.tx_next = Some(next);
         }

@@ -2,11 +2,15 @@
 
 use crate::sys::wake::Wake;
 use std::collections::VecDeque;
+use std::collections::hash_map::{Entry, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
 
-/// Events kept before the oldest news is dropped and counted.
+/// Events kept; what comes on top is dropped and counted.
 const CAPACITY: usize = 4096;
+/// Control datagrams kept of one session, so that no peer fills the queue for all. The rest is lost
+/// as on the wire: the control stream sends again.
+const SESSION_CONTROL: u32 = 256;
 
 #[derive(Debug)]
 #[non_exhaustive]
@@ -41,13 +45,22 @@ pub enum Event {
     Lost {
         count: u64,
     },
+    /// The data thread died, or its TUN device is gone.
     Failed {
         reason: String,
     },
 }
 
+#[derive(Default)]
+struct Queue {
+    events: VecDeque<Event>,
+    /// Control datagrams of each session in `events`.
+    control: HashMap<u32, u32>,
+    lost: u64,
+}
+
 pub struct Events {
-    queue: Mutex<(VecDeque<Event>, u64)>,
+    queue: Mutex<Queue>,
     wake: Wake,
 }
 
@@ -66,30 +79,45 @@ impl Events {
 
     /// Append; a full queue loses the newcomer and says so at the next drain.
     pub fn push(&self, event: Event) {
-        let mut guard = self.queue.lock().unwrap_or_else(|e| e.into_inner());
-        let (queue, lost) = &mut *guard;
-        if queue.len() >= CAPACITY {
-            *lost += 1;
+        let mut queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
+        if queue.events.len() >= CAPACITY {
+            queue.lost += 1;
             return;
         }
-        queue.push_back(event);
-        if queue.len() == 1 {
+        if let Event::Control { sid, .. } = event {
+            let held = queue.control.entry(sid).or_default();
+            if *held >= SESSION_CONTROL {
+                return;
+            }
+            *held += 1;
+        }
+        queue.events.push_back(event);
+        if queue.events.len() == 1 {
             self.wake.raise();
         }
     }
 
     /// Take up to `limit` events; the descriptor stays readable while more wait.
     pub fn drain(&self, limit: usize) -> Vec<Event> {
-        let mut guard = self.queue.lock().unwrap_or_else(|e| e.into_inner());
-        let (queue, lost) = &mut *guard;
-        let count = limit.min(queue.len());
-        let mut taken: Vec<Event> = queue.drain(..count).collect();
-        if *lost > 0 {
+        let mut queue = self.queue.lock().unwrap_or_else(|e| e.into_inner());
+        let count = limit.min(queue.events.len());
+        let mut taken: Vec<Event> = queue.events.drain(..count).collect();
+        for event in &taken {
+            if let Event::Control { sid, .. } = event
+                && let Entry::Occupied(mut held) = queue.control.entry(*sid)
+            {
+                *held.get_mut() -= 1;
+                if *held.get() == 0 {
+                    held.remove();
+                }
+            }
+        }
+        if queue.lost > 0 {
             taken.push(Event::Lost {
-                count: std::mem::take(lost),
+                count: std::mem::take(&mut queue.lost),
             });
         }
-        if queue.is_empty() {
+        if queue.events.is_empty() {
             self.wake.clear();
         }
         taken
@@ -112,5 +140,22 @@ mod tests {
         assert_eq!(taken.len(), CAPACITY + 1);
         assert!(matches!(taken.last(), Some(Event::Lost { count: 7 })));
         assert!(events.drain(8).is_empty());
+    }
+
+    /// A session that says too much loses its own words, not those of others.
+    #[test]
+    fn no_session_fills_the_queue() {
+        let events = Events::new().unwrap();
+        let data = Vec::new();
+        for _ in 0..CAPACITY * 2 {
+            let data = data.clone();
+            events.push(Event::Control { sid: 1, data });
+        }
+        events.push(Event::Control { sid: 2, data });
+        events.push(Event::Confirmed { sid: 3 });
+        let taken = events.drain(usize::MAX);
+        assert_eq!(taken.len(), SESSION_CONTROL as usize + 2);
+        assert!(matches!(taken.last(), Some(Event::Confirmed { sid: 3 })));
+        assert!(events.queue.lock().unwrap().control.is_empty());
     }
 }

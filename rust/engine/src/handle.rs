@@ -168,11 +168,6 @@ fn supervise(shared: &Shared, mut core: Core) {
 }
 
 fn data_loop(shared: &Shared, core: &mut Core) {
-    let fds = [
-        core.underlay.udp.fd(),
-        core.tun.as_ref().map_or(-1, |t| t.fd()),
-        shared.wake.fd(),
-    ];
     let mut spin_until_ns = 0;
     loop {
         let mut now = now_ns();
@@ -205,6 +200,8 @@ fn data_loop(shared: &Shared, core: &mut Core) {
             continue;
         }
         if now < core.next_ns && !shared.called.load(Ordering::Acquire) {
+            let tun = core.tun.as_ref().map_or(-1, |t| t.fd());
+            let fds = [core.underlay.udp.fd(), tun, shared.wake.fd()];
             wait_readable(&fds, core.next_ns - now);
             core.stats.wakeups += 1;
         }

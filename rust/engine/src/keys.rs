@@ -212,16 +212,19 @@ impl RxKeys {
         if slot.used {
             return Ok(false);
         }
-        slot.used = true;
         let epoch = slot.epoch;
         if epoch <= self.current {
+            slot.used = true;
             return Ok(false);
         }
+        self.hold_next_step(at)?;
         self.current = epoch;
         for old in self.slots.iter_mut().filter(|s| s.epoch < epoch) {
             old.retire_ns.get_or_insert(now_ns + RETIRE_NS);
         }
-        self.hold_next_step(at)?;
+        if let Some(slot) = self.slots.iter_mut().find(|s| s.epoch == epoch) {
+            slot.used = true;
+        }
         Ok(true)
     }
 

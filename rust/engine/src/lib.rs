@@ -10,6 +10,7 @@
 #![deny(clippy::indexing_slicing)]
 
 mod batch;
+mod called;
 mod core;
 mod error;
 mod events;
@@ -20,6 +21,7 @@ mod prefix;
 mod probe;
 mod receive;
 mod replay;
+mod roaming;
 mod routes;
 mod send;
 mod session;

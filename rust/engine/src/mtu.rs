@@ -9,6 +9,9 @@
 pub const BASE: usize = 1232;
 const TRIES: u8 = 3;
 const GRAIN: usize = 16;
+/// A whole search fits into so many unanswered probes; after them waits double, up to 2^BACKOFF.
+const PATIENT: u32 = 32;
+const BACKOFF: u32 = 7;
 /// While data flows. A path that narrows may still carry the peer's small packets, so that nothing
 /// else tells: a bulk flow stands still until the next confirmations are lost.
 const CONFIRM_NS: u64 = 5_000_000_000;
@@ -23,10 +26,12 @@ pub struct Search {
     ceiling: usize,
     /// A full inner packet with overhead: no larger size is of use.
     wanted: usize,
-    /// Under test, how often it was lost, and when the answer is overdue.
-    testing: Option<(usize, u8, u64)>,
+    /// Under test, and how often it was sent.
+    testing: Option<(usize, u8)>,
     next_ns: u64,
     raise_ns: u64,
+    /// Probes since the last answer: a path that answers none is asked less and less.
+    unanswered: u32,
 }
 
 impl Search {
@@ -40,6 +45,7 @@ impl Search {
             testing: None,
             next_ns: now_ns,
             raise_ns: now_ns + RAISE_NS,
+            unanswered: 0,
         }
     }
 
@@ -56,15 +62,17 @@ impl Search {
             return None;
         }
         let (size, tries) = match self.testing {
-            Some((size, tries, _)) if tries < TRIES => (size, tries),
-            Some((size, _, _)) => {
+            Some((size, tries)) if tries < TRIES => (size, tries),
+            Some((size, _)) => {
                 self.lost(size);
                 (self.candidate(now_ns), 0)
             }
             None => (self.candidate(now_ns), 0),
         };
-        self.testing = Some((size, tries + 1, now_ns + timeout_ns));
-        self.next_ns = now_ns + timeout_ns;
+        let patience_ns = timeout_ns << (self.unanswered / PATIENT).min(BACKOFF);
+        self.unanswered += 1;
+        self.testing = Some((size, tries + 1));
+        self.next_ns = now_ns + patience_ns;
         Some(size)
     }
 
@@ -88,8 +96,8 @@ impl Search {
     fn lost(&mut self, size: usize) {
         self.testing = None;
         if size <= self.current {
-            // A black hole: what passed passes no more.
-            self.ceiling = self.current;
+            // A black hole, or a short outage: leave the size, and try it again first.
+            self.ceiling = self.wanted + 1;
             self.current = BASE;
         } else {
             self.ceiling = self.ceiling.min(size);
@@ -109,7 +117,8 @@ impl Search {
             return;
         }
         self.current = size;
-        if self.testing.is_some_and(|(s, ..)| s == size) {
+        self.unanswered = 0;
+        if self.testing.is_some_and(|(s, _)| s == size) {
             self.testing = None;
         }
         let done = self.ceiling.saturating_sub(self.current) <= GRAIN;
@@ -193,5 +202,23 @@ mod tests {
         assert_eq!(search.poll(0, 100 * MS), Some(1412));
         search.refused(1412, 0);
         assert_eq!(search.poll(0, 100 * MS), Some(BASE + (1412 - BASE) / 2));
+    }
+
+    /// After an outage that hit the confirmations the full size is back at once.
+    #[test]
+    fn an_outage_costs_no_size() {
+        let mut search = Search::new(1412, 0);
+        run(&mut search, 1500, 0, 3);
+        search.suspect(1_000 * MS);
+        run(&mut search, 0, 1_000 * MS, 4);
+        assert_eq!(run(&mut search, 1500, 1_400 * MS, 8).0, 1412);
+    }
+
+    /// A path that answers nothing is asked ever more rarely.
+    #[test]
+    fn a_dead_path_is_asked_rarely() {
+        let mut search = Search::new(1412, 0);
+        let (_, probes) = run(&mut search, 0, 0, 3_000);
+        assert!(probes < 250, "{probes} probes in 300 s");
     }
 }

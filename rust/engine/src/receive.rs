@@ -5,20 +5,23 @@
 
 use crate::core::Core;
 use crate::events::Event;
-use crate::probe::{PROBE, Probe, Report};
-use crate::session::{Challenge, REPORT_NS};
+use crate::keys::Epoch;
+use crate::probe::{Probe, Report};
+use crate::session::REPORT_NS;
+use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
-use crate::sys::udp::Received;
-use crate::sys::{self, crypto::Mask};
+use crate::sys::udp::{Local, Received};
 use std::net::SocketAddr;
-use veilnet_handshake::{OsRng, Rng as _};
+use veilnet_handshake::{Action, OsRng};
 use veilnet_wire::{HEADER, Header, Kind, Outcome, PARTIAL, TAG, ip};
 
 /// Receive calls between two looks at the other side.
 const RECEIVES: usize = 64;
 /// The path id of handshake messages, which are the gate's.
 const HANDSHAKE_PATH: u8 = 255;
-const CHALLENGE_PAUSE_NS: u64 = 1_000_000_000;
+
+/// The peer's endpoint and the address of ours that it called.
+type From = (SocketAddr, Option<Local>);
 
 impl Core {
     /// Receive and deliver what the socket holds; true if there was something.
@@ -31,6 +34,7 @@ impl Core {
                 len,
                 segment,
                 source,
+                local,
             }) = self.underlay.udp.receive(&mut slot)
             else {
                 break;
@@ -39,7 +43,7 @@ impl Core {
             self.stats.rx_calls += 1;
             for datagram in slot.get_mut(..len).unwrap_or_default().chunks_mut(segment) {
                 self.stats.rx_datagrams += 1;
-                self.datagram(datagram, source, now_ns);
+                self.datagram(datagram, (source, local), now_ns);
             }
         }
         self.slot = slot;
@@ -49,12 +53,12 @@ impl Core {
     }
 
     #[inline]
-    fn datagram(&mut self, datagram: &mut [u8], source: SocketAddr, now_ns: u64) {
-        match self.identify(datagram, source) {
+    fn datagram(&mut self, datagram: &mut [u8], from: From, now_ns: u64) {
+        match self.identify(datagram, from.0) {
             Some((sid, bytes, header)) if header.path != HANDSHAKE_PATH => {
-                self.authentic(sid, &bytes, header, datagram, source, now_ns);
+                self.authentic(sid, &bytes, header, datagram, from, now_ns);
             }
-            _ => self.first_contact(datagram, source, now_ns),
+            _ => self.first_contact(datagram, from, now_ns),
         }
     }
 
@@ -88,7 +92,7 @@ impl Core {
         })
     }
 
-    fn first_contact(&mut self, datagram: &mut [u8], source: SocketAddr, now_ns: u64) {
+    fn first_contact(&mut self, datagram: &mut [u8], (source, local): From, now_ns: u64) {
         let mut out = std::mem::take(&mut self.actions);
         if !self
             .gate
@@ -96,7 +100,13 @@ impl Core {
         {
             self.stats.rx_unknown += 1;
         }
-        self.perform(out, now_ns);
+        // An event means a cookie was shown or a question of ours answered: worth remembering.
+        if let Some(local) = local
+            && out.iter().any(|a| matches!(a, Action::Event(_)))
+        {
+            self.called.note(source, local);
+        }
+        self.perform(out, local, now_ns);
     }
 
     /// Open, check, and act on a datagram of session `sid`.
@@ -107,7 +117,7 @@ impl Core {
         aad: &[u8; HEADER],
         header: Header,
         datagram: &[u8],
-        source: SocketAddr,
+        (source, local): From,
         now_ns: u64,
     ) {
         self.last_sid = sid;
@@ -145,6 +155,7 @@ impl Core {
             self.scratch.get_mut(..len)
         };
         let Some(target) = target else { return };
+        let epoch = slot.epoch;
         let key = if header.kind == Kind::Control {
             &mut slot.control
         } else {
@@ -167,12 +178,16 @@ impl Core {
         // A failure to hold the next step is met again with the next datagram.
         if session.rx.succeeded(at, now_ns).unwrap_or(false) {
             follow(session, now_ns);
+            self.next_ns = now_ns;
         }
         session.heard(now_ns);
+        if newest && session.endpoint == source && local.is_some() {
+            session.raw.local = local;
+        }
         session.counters.rx_bytes += datagram.len() as u64;
         match header.kind {
             Kind::Data | Kind::Verbatim => self.inner_packet(sid, place, len, &header, now_ns),
-            Kind::Part => self.half(sid, len, &header, now_ns),
+            Kind::Part => self.half(sid, len, &header, epoch, now_ns),
             Kind::Control => self.control(sid, len, &header),
             Kind::Probe => self.probe(sid, len, source, now_ns),
             Kind::Report => self.report(sid, len),
@@ -224,7 +239,7 @@ impl Core {
     }
 
     /// One half of a packet that the path MTU could not take.
-    fn half(&mut self, sid: u32, len: usize, header: &Header, now_ns: u64) {
+    fn half(&mut self, sid: u32, len: usize, header: &Header, epoch: Epoch, now_ns: u64) {
         self.write_run();
         self.run_sid = sid;
         let half = self.scratch.get(..len).unwrap_or_default();
@@ -233,7 +248,10 @@ impl Core {
         let Some(room) = self.out.get_mut(place..) else {
             return;
         };
-        let Some(whole) = self.halves.offer(header, half, room) else {
+        let Some(whole) = self
+            .halves
+            .offer(header, (epoch.generation, epoch.step), half, room)
+        else {
             return;
         };
         let kind = if header.flags & PARTIAL != 0 {
@@ -278,7 +296,7 @@ impl Core {
                 let Some(session) = self.sessions.get_mut(&sid) else {
                     return;
                 };
-                let raw = self.underlay.udp.raw(source);
+                let raw = self.underlay.udp.raw(source).leaving(session.raw.local);
                 let answer = Probe::Answer(id).emit();
                 let to = (source, &raw);
                 self.underlay
@@ -290,38 +308,6 @@ impl Core {
         }
     }
 
-    fn probe_answered(&mut self, sid: u32, id: u64, source: SocketAddr, now_ns: u64) {
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
-        };
-        if let Some(challenge) = &mut session.challenge {
-            if id == challenge.old_id {
-                // The old endpoint still answers: whoever sent from the new one is a racer.
-                session.challenge = None;
-                return;
-            }
-            if id == challenge.new_id && source == challenge.to {
-                challenge.new_answered = true;
-                return;
-            }
-        }
-        let Some(at) = session.probes.iter().position(|p| p.id == id) else {
-            return;
-        };
-        let probe = session.probes.swap_remove(at);
-        // Not the loop's time: request and answer may fall into one turn of it.
-        let rtt_ns = sys::now_ns().saturating_sub(probe.sent_ns);
-        session.sample_rtt(rtt_ns);
-        if let Some(size) = probe.size {
-            session.mtu.answered(size, now_ns);
-            session.timer_ns = session.timer_ns.min(session.mtu.next_ns().max(now_ns));
-            self.next_ns = self.next_ns.min(session.timer_ns);
-        }
-        if probe.asked {
-            self.events.push(Event::ProbeAnswered { sid, rtt_ns });
-        }
-    }
-
     /// The peer tells what it received: a step that it follows may be followed by another.
     fn report(&mut self, sid: u32, len: usize) {
         let body = self.scratch.get(..len).unwrap_or_default();
@@ -329,44 +315,6 @@ impl Core {
             && Report::parse(body).is_some_and(|r| r.epoch == session.tx.epoch)
         {
             session.tx.acknowledged = true;
-        }
-    }
-
-    /// The peer seems to have moved: ask both the new and the old endpoint.
-    fn challenge(&mut self, sid: u32, to: SocketAddr, received: usize, now_ns: u64) {
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
-        };
-        // Never more bytes towards an unproven address than came from it.
-        let small = received < PROBE + veilnet_wire::OVERHEAD;
-        let pausing = now_ns < session.challenged_ns + CHALLENGE_PAUSE_NS;
-        if small || session.challenge.is_some() || (pausing && session.challenged_ns != 0) {
-            return;
-        }
-        let mut ids = [[0u8; 8]; 2];
-        for id in &mut ids {
-            if OsRng.fill(id).is_err() {
-                return;
-            }
-        }
-        let [new_id, old_id] = ids.map(u64::from_be_bytes);
-        let wait_ns = (2 * session.srtt_ns.unwrap_or(0)).clamp(250_000_000, 2_000_000_000);
-        session.challenged_ns = now_ns;
-        session.challenge = Some(Challenge {
-            to,
-            new_id,
-            old_id,
-            new_answered: false,
-            decide_ns: now_ns + wait_ns,
-        });
-        session.timer_ns = session.timer_ns.min(now_ns + wait_ns);
-        self.next_ns = self.next_ns.min(session.timer_ns);
-        let (old_to, old_raw) = (session.endpoint, session.raw);
-        let new_raw = self.underlay.udp.raw(to);
-        for (id, to, raw) in [(new_id, to, &new_raw), (old_id, old_to, &old_raw)] {
-            let body = Probe::Request(id).emit();
-            self.underlay
-                .seal_to(session, (to, raw), Kind::Probe, (0, 0), &body, now_ns);
         }
     }
 
@@ -387,7 +335,7 @@ fn follow(session: &mut crate::session::Session, now_ns: u64) {
     let moved = session.rx.current().generation;
     if let Some(next) = session.tx_next.take_if(|n| n.epoch.generation == moved) {
         session.tx = next;
-        session.stale_told = false;
+        session.stale_told_ns = None;
         session.rekeyed_ns = now_ns;
     }
     session.report_due = true;

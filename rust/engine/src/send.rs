@@ -15,6 +15,8 @@ use veilnet_wire::{ip, part, split};
 
 /// Reads between two looks at the other side.
 const READS: usize = 64;
+/// Keys at their limit are told of again after this.
+const STALE_AGAIN_NS: u64 = 5_000_000_000;
 
 impl Core {
     /// Read and send what the TUN device holds; true if there was something.
@@ -22,8 +24,17 @@ impl Core {
         let mut worked = false;
         for _ in 0..READS {
             let Some(tun) = &self.tun else { break };
-            let Ok(len) = tun.read(&mut self.tun_buf) else {
-                break;
+            let len = match tun.read(&mut self.tun_buf) {
+                Ok(len) => len,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) => {
+                    // Polling a removed device would return at once, for ever.
+                    self.tun = None;
+                    let reason = format!("the TUN device is gone: {e}");
+                    self.events.push(Event::Failed { reason });
+                    break;
+                }
             };
             worked = true;
             self.stats.tun_reads += 1;
@@ -58,9 +69,11 @@ impl Core {
         };
         if send_packet(&mut self.underlay, session, read, front, now_ns).is_none()
             && !session.tx.has_room(1)
-            && !session.stale_told
+            && session
+                .stale_told_ns
+                .is_none_or(|t| now_ns >= t + STALE_AGAIN_NS)
         {
-            session.stale_told = true;
+            session.stale_told_ns = Some(now_ns);
             self.events.push(Event::Stale { sid });
         }
         if session.tx.step_due(self.options.steps, now_ns) {

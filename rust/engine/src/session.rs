@@ -76,8 +76,8 @@ pub struct Session {
     pub data_ns: Option<u64>,
     /// Since when something that must be answered is unanswered.
     pub waiting_ns: Option<u64>,
-    pub silent_told: bool,
-    pub stale_told: bool,
+    pub silent_told_ns: Option<u64>,
+    pub stale_told_ns: Option<u64>,
     pub reported_ns: u64,
     pub report_due: bool,
     pub keepalive_ns: u64,
@@ -91,7 +91,7 @@ impl Session {
     pub fn heard(&mut self, now_ns: u64) {
         self.heard_ns = Some(now_ns);
         self.waiting_ns = None;
-        self.silent_told = false;
+        self.silent_told_ns = None;
     }
 
     /// Note that something was sent, and whether the peer must answer it.

@@ -2,7 +2,7 @@
 
 use crate::core::Core;
 use crate::error::{Error, Result};
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::keys::StepLimits;
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::{Pending, REPORT_NS, SILENT_NS, Session};
@@ -17,6 +17,10 @@ const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
 const QUIET_NS: u64 = 30_000_000_000;
+/// So long a session may wait for its ACK; then nobody waits for it any more.
+const UNCONFIRMED_NS: u64 = 30_000_000_000;
+/// What must not go unheard is told again after this.
+const TELL_AGAIN_NS: u64 = 5_000_000_000;
 const FAR_NS: u64 = 3_600_000_000_000;
 
 impl Core {
@@ -27,15 +31,21 @@ impl Core {
             self.refuse(destination);
         }
         let mut next = now_ns + FAR_NS;
-        let mut moves = Vec::new();
+        let (mut decided, mut unborn) = (Vec::new(), Vec::new());
         for session in self.sessions.values_mut() {
             if session.timer_ns <= now_ns {
-                let steps = self.options.steps;
-                if let Some(event) = run(&mut self.underlay, session, steps, now_ns) {
-                    if let Event::Moved { sid, endpoint } = event {
-                        moves.push((sid, endpoint));
-                    }
-                    self.events.push(event);
+                run(
+                    &mut self.underlay,
+                    &self.events,
+                    session,
+                    self.options.steps,
+                    now_ns,
+                );
+                if session.challenge.is_some_and(|c| now_ns >= c.decide_ns) {
+                    decided.push(session.sid);
+                }
+                if !session.confirmed && now_ns >= session.created_ns + UNCONFIRMED_NS {
+                    unborn.push(session.sid);
                 }
             }
             next = next.min(session.timer_ns);
@@ -46,9 +56,11 @@ impl Core {
                 .unwrap_or(u64::MAX)
                 .max(now_ns + 1_000_000),
         );
-        for (sid, endpoint) in moves {
-            // The session was there a moment ago and nothing removes it in between.
-            let _ = self.set_endpoint(sid, endpoint, now_ns);
+        for sid in decided {
+            self.decide(sid, now_ns);
+        }
+        for sid in unborn {
+            self.close_session(sid);
         }
         self.underlay.flush();
         self.note_refused(now_ns);
@@ -67,11 +79,11 @@ impl Core {
 /// One session's due timers.
 fn run(
     underlay: &mut Underlay,
+    events: &Events,
     session: &mut Session,
     steps: StepLimits,
     now_ns: u64,
-) -> Option<Event> {
-    let mut event = None;
+) {
     session.rx.retire(now_ns);
     session
         .probes
@@ -92,36 +104,26 @@ fn run(
         }
     }
     if session.confirmed && now_ns >= session.keepalive_ns {
-        let last = session.sent_ns.unwrap_or(session.created_ns);
-        if session.keepalive_ns != 0 && now_ns.saturating_sub(last) >= 1_000_000_000 {
+        let quiet = session.data_ns.is_none_or(|t| now_ns > t + 1_000_000_000);
+        if session.keepalive_ns != 0 && quiet {
             let _ = send_probe(underlay, session, None, false, now_ns);
         }
         session.keepalive_ns = now_ns + keepalive_gap();
     }
     if let Some(since) = session.waiting_ns
-        && !session.silent_told
         && now_ns >= since + SILENT_NS
+        && session
+            .silent_told_ns
+            .is_none_or(|t| now_ns >= t + TELL_AGAIN_NS)
     {
-        session.silent_told = true;
+        session.silent_told_ns = Some(now_ns);
         session.mtu.suspect(now_ns);
-        event = Some(Event::Silent {
+        events.push(Event::Silent {
             sid: session.sid,
             silent_ns: now_ns - since,
         });
     }
-    if let Some(challenge) = session.challenge
-        && now_ns >= challenge.decide_ns
-    {
-        session.challenge = None;
-        if challenge.new_answered {
-            event = Some(Event::Moved {
-                sid: session.sid,
-                endpoint: challenge.to,
-            });
-        }
-    }
     session.timer_ns = deadline(session, now_ns);
-    event
 }
 
 /// The earliest thing that this session waits for.
@@ -138,10 +140,12 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
     if session.report_due {
         next = next.min(session.reported_ns + REPORT_NS);
     }
-    if let Some(since) = session.waiting_ns
-        && !session.silent_told
-    {
-        next = next.min(since + SILENT_NS);
+    if let Some(since) = session.waiting_ns {
+        let again = session.silent_told_ns.map(|t| t + TELL_AGAIN_NS);
+        next = next.min(again.unwrap_or(since + SILENT_NS));
+    }
+    if !session.confirmed {
+        next = next.min(session.created_ns + UNCONFIRMED_NS);
     }
     if let Some(challenge) = session.challenge {
         next = next.min(challenge.decide_ns);

@@ -2,7 +2,7 @@
 
 use crate::batch::Batch;
 use crate::session::Session;
-use crate::sys::udp::{RawAddr, Udp};
+use crate::sys::udp::{Local, RawAddr, Udp};
 use std::net::SocketAddr;
 use veilnet_wire::{HEADER, Header, Kind, OVERHEAD};
 
@@ -76,9 +76,9 @@ impl Underlay {
         self.batch.flush(&self.udp);
     }
 
-    /// Send one ready datagram (the gate's) at once.
-    pub fn send(&mut self, to: SocketAddr, datagram: &[u8]) {
-        let raw = self.udp.raw(to);
+    /// Send one ready datagram at once.
+    pub fn send(&mut self, to: SocketAddr, local: Option<Local>, datagram: &[u8]) {
+        let raw = self.udp.raw(to).leaving(local);
         self.batch
             .room(&self.udp, to, &raw, datagram.len())
             .copy_from_slice(datagram);

@@ -8,6 +8,9 @@
 //! the packet's checksum is partial. A half waits in a table of [`SLOTS`]; the oldest gives way,
 //! and a session that holds a quarter of the table gives way to itself, so that one peer cannot
 //! push out all others.
+//!
+//! Counters begin anew with every epoch, and the header's epoch nibble comes round again: halves are
+//! told apart by the full numbers, so that a forgotten half never meets a stranger.
 
 use crate::header::{Header, PARTIAL, SECOND_HALF};
 
@@ -27,7 +30,7 @@ pub fn halves(packet: &[u8]) -> (&[u8], &[u8]) {
 struct Key {
     idx: u32,
     path: u8,
-    epoch: u8,
+    epoch: (u64, u64),
     /// Counter of the first half.
     pair: u64,
 }
@@ -63,12 +66,18 @@ impl Halves {
         }
     }
 
-    /// Take a half; if its other half is here, write the packet to `out` and return its length.
+    /// Take a half that was sealed in *epoch* (generation, step); if its other half is here, write the packet to `out` and return its length.
     ///
     /// `None` also for a half that cannot be one: too long, an odd counter on a first half, a pair
     /// that disagrees about the checksum (both are dropped), or a packet too long for `out`.
     #[inline]
-    pub fn offer(&mut self, meta: &Header, half: &[u8], out: &mut [u8]) -> Option<usize> {
+    pub fn offer(
+        &mut self,
+        meta: &Header,
+        epoch: (u64, u64),
+        half: &[u8],
+        out: &mut [u8],
+    ) -> Option<usize> {
         let second = meta.flags & SECOND_HALF != 0;
         let partial = meta.flags & PARTIAL != 0;
         if half.len() > self.longest || (meta.counter & 1 == 1) != second {
@@ -77,7 +86,7 @@ impl Halves {
         let key = Key {
             idx: meta.idx,
             path: meta.path,
-            epoch: meta.epoch,
+            epoch,
             pair: meta.counter & !1,
         };
         let found = self

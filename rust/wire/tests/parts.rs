@@ -8,6 +8,9 @@ use reference::*;
 use veilnet_wire::part::{Halves, SESSION_SLOTS, SLOTS, halves};
 use veilnet_wire::{Header, Kind, Outcome, PARTIAL, Run, SECOND_HALF, Vnet, glue};
 
+/// Generation and step.
+const EPOCH: (u64, u64) = (3, 1);
+
 fn meta(idx: u32, counter: u64, flags: u8) -> Header {
     let second = if counter & 1 == 1 { SECOND_HALF } else { 0 };
     Header {
@@ -54,8 +57,8 @@ proptest! {
 
         run.save(&buf);
         let at = run.place();
-        prop_assert_eq!(table.offer(&both[0].0, &both[0].1, &mut buf[at..]), None);
-        let length = table.offer(&both[1].0, &both[1].1, &mut buf[at..]).unwrap();
+        prop_assert_eq!(table.offer(&both[0].0, EPOCH, &both[0].1, &mut buf[at..]), None);
+        let length = table.offer(&both[1].0, EPOCH, &both[1].1, &mut buf[at..]).unwrap();
         prop_assert_eq!(run.offer(&mut buf, length, &both[1].0), Outcome::Flush);
         let finished = run.finish(&mut buf).unwrap();
         prop_assert_eq!(kernel(&finished.vnet, &buf[finished.packet()]), around.line()[..1].to_vec());
@@ -84,10 +87,6 @@ fn only_a_pair_joins() {
             path: 1,
             ..meta(1, 21, 0)
         },
-        Header {
-            epoch: 1,
-            ..meta(1, 21, 0)
-        },
         meta(1, 23, 0),
         meta(1, 19, 0),
         meta(1, 20, 0),
@@ -95,13 +94,16 @@ fn only_a_pair_joins() {
     for stranger in strangers {
         let mut table = Halves::new(16);
         let mut out = [0; 32];
-        assert_eq!(table.offer(&first, b"first", &mut out), None);
+        assert_eq!(table.offer(&first, EPOCH, b"first", &mut out), None);
         assert_eq!(
-            table.offer(&stranger, b"other", &mut out),
+            table.offer(&stranger, EPOCH, b"other", &mut out),
             None,
             "{stranger:?}"
         );
-        assert_eq!(table.offer(&meta(1, 21, 0), b" half", &mut out), Some(10));
+        assert_eq!(
+            table.offer(&meta(1, 21, 0), EPOCH, b" half", &mut out),
+            Some(10)
+        );
         assert_eq!(&out[..10], b"first half");
     }
 }
@@ -120,7 +122,7 @@ fn what_is_no_half() {
         ..meta(1, 20, 0)
     };
     for (header, bytes) in [(odd, &b"x"[..]), (even, b"x"), (meta(1, 20, 0), b"12345")] {
-        assert_eq!(table.offer(&header, bytes, &mut out), None);
+        assert_eq!(table.offer(&header, EPOCH, bytes, &mut out), None);
         assert!(table.is_empty());
     }
 }
@@ -130,8 +132,11 @@ fn what_is_no_half() {
 fn disagreement() {
     let mut table = Halves::new(4);
     let mut out = [0; 32];
-    assert_eq!(table.offer(&meta(1, 20, PARTIAL), b"a", &mut out), None);
-    assert_eq!(table.offer(&meta(1, 21, 0), b"b", &mut out), None);
+    assert_eq!(
+        table.offer(&meta(1, 20, PARTIAL), EPOCH, b"a", &mut out),
+        None
+    );
+    assert_eq!(table.offer(&meta(1, 21, 0), EPOCH, b"b", &mut out), None);
     assert!(table.is_empty());
 }
 
@@ -141,33 +146,58 @@ fn disagreement() {
 fn bounded_and_fair() {
     let mut table = Halves::new(4);
     let mut out = [0; 32];
-    table.offer(&meta(1000, 2, 0), b"a", &mut out);
+    table.offer(&meta(1000, 2, 0), EPOCH, b"a", &mut out);
     for n in 0..200 {
-        table.offer(&meta(7, n * 2, 0), b"b", &mut out);
+        table.offer(&meta(7, n * 2, 0), EPOCH, b"b", &mut out);
     }
     assert_eq!(table.len(), SESSION_SLOTS + 1);
     assert_eq!(
-        table.offer(&meta(7, 199 * 2 + 1, 0), b"B", &mut out),
+        table.offer(&meta(7, 199 * 2 + 1, 0), EPOCH, b"B", &mut out),
         Some(2)
     );
     assert_eq!(
-        table.offer(&meta(7, 1, 0), b"B", &mut out),
+        table.offer(&meta(7, 1, 0), EPOCH, b"B", &mut out),
         None,
         "the oldest of session 7 is gone"
     );
-    assert_eq!(table.offer(&meta(1000, 3, 0), b"A", &mut out), Some(2));
+    assert_eq!(
+        table.offer(&meta(1000, 3, 0), EPOCH, b"A", &mut out),
+        Some(2)
+    );
 
     let mut table = Halves::new(4);
     for n in 0..SLOTS as u32 + 1 {
-        table.offer(&meta(n, 2, 0), b"c", &mut out);
+        table.offer(&meta(n, 2, 0), EPOCH, b"c", &mut out);
     }
     assert_eq!(table.len(), SLOTS);
     assert_eq!(
-        table.offer(&meta(0, 3, 0), b"C", &mut out),
+        table.offer(&meta(0, 3, 0), EPOCH, b"C", &mut out),
         None,
         "the oldest of all is gone"
     );
-    assert_eq!(table.offer(&meta(2, 3, 0), b"C", &mut out), Some(2));
+    assert_eq!(table.offer(&meta(2, 3, 0), EPOCH, b"C", &mut out), Some(2));
     table.forget(SLOTS as u32);
-    assert_eq!(table.offer(&meta(SLOTS as u32, 3, 0), b"C", &mut out), None);
+    assert_eq!(
+        table.offer(&meta(SLOTS as u32, 3, 0), EPOCH, b"C", &mut out),
+        None
+    );
+}
+
+/// Counters begin anew with each epoch and the wire's epoch nibble comes round again: a half whose
+/// partner was lost never joins the half of another generation or step.
+#[test]
+fn a_forgotten_half_meets_no_stranger() {
+    let mut table = Halves::new(64);
+    let mut out = [0; 128];
+    assert_eq!(
+        table.offer(&meta(1, 101, SECOND_HALF), (1, 0), b"old", &mut out),
+        None
+    );
+    for epoch in [(5, 0), (1, 4)] {
+        assert_eq!(table.offer(&meta(1, 100, 0), epoch, b"new", &mut out), None);
+    }
+    assert_eq!(
+        table.offer(&meta(1, 100, 0), (1, 0), b"its", &mut out),
+        Some(6)
+    );
 }

@@ -16,11 +16,24 @@ pub struct Udp {
     pub gro: bool,
 }
 
-/// A socket address in the form the kernel takes.
+/// An address of this host; IPv4 is mapped.
+pub type Local = Ipv6Addr;
+
+/// Where to send, in the form the kernel takes, and from which address of this host.
 #[derive(Clone, Copy)]
 pub struct RawAddr {
     storage: libc::sockaddr_storage,
     len: libc::socklen_t,
+    /// None: the kernel chooses by route. A peer behind a NAT hears only the address it called.
+    pub local: Option<Local>,
+}
+
+impl RawAddr {
+    /// The same destination, sent to from *local*.
+    #[must_use]
+    pub fn leaving(self, local: Option<Local>) -> RawAddr {
+        RawAddr { local, ..self }
+    }
 }
 
 /// What one receive call brought: `len` bytes in datagrams of `segment` bytes, the last shorter.
@@ -29,6 +42,8 @@ pub struct Received {
     pub len: usize,
     pub segment: usize,
     pub source: SocketAddr,
+    /// The address of this host that was called.
+    pub local: Option<Local>,
 }
 
 impl Udp {
@@ -59,6 +74,9 @@ impl Udp {
             udp.set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
             let probe = libc::IPV6_PMTUDISC_PROBE;
             udp.set(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, probe)?;
+            udp.set(libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        } else {
+            udp.set(libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
         }
         // Never fragment: the path MTU is ours to find (RFC 8899). Applies to mapped IPv4 too.
         udp.set(
@@ -152,6 +170,7 @@ impl Udp {
         RawAddr {
             storage,
             len: len as libc::socklen_t,
+            local: None,
         }
     }
 
@@ -170,16 +189,26 @@ impl Udp {
             msg.msg_namelen = to.len;
             msg.msg_iov = &mut iov;
             msg.msg_iovlen = 1;
-            if buf.len() > segment {
-                msg.msg_control = control.0.as_mut_ptr().cast();
-                msg.msg_controllen = libc::CMSG_SPACE(2) as usize;
-                let cmsg = libc::CMSG_FIRSTHDR(&msg);
+            msg.msg_control = control.0.as_mut_ptr().cast();
+            msg.msg_controllen = std::mem::size_of_val(&control);
+            let mut used = 0;
+            let mut cmsg = libc::CMSG_FIRSTHDR(&msg);
+            if buf.len() > segment && !cmsg.is_null() {
                 (*cmsg).cmsg_level = libc::SOL_UDP;
                 (*cmsg).cmsg_type = UDP_SEGMENT;
                 (*cmsg).cmsg_len = libc::CMSG_LEN(2) as usize;
                 libc::CMSG_DATA(cmsg)
                     .cast::<u16>()
                     .write_unaligned(segment as u16);
+                used += libc::CMSG_SPACE(2) as usize;
+                cmsg = libc::CMSG_NXTHDR(&msg, cmsg);
+            }
+            if let (Some(local), false) = (to.local, cmsg.is_null()) {
+                used += self.put_local(cmsg, local);
+            }
+            msg.msg_controllen = used;
+            if used == 0 {
+                msg.msg_control = std::ptr::null_mut();
             }
             check_len(libc::sendmsg(self.fd(), &msg, libc::MSG_NOSIGNAL))?
         };
@@ -187,6 +216,44 @@ impl Udp {
             Ok(())
         } else {
             Err(io::ErrorKind::WriteZero.into())
+        }
+    }
+
+    /// Write the control message that names the source address; returns its space.
+    ///
+    /// # Safety
+    /// `cmsg` points to room for it.
+    unsafe fn put_local(&self, cmsg: *mut libc::cmsghdr, local: Local) -> usize {
+        // SAFETY: the caller's promise; the structures are plain data.
+        unsafe {
+            if self.v6 {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: local.octets(),
+                    },
+                    ipi6_ifindex: 0,
+                };
+                let size = std::mem::size_of_val(&info) as libc::c_uint;
+                (*cmsg).cmsg_level = libc::IPPROTO_IPV6;
+                (*cmsg).cmsg_type = libc::IPV6_PKTINFO;
+                (*cmsg).cmsg_len = libc::CMSG_LEN(size) as usize;
+                libc::CMSG_DATA(cmsg)
+                    .cast::<libc::in6_pktinfo>()
+                    .write_unaligned(info);
+                libc::CMSG_SPACE(size) as usize
+            } else {
+                let ip = local.to_ipv4_mapped().unwrap_or(Ipv4Addr::UNSPECIFIED);
+                let mut info: libc::in_pktinfo = std::mem::zeroed();
+                info.ipi_spec_dst.s_addr = u32::from_ne_bytes(ip.octets());
+                let size = std::mem::size_of_val(&info) as libc::c_uint;
+                (*cmsg).cmsg_level = libc::IPPROTO_IP;
+                (*cmsg).cmsg_type = libc::IP_PKTINFO;
+                (*cmsg).cmsg_len = libc::CMSG_LEN(size) as usize;
+                libc::CMSG_DATA(cmsg)
+                    .cast::<libc::in_pktinfo>()
+                    .write_unaligned(info);
+                libc::CMSG_SPACE(size) as usize
+            }
         }
     }
 
@@ -209,13 +276,14 @@ impl Udp {
             msg.msg_control = control.0.as_mut_ptr().cast();
             msg.msg_controllen = std::mem::size_of_val(&control);
             let len = check_len(libc::recvmsg(self.fd(), &mut msg, libc::MSG_DONTWAIT))?;
-            let mut segment = len;
+            let (mut segment, mut local) = (len, None);
             let mut cmsg = libc::CMSG_FIRSTHDR(&msg);
             while !cmsg.is_null() {
                 if (*cmsg).cmsg_level == libc::SOL_UDP && (*cmsg).cmsg_type == UDP_GRO {
                     let size = libc::CMSG_DATA(cmsg).cast::<libc::c_int>().read_unaligned();
                     segment = usize::try_from(size).unwrap_or(len);
                 }
+                local = local.or(get_local(cmsg));
                 cmsg = libc::CMSG_NXTHDR(&msg, cmsg);
             }
             let source = address(&storage).ok_or(io::ErrorKind::InvalidData)?;
@@ -223,6 +291,7 @@ impl Udp {
                 len,
                 segment: segment.clamp(1, len.max(1)),
                 source,
+                local,
             })
         }
     }
@@ -230,11 +299,35 @@ impl Udp {
 
 /// Room for control messages, aligned as the kernel wants it.
 #[repr(align(8))]
-struct Control([u8; 64]);
+struct Control([u8; 96]);
 
 impl Default for Control {
     fn default() -> Self {
-        Control([0; 64])
+        Control([0; 96])
+    }
+}
+
+/// The called address in a received control message, if it is one that can be sent from.
+///
+/// # Safety
+/// `cmsg` points to a whole control message of the kernel.
+unsafe fn get_local(cmsg: *const libc::cmsghdr) -> Option<Local> {
+    // SAFETY: level and type say which structure follows.
+    unsafe {
+        let data = libc::CMSG_DATA(cmsg);
+        let local = match ((*cmsg).cmsg_level, (*cmsg).cmsg_type) {
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                Ipv6Addr::from(info.ipi6_addr.s6_addr)
+            }
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).to_ipv6_mapped()
+            }
+            _ => return None,
+        };
+        // A link-local source needs its interface too: left to the kernel.
+        (!local.is_unicast_link_local() && !local.is_multicast()).then_some(local)
     }
 }
 
