@@ -1,7 +1,8 @@
 //! Two engines on the loopback address, without a TUN device: sessions, control, probes, epochs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use veilnet_engine::{Engine, Event, Options, SessionStats, StepLimits};
@@ -64,6 +65,12 @@ struct Pair {
 
 fn pair(steps: StepLimits) -> Pair {
     let (a, b) = (open(steps), open(steps));
+    let to = at(&b);
+    join(a, b, to)
+}
+
+/// Run the handshake of `a` with `b`, which `a` calls at `to`.
+fn join(a: Engine, b: Engine, to: SocketAddr) -> Pair {
     b.call(|core, _| core.add_door(&DOOR, true))
         .unwrap()
         .unwrap();
@@ -80,7 +87,7 @@ fn pair(steps: StepLimits) -> Pair {
     .unwrap();
     let schedule_a = Arc::new(Mutex::new(schedule_a));
     let sid_a = schedule_a.lock().unwrap().local_sid();
-    let (own, to) = (Arc::clone(&schedule_a), at(&b));
+    let own = Arc::clone(&schedule_a);
     assert!(
         a.call(move |c, now| c.hello(&own, &DOOR, to, false, now))
             .unwrap()
@@ -276,4 +283,85 @@ fn a_dying_thread_is_told() {
         engine.call(|c, _| c.stats()),
         Err(veilnet_engine::Error::Broken(_))
     ));
+}
+
+/// A NAT between a peer and the engine: its outer port can be changed.
+struct Nat {
+    inner: SocketAddr,
+    outer: Arc<Mutex<UdpSocket>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Nat {
+    fn before(server: SocketAddr) -> Nat {
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let inside = socket();
+        let nat = Nat {
+            inner: inside.local_addr().unwrap(),
+            outer: Arc::new(Mutex::new(socket())),
+            stop: Arc::default(),
+        };
+        let (outer, stop) = (Arc::clone(&nat.outer), Arc::clone(&nat.stop));
+        std::thread::spawn(move || {
+            let mut client = None;
+            let mut buf = [0; 2048];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((len, from)) = inside.recv_from(&mut buf) {
+                    client = Some(from);
+                    let _ = outer.lock().unwrap().send_to(&buf[..len], server);
+                }
+                let received = outer.lock().unwrap().recv_from(&mut buf);
+                if let (Ok((len, _)), Some(client)) = (received, client) {
+                    let _ = inside.send_to(&buf[..len], client);
+                }
+                std::thread::yield_now();
+            }
+        });
+        nat
+    }
+
+    /// Forget the mapping: what comes next leaves from another port, and the old one is dead.
+    fn rebind(&self) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let at = socket.local_addr().unwrap();
+        *self.outer.lock().unwrap() = socket;
+        at
+    }
+}
+
+impl Drop for Nat {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A peer whose NAT gave it another port is followed within seconds, without a new handshake.
+#[test]
+fn a_rebound_peer_is_followed() {
+    let (a, b) = (open(StepLimits::default()), open(StepLimits::default()));
+    let nat = Nat::before(at(&b));
+    let p = join(a, b, nat.inner);
+    settle(&p);
+    let (sid_a, sid_b, key) = (p.sid_a, p.sid_b, [0x42; 32]);
+    p.b.call(move |c, _| c.set_return_keys(&[key]))
+        .unwrap()
+        .unwrap();
+    p.a.call(move |c, _| c.set_peer_return_key(sid_a, &key))
+        .unwrap()
+        .unwrap();
+    let moved = nat.rebind();
+    until("the move", || {
+        p.a.call(move |c, now| c.probe_now(sid_a, now))
+            .unwrap()
+            .unwrap();
+        std::thread::park_timeout(Duration::from_millis(50));
+        stats(&p.b, sid_b).endpoint == moved
+    });
+    say(&p.b, sid_b, &p.a, b"found you");
+    say(&p.a, sid_a, &p.b, b"and I you");
 }
