@@ -4,7 +4,7 @@ set shell := ["bash", "-euo", "pipefail", "-c"]
 
 # What bindgen wants of a bare cargo; values the user set stay.
 libclang := 'eval "$(python packaging/backend/veilnet_build.py)"'
-debian_tools := "nft:nftables iperf3:iperf3 tcpdump:tcpdump ip:iproute2"
+debian_tools := "nft:nftables iperf3:iperf3 tcpdump:tcpdump ip:iproute2 ping:iputils-ping curl:curl setpriv:util-linux"
 
 # The list of recipes.
 @_default:

@@ -116,7 +116,6 @@ def test_a_dead_first_endpoint_costs_little(founder, phone):
     assert answer["first_byte_ms"] < 3000
 
 
-@pytest.mark.xfail(reason="the engine answers from another address than was called")
 def test_every_address_of_the_inviter_is_as_good(founder, phone):
     """Called at an address that is not the way back's first, the inviter answers from there."""
     port = status(founder)["port"]
