@@ -1,11 +1,11 @@
 //! The handle `Engine`: frozen, closable, every call released from the GIL.
 
+use crate::convert::{self, Endpoint, address, endpoint, key, seconds};
 use crate::errors;
-use crate::events::{self, Endpoint, endpoint, seconds};
+use crate::events;
 use crate::gate::InitReceived;
 use crate::keys::KeySchedule;
 use pyo3::prelude::*;
-use std::net::{IpAddr, SocketAddr};
 use veilnet_engine::{self as engine, Core, Options, Prefix, StepLimits};
 
 /// Events per `drain`, so that one call never holds the event loop for long.
@@ -14,32 +14,11 @@ const DRAIN: usize = 256;
 #[pyclass(frozen, module = "veilnet._engine")]
 pub struct Engine(engine::Engine);
 
-fn address(to: &Endpoint) -> PyResult<SocketAddr> {
-    let ip: IpAddr = to.0.parse().map_err(|_| {
-        errors::raise(
-            "LocalProtocolError",
-            &format!("{:?} is not an IP address", to.0),
-            "",
-        )
-    })?;
-    Ok(SocketAddr::new(ip, to.1))
-}
-
 fn prefixes(texts: &[String]) -> PyResult<Vec<Prefix>> {
     texts
         .iter()
         .map(|t| Prefix::parse(t).map_err(errors::engine))
         .collect()
-}
-
-pub fn key(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
-    bytes.try_into().map_err(|_| {
-        errors::raise(
-            "LocalProtocolError",
-            &format!("{what} has {} bytes, not 32", bytes.len()),
-            "",
-        )
-    })
 }
 
 impl Engine {
@@ -149,7 +128,7 @@ impl Engine {
 
     #[pyo3(signature = (key, *, replay_set=true))]
     fn add_door(&self, py: Python<'_>, key: &[u8], replay_set: bool) -> PyResult<u32> {
-        let key = self::key(key, "a door key")?;
+        let key = convert::key(key, "a door key")?;
         self.attempt(py, move |core, _| core.add_door(&key, replay_set))
     }
 
@@ -313,7 +292,7 @@ impl Engine {
     }
 
     fn set_peer_return_key(&self, py: Python<'_>, sid: u32, key: &[u8]) -> PyResult<()> {
-        let key = self::key(key, "a return key")?;
+        let key = convert::key(key, "a return key")?;
         self.attempt(py, move |core, _| core.set_peer_return_key(sid, &key))
     }
 }

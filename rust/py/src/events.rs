@@ -1,19 +1,8 @@
 //! Events of a running engine, as Python sees them. Those of first contact are in `gate.rs`.
 
+use crate::convert::{Endpoint, endpoint, seconds};
 use pyo3::prelude::*;
-use std::net::SocketAddr;
 use veilnet_engine::Event;
-
-/// `(host, port)`.
-pub type Endpoint = (String, u16);
-
-pub fn endpoint(address: SocketAddr) -> Endpoint {
-    (address.ip().to_string(), address.port())
-}
-
-pub fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
-}
 
 macro_rules! event {
     ($name:ident { $($field:ident : $type:ty),* }) => {

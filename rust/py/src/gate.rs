@@ -1,12 +1,11 @@
 //! Events of first contact, and `Gate`: the code that the engine runs, without its sockets.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::engine::key;
-use crate::errors;
-use crate::events::{self, Endpoint, endpoint};
+use crate::convert::{Endpoint, address, endpoint, key};
+use crate::events;
 use crate::keys::{KeySchedule, checked, lock};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -173,17 +172,6 @@ impl Established {
     }
 }
 
-fn address((host, port): &Endpoint) -> PyResult<SocketAddr> {
-    let ip: IpAddr = host.parse().map_err(|_| {
-        errors::raise(
-            "LocalProtocolError",
-            &format!("{host:?} is not an IP address"),
-            "",
-        )
-    })?;
-    Ok(SocketAddr::new(ip, *port))
-}
-
 /// What `poll` hands out.
 enum Item {
     Send(SocketAddr, Vec<u8>),
@@ -344,7 +332,7 @@ impl Gate {
 
     #[pyo3(signature = (key, *, replay_set=true))]
     fn add_door(&self, key: &[u8], replay_set: bool) -> PyResult<u32> {
-        let key = self::key(key, "a door key")?;
+        let key = crate::convert::key(key, "a door key")?;
         checked(lock(&self.0).gate.add_door(&key, replay_set))
     }
 

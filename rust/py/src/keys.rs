@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::engine::key;
+use crate::convert::key;
 use crate::errors;
 use crate::gate::InitReceived;
 use pyo3::prelude::*;

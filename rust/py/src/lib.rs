@@ -1,5 +1,6 @@
 //! The Python face of the engine: the only crate that names PyO3. Typed in `_engine.pyi`.
 
+mod convert;
 mod engine;
 mod errors;
 mod events;
