@@ -1,7 +1,8 @@
 """The daemon's end of the control socket.
 
-Invariant: no request reaches a command before the kernel named a caller that may ask, and no
-caller can make the daemon hold more than one bounded line, or more than CLIENTS_MAX connections.
+Invariant: no request reaches a command before the kernel named a caller that may ask; no caller
+can make the daemon hold more than one bounded line, or more than CLIENTS_MAX connections; and
+nothing that a connection does, or that goes wrong in it, ends `serve`.
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 
 CLIENTS_MAX = 32
 REQUEST_TIMEOUT_S = 10.0
+SEND_TIMEOUT_S = 30.0
+"""So long a client may leave an answer unread, which holds one of CLIENTS_MAX places."""
+
+_HANGUPS = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a client that has gone looks like from here."""
 
 log = structlog.get_logger("veilnet.control")
 
@@ -146,8 +152,11 @@ class ControlServer:
             return
         try:
             async with connection:
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._answer(connection)
+                await self._answer(connection)
+        except Exception as caught:  # one connection must never end the others, or the daemon
+            # Python 3.11's contextlib.suppress does not look into the groups that trio raises.
+            if not isinstance(unwrap(caught), _HANGUPS):
+                log.exception("control connection failed by a bug", exc_info=caught)
         finally:
             self._clients.release_on_behalf_of(connection)
 
@@ -162,17 +171,22 @@ class ControlServer:
                     hint="Try again with sudo, or as the user who first started the node.",
                 )
         except VeilError as error:
-            await connection.send_all(encode_reply(Failure(error)))
+            with trio.move_on_after(SEND_TIMEOUT_S):
+                await connection.send_all(encode_reply(Failure(error)))
             return
+        reply: Reply | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_hangup, connection, nursery.cancel_scope)
-            await connection.send_all(encode_reply(await self._run(request, connection)))
+            reply = await self._run(request, connection)
             nursery.cancel_scope.cancel()
+        if reply is not None:  # else the client went first
+            with trio.move_on_after(SEND_TIMEOUT_S):
+                await connection.send_all(encode_reply(reply))
 
     @staticmethod
     async def _watch_hangup(connection: trio.SocketStream, scope: trio.CancelScope) -> None:
         """Cancel the command when its client has gone (Ctrl-C at the other end)."""
-        with contextlib.suppress(trio.BrokenResourceError):
+        with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             while await connection.receive_some(4096):
                 pass
         scope.cancel()
@@ -189,7 +203,7 @@ class ControlServer:
             return Result(await command(request.args, tell))
         except Exception as caught:  # the client must get an answer to a bug, too
             error = unwrap(caught)
-            if isinstance(error, (trio.BrokenResourceError, trio.ClosedResourceError)):
+            if isinstance(error, _HANGUPS):
                 raise
             if isinstance(error, VeilError) and not isinstance(error, InternalError):
                 return Failure(error)

@@ -169,6 +169,50 @@ async def test_a_client_that_leaves_cancels_its_command(tmp_path):
             await cancelled.wait()
 
 
+async def test_a_client_that_hangs_up_before_its_answer_costs_nobody_anything(tmp_path):
+    """A client gone at any moment, with or without an event on its way, never ends the server."""
+    path = tmp_path / "socket"
+    heard, go = trio.Event(), trio.Event()
+
+    async def late(args, tell):
+        heard.set()
+        await go.wait()
+        with trio.CancelScope(shield=True):  # the hang-up is not noticed before the answer is sent
+            await tell({"stage": "late"})
+            await tell({"stage": "later"})
+        return {}
+
+    def ask_and_go(command):
+        for _ in range(10):
+            with socket.socket(socket.AF_UNIX) as client_end:
+                client_end.connect(str(path))
+                client_end.sendall(b'{"command": "%s"}\n' % command)
+
+    async with serving(path, commands={**COMMANDS, "late": late}):
+        for command in (b"echo", b"bug", b"none", b"late"):
+            await trio.to_thread.run_sync(ask_and_go, command)
+        with trio.fail_after(5):
+            await heard.wait()
+        go.set()
+        for _ in range(3):
+            assert await ask(path, "echo") == {"echo": {}}
+
+
+async def test_a_bug_in_the_server_itself_costs_only_that_connection(tmp_path, monkeypatch):
+    """Whatever is raised while one connection is answered, the next one is answered."""
+    path = tmp_path / "socket"
+
+    def broken(_):
+        raise OSError("the kernel will not say")
+
+    async with serving(path):
+        with monkeypatch.context() as patch:
+            patch.setattr(peercred, "caller_of", broken)
+            with pytest.raises(DaemonNotRunning):
+                await ask(path, "echo")
+        assert await ask(path, "echo") == {"echo": {}}
+
+
 def test_nobody_listens(tmp_path):
     """No socket, and a socket that nobody listens on, both mean: not running."""
     with pytest.raises(DaemonNotRunning):
