@@ -175,7 +175,7 @@ class EventsLost:
 
 @final
 class EngineFailed:
-    """The data thread died (every later call raises BrokenEngineError) or its TUN device is gone."""
+    """The data thread died, and later calls raise BrokenEngineError; or its TUN device is gone."""
 
     reason: str
 

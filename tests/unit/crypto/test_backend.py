@@ -29,7 +29,7 @@ def test_without_liboqs_cryptography_takes_over_and_says_why(monkeypatch, tmp_pa
 def test_an_unknown_backend_or_suite_is_the_callers_fault():
     """Names come from a flag, numbers from a genesis that was checked before."""
     with pytest.raises(UsageError, match="openssl"):
-        crypto.load("openssl")  # type: ignore[arg-type]
+        crypto.load("openssl")
     with pytest.raises(LocalProtocolError, match="suite 3"):
         crypto.load().kem(3)
 
