@@ -86,6 +86,7 @@ class Acceptance:
     _schedule: KeySchedule | None = field(init=False, default=None, repr=False)
     _message: bytes = field(init=False, default=b"", repr=False)
     _deadline_s: float = field(init=False, default=0.0)
+    _psk: bytes | None = field(init=False, default=None, repr=False)
     _source: Endpoint | None = field(init=False, default=None)
 
     @property
@@ -170,8 +171,12 @@ class Acceptance:
             identity = Identity.of_auth(event.message)
         except RemoteProtocolError as error:
             return self._fail(error)
-        if identity.psk_name is not None and identity.psk_name not in self.psks:
-            return self._fail(PeerMisbehaved("the initiator names a key that we do not share"))
+        if identity.psk_name is not None:
+            # Taken once: a generation that is confirmed while the signature is verified replaces
+            # the key, and half a handshake must not be bound to nothing.
+            self._psk = self.psks.get(identity.psk_name)
+            if self._psk is None:
+                return self._fail(PeerMisbehaved("the initiator names a key that we do not share"))
         self._source = event.source
         self.state = Answering.VERIFYING
         return [
@@ -190,9 +195,8 @@ class Acceptance:
         schedule, peer = self._keyed(), event.peer
         if peer.peer_id == self.identity.peer_id:
             return [Abandon(schedule.sid), Failed(PeerMisbehaved("this node called itself"))]
-        psk = None if peer.psk_name is None else self.psks.get(peer.psk_name)
         return [
-            Accept(schedule.sid, psk),
+            Accept(schedule.sid, self._psk),
             Accepted(
                 sid=schedule.sid,
                 peer=peer,

@@ -381,6 +381,18 @@ def test_a_named_key_must_be_one_we_share():
     assert accept == Accept(77, b"P" * 32)
 
 
+def test_a_named_key_is_taken_once():
+    """A key that a new generation replaces while AUTH is verified still binds that handshake."""
+    keys = {b"name": b"P" * 32}
+    machine = answered(psks=keys)
+    e3 = Identity(public_key=b"k", credential=b"c", signature=b"s", psk_name=b"name").auth()
+    machine.handle(MessageOpened(e3, ENDPOINTS[0]), 0.1)
+    keys.clear()
+    peer = Peer(peer_id=OURS, public_key=b"k", credential=b"c", psk_name=b"name")
+    accept, _ = machine.handle(PeerVerified(peer), 0.1)
+    assert accept == Accept(77, b"P" * 32)
+
+
 def test_a_node_does_not_talk_to_itself():
     """An AUTH of our own identity is no session."""
     machine = answered()
