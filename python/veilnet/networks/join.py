@@ -111,7 +111,8 @@ def accept(
     check_key(signer.public_key, credential, genesis)
     own = Member(signer.public_key, credential, message.credential)
     table = MemberTable((own,), pinned=(own.peer_id, *genesis.owner_ids))
-    merged = table.merge(table.verify(message.members, genesis, signatures), now)
+    entries = table.verify(message.members, genesis, signatures)
+    merged = table.merge(entries, now, teller=invite.inviter)
     if merged.refused:
         raise RemoteProtocolError("the inviter's member table contradicts itself")
     if invite.inviter not in table:

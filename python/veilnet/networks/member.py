@@ -2,11 +2,21 @@
 
 A `MemberEntry` is what somebody said; a `Member` is what an owner signed: past `verify` the
 credential holds, and the public key is the one that the peer id is the hash of.
+
+Where a member is, nobody signs, so it is kept by who says so:
+
+```
+first hand   where we saw it, then what it said of itself in a session with us
+hearsay      by teller, the newest word of each; of at most `MAX_TELLERS`, the newest
+```
+Invariant: hearsay never takes anything of the first hand away, and no teller anything of another
+but by being newer than `MAX_TELLERS` others.
 """
 
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv6Address
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Final
 
 from attrs import evolve, frozen
@@ -27,6 +37,19 @@ if TYPE_CHECKING:
     from veilnet.units import PeerId
 
 MAX_ENDPOINTS: Final = 8
+MAX_TELLERS: Final = 4
+MAX_TOLD: Final = 3
+"""Endpoints of hearsay that stand beside those of the first hand."""
+
+
+@frozen(order=True)
+class Hearsay:
+    """Where one teller says that a member is."""
+
+    observed_s: int
+    endpoints: tuple[Endpoint, ...]
+    teller: bytes = b""
+    """Its peer id; empty: unknown."""
 
 
 @frozen
@@ -37,10 +60,12 @@ class Member:
     credential: Credential
     encoding: bytes
     """The credential as its issuer signed it."""
-    endpoints: tuple[Endpoint, ...] = ()
-    """Best first."""
-    observed_s: int = 0
-    """Unix time at which somebody last observed them; 0: never."""
+    seen: tuple[Endpoint, ...] = ()
+    """First hand, best first."""
+    seen_s: int = 0
+    """Unix time of that; 0: never."""
+    hearsay: tuple[Hearsay, ...] = ()
+    """Newest first, one of each teller."""
 
     @property
     def peer_id(self) -> PeerId:
@@ -63,6 +88,26 @@ class Member:
         ipv4 = self.credential.ipv4
         return (self.ipv6,) if ipv4 is None else (self.ipv6, ipv4)
 
+    @property
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where to look for it, best first: the first hand, and a little of the hearsay."""
+        own_word = [said for said in self.hearsay if said.teller == self.peer_id]
+        others = [said for said in self.hearsay if said.teller != self.peer_id]
+        # A turn for each teller, so that none crowds the others out.
+        turns = zip_longest(*(said.endpoints for said in (*own_word, *others)))
+        told = [endpoint for turn in turns for endpoint in turn if endpoint is not None]
+        if not self.seen:
+            return tuple(dict.fromkeys(told))[:MAX_ENDPOINTS]
+        new = [endpoint for endpoint in dict.fromkeys(told) if endpoint not in self.seen]
+        new = new[:MAX_TOLD]
+        first = self.seen[: MAX_ENDPOINTS - len(new)]
+        return (*first, *new)
+
+    @property
+    def observed_s(self) -> int:
+        """Unix time at which somebody last observed it; 0: never."""
+        return max(self.seen_s, *(said.observed_s for said in self.hearsay), 0)
+
     def entry(self) -> MemberEntry:
         """Return what is told to others."""
         return MemberEntry(
@@ -74,8 +119,20 @@ class Member:
 
     def seen_at(self, endpoints: Iterable[tuple[str, int]], now: int) -> Member:
         """Return the member with *endpoints*, just observed, before those known so far."""
-        merged = _usable((*endpoints, *self.endpoints))
-        return evolve(self, endpoints=merged, observed_s=max(now, self.observed_s))
+        return evolve(self, seen=usable((*endpoints, *self.seen)), seen_s=max(now, self.seen_s))
+
+    def told_by(self, teller: bytes, now: int) -> Member:
+        """Return the member with what was heard of it just now as *teller*'s word.
+
+        None of it is later than *now*, or a lie would be the newest for ever.
+        """
+        return evolve(
+            self,
+            hearsay=tuple(
+                Hearsay(min(said.observed_s, now), said.endpoints, said.teller or teller)
+                for said in self.hearsay
+            ),
+        )
 
     def joined(self, other: Member) -> Member:
         """Return the newer credential with the newer endpoints of two views of one member.
@@ -83,8 +140,12 @@ class Member:
         The order of the views does not matter: ties fall to the greater encoding.
         """
         newer = max(self, other, key=lambda view: (view.credential.serial, view.encoding))
-        seen = max(self, other, key=lambda view: (view.observed_s, view.endpoints))
-        return evolve(newer, endpoints=seen.endpoints, observed_s=seen.observed_s)
+        first = max(self, other, key=lambda view: (view.seen_s, view.seen))
+        words: dict[bytes, Hearsay] = {}
+        for said in (*self.hearsay, *other.hearsay):
+            words[said.teller] = max(said, words.get(said.teller, said))
+        hearsay = tuple(sorted(words.values(), reverse=True)[:MAX_TELLERS])
+        return evolve(newer, seen=first.seen, seen_s=first.seen_s, hearsay=hearsay)
 
 
 def verify(
@@ -111,8 +172,9 @@ def verify(
         check_key(entry.public_key, credential, genesis, blame=blame)
         member = Member(entry.public_key, credential, entry.credential)
     observed = entry.observed_s if entry.observed_s <= MAX_TIME else 0
-    endpoints = _usable(entry.endpoints) if observed else ()
-    return evolve(member, endpoints=endpoints, observed_s=observed if endpoints else 0)
+    endpoints = usable(entry.endpoints) if observed else ()
+    hearsay = (Hearsay(observed, endpoints),) if endpoints else ()
+    return evolve(member, seen=(), seen_s=0, hearsay=hearsay)
 
 
 def check_key(
@@ -130,7 +192,7 @@ def check_key(
         raise blame("a public key comes with the credential of another peer id")
 
 
-def _usable(endpoints: Iterable[tuple[str, int]]) -> tuple[Endpoint, ...]:
+def usable(endpoints: Iterable[tuple[str, int]]) -> tuple[Endpoint, ...]:
     """Return the usable ones, each once, in order, at most `MAX_ENDPOINTS`.
 
     Others are left out, not refused: an address that only one link knows is an honest mistake.

@@ -4,12 +4,13 @@
 gossip MemberEntry -- verify (any thread) --> Member -- merge (one thread) --> table
 ```
 Invariant: the table is the same whatever order entries came in and however often: of two views
-of one member the newer credential (serial) and the newer endpoints (time) stay, and of too many
-members those with the highest serials.  A second peer id for an address in use is refused for as
-long as the holder's credential lives.
+of one member the newer credential (serial) and each teller's newest word (time) stay, and of too
+many members those with the highest serials.  A second peer id for an address in use is refused
+for as long as the holder's credential lives.
 
-Files keep it as frames (`networks.frames`) of CBOR [public key, credential, [packed endpoint],
-observed], after one frame with the petnames.
+Files keep it as frames (`networks.frames`) of CBOR [public key, credential, seen, [told]] with
+seen = [time, [packed endpoint]] and told = [time, [packed endpoint], teller], after one frame with
+the petnames.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from collections import Counter
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from veilnet.errors import ConfigError, PeerRefused, UnknownPeer, UsageError
 from veilnet.networks import frames, member
 from veilnet.networks.credential import MAX_CREDENTIAL_BYTES
 from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.member import MAX_ENDPOINTS, Member
+from veilnet.networks.member import MAX_ENDPOINTS, MAX_TELLERS, Hearsay, Member
 from veilnet.networks.names import MAX_NAME_CHARACTERS, is_name, parse_name, printable
 from veilnet.networks.records import Record
 from veilnet.protocol.messages import MAX_MEMBERS as MEMBERS_PER_MESSAGE
@@ -41,12 +42,10 @@ MAX_MEMBERS: Final = 4_096
 MAX_PETNAMES: Final = 1_024
 MAX_KNOWN: Final = 1_024
 """Entries of one `MembersKnown` message."""
-FUTURE_S: Final = 600
-"""An observation later than this after now is a lie or a broken clock, and is not taken."""
 REFRESH_S: Final = 3_600
 MIN_ID_PREFIX_CHARACTERS: Final = 4
 
-_VERSION = 1
+_VERSION = 2
 _HEX = frozenset("0123456789abcdef")
 
 Address = IPv4Address | IPv6Address
@@ -61,7 +60,7 @@ class Merged:
     """What a merge did."""
 
     changed: frozenset[PeerId]
-    """Members that are new, or have a newer credential or newer endpoints."""
+    """Members that are new, have another credential, or were observed later: news for others."""
     refused: tuple[PeerRefused, ...]
     """Why others were not taken: to be reported."""
 
@@ -125,14 +124,15 @@ class MemberTable:
             for entry in entries
         )
 
-    def merge(self, members: Iterable[Member], now: int) -> Merged:
-        """Take verified members in.   Units: *now* unix seconds."""
+    def merge(self, members: Iterable[Member], now: int, *, teller: bytes = b"") -> Merged:
+        """Take verified members in; the hearsay in them is *teller*'s (its peer id).
+
+        Units: *now* unix seconds; what was observed later counts as observed now.
+        """
         changed: set[PeerId] = set()
         refused: list[PeerRefused] = []
         for item in members:
-            new = item
-            if new.observed_s > now + FUTURE_S:
-                new = Member(new.public_key, new.credential, new.encoding)
+            new = item.told_by(teller, now)
             try:
                 self.check_addresses(new.credential, now)
             except PeerRefused as error:
@@ -142,6 +142,8 @@ class MemberTable:
             joined = new if old is None else old.joined(new)
             if joined != old:
                 self._put(joined)
+            # What only one more teller says is no news: it would go round for ever.
+            if old is None or joined.encoding != old.encoding or joined.observed_s > old.observed_s:
                 changed.add(joined.peer_id)
         self._evict()
         return Merged(frozenset(changed & self._members.keys()), tuple(refused))
@@ -178,19 +180,26 @@ class MemberTable:
         if old is None:
             return False
         seen = old.seen_at(endpoints, now)
-        if seen.endpoints == old.endpoints and now < old.observed_s + REFRESH_S:
+        if seen.seen == old.seen and now < old.seen_s + REFRESH_S:
             return False
         self._members[peer_id] = seen
         return seen != old
 
     # what is told to others
 
-    def known(self, limit: int = MAX_KNOWN) -> tuple[KnownMember, ...]:
-        """Return what the table has, the newest credentials first, for `MembersKnown`."""
+    def known(
+        self, limit: int = MAX_KNOWN, *, doubted: PeerId | None = None
+    ) -> tuple[KnownMember, ...]:
+        """Return what the table has, the newest credentials first, for `MembersKnown`.
+
+        *doubted*: where that one is counts as unknown, for what we believe may be false.
+        """
         newest = sorted(self._members.values(), key=_rank, reverse=True)[:limit]
         return tuple(
             KnownMember(
-                peer_id=item.peer_id, serial=item.credential.serial, observed_s=item.observed_s
+                peer_id=item.peer_id,
+                serial=item.credential.serial,
+                observed_s=0 if item.peer_id == doubted else item.observed_s,
             )
             for item in newest
         )
@@ -292,8 +301,11 @@ class MemberTable:
             [
                 item.public_key,
                 item.encoding,
-                [endpoint.pack() for endpoint in item.endpoints],
-                item.observed_s,
+                [item.seen_s, [endpoint.pack() for endpoint in item.seen]],
+                [
+                    [said.observed_s, [each.pack() for each in said.endpoints], said.teller]
+                    for said in item.hearsay
+                ],
             ]
             for item in self
         )
@@ -328,18 +340,17 @@ class MemberTable:
             record = Record("a member", value, 4, ConfigError)
             public_key = record.octets(genesis.signature.public_key_bytes)
             encoding = record.data(most=MAX_CREDENTIAL_BYTES)
-            endpoints = []
-            for packed in record.array(most=MAX_ENDPOINTS):
-                if not isinstance(packed, bytes):
-                    raise record.wrong("an endpoint is not bytes")
-                endpoints.append(Endpoint.unpack(packed, blame=ConfigError))
-            entry = MemberEntry(
-                public_key=public_key,
-                credential=encoding,
-                endpoints=tuple(endpoints),
-                observed_s=record.time(),
-            )
-            members.append(member.verify(entry, genesis, signatures, blame=ConfigError))
+            first = Record("where a member was seen", record.array(most=2), 2, ConfigError)
+            seen_s, seen = first.time(), _endpoints(first)
+            hearsay = []
+            for item in record.array(most=MAX_TELLERS):
+                told = Record("where a member is said to be", item, 3, ConfigError)
+                hearsay.append(
+                    Hearsay(told.time(), _endpoints(told), told.data(most=PEER_ID_BYTES))
+                )
+            entry = MemberEntry(public_key=public_key, credential=encoding)
+            read = member.verify(entry, genesis, signatures, blame=ConfigError)
+            members.append(evolve(read, seen=seen, seen_s=seen_s, hearsay=tuple(hearsay)))
         return cls(members, pinned=pinned, petnames=petnames, max_members=max_members)
 
     def _put(self, item: Member) -> None:
@@ -375,6 +386,15 @@ class MemberTable:
         for item in self._members.values():
             for address in item.addresses:
                 self._hold(address, item)
+
+
+def _endpoints(record: Record) -> tuple[Endpoint, ...]:
+    endpoints = []
+    for packed in record.array(most=MAX_ENDPOINTS):
+        if not isinstance(packed, bytes):
+            raise record.wrong("an endpoint is not bytes")
+        endpoints.append(Endpoint.unpack(packed, blame=ConfigError))
+    return tuple(endpoints)
 
 
 def batches(entries: Iterable[MemberEntry]) -> Iterator[tuple[MemberEntry, ...]]:

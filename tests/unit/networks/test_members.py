@@ -8,7 +8,7 @@ from veilnet.errors import ConfigError, PeerRefused, RemoteProtocolError, Unknow
 from veilnet.networks import credential
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
-from veilnet.networks.members import FUTURE_S, REFRESH_S, MemberTable, batches
+from veilnet.networks.members import REFRESH_S, MemberTable, batches
 
 SIGNATURES = backend().signatures(1)
 THERE = Endpoint("198.51.100.9", 9)
@@ -48,7 +48,9 @@ def test_gossip_becomes_members(office, people):
     entries = (seen.entry(), people[1].entry())
     merged = table.merge(table.verify(entries, office.genesis, SIGNATURES), NOW)
     assert merged.changed == {people[0].peer_id, people[1].peer_id}
-    assert table.get(people[0].peer_id) == seen
+    held_now = held(table, people[0].peer_id)
+    assert held_now.encoding == seen.encoding
+    assert (held_now.endpoints, held_now.observed_s) == (seen.endpoints, NOW)
     again = table.merge(table.verify(entries, office.genesis, SIGNATURES), NOW)
     assert not again.changed
 
@@ -112,13 +114,71 @@ def test_the_newest_of_each_part_wins(office, people):
     assert kept.endpoints == (HERE,)
 
 
-def test_an_observation_from_the_future_is_not_taken(people):
-    """A time beyond ten minutes ahead would win for ever; the credential is still taken."""
+def told(office, member, endpoints, observed_s):
+    """Return the member as a teller's entry makes it."""
+    entry = evolve(member.entry(), endpoints=tuple(endpoints), observed_s=observed_s)
+    return MemberTable([member]).verify((entry,), office.genesis, SIGNATURES)
+
+
+def test_an_observation_from_the_future_is_one_of_now(office, people):
+    """A time to come would be the newest for ever."""
     table = MemberTable()
-    table.merge([people[0].seen_at([HERE], NOW + FUTURE_S + 1)], NOW)
-    table.merge([people[1].seen_at([HERE], NOW + FUTURE_S)], NOW)
-    assert held(table, people[0].peer_id).endpoints == ()
-    assert held(table, people[1].peer_id).endpoints == (HERE,)
+    table.merge(told(office, people[0], [HERE], NOW + DAY), NOW, teller=b"mallory")
+    assert held(table, people[0].peer_id).observed_s == NOW
+
+
+def test_hearsay_never_replaces_what_was_seen(office, people):
+    """However new the lie, where we saw a member stays first, and few lies stand behind it."""
+    table = MemberTable(people)
+    peer_id = people[0].peer_id
+    table.observe(peer_id, [HERE, THERE], NOW)
+    lies = [Endpoint(f"198.51.100.{number}", 9) for number in range(1, 9)]
+    table.merge(told(office, people[0], lies, NOW + 500), NOW + 5, teller=b"mallory")
+    assert held(table, peer_id).endpoints == (HERE, THERE, *lies[:3])
+    eight = [Endpoint(f"192.0.2.{number}", 9) for number in range(1, 9)]
+    table.observe(peer_id, eight, NOW + 6)
+    assert held(table, peer_id).endpoints == (*eight[:5], *lies[:3])
+
+
+def test_one_teller_does_not_crowd_the_others_out(office, people):
+    """Of a member that we never saw, a liar's endpoints stand beside the honest ones."""
+    table = MemberTable(people)
+    peer_id = people[0].peer_id
+    table.merge(told(office, people[0], [HERE, THERE], NOW - 100), NOW, teller=b"honest")
+    for late in range(20):
+        lies = [Endpoint(f"198.51.100.{late + 1}", port) for port in range(1, 9)]
+        table.merge(told(office, people[0], lies, NOW + late), NOW + late, teller=b"mallory")
+    assert {HERE, THERE} <= set(held(table, peer_id).endpoints)
+    again = MemberTable.decode(table.encode(), office.genesis, SIGNATURES)
+    assert held(again, peer_id) == held(table, peer_id)
+
+
+def test_a_members_own_word_comes_before_what_others_say(office, people):
+    """Among hearsay, the member itself is believed first."""
+    table = MemberTable(people)
+    peer_id = people[0].peer_id
+    table.merge(told(office, people[0], [HERE], NOW), NOW, teller=peer_id)
+    table.merge(told(office, people[0], [THERE], NOW + 9), NOW + 9, teller=b"other")
+    assert held(table, peer_id).endpoints == (HERE, THERE)
+
+
+def test_what_one_more_says_is_no_news(office, people):
+    """The same word from another teller is kept and not told on, or it would go round for ever."""
+    table = MemberTable(people)
+    first = table.merge(told(office, people[0], [HERE], NOW), NOW, teller=b"one")
+    second = table.merge(told(office, people[0], [THERE], NOW), NOW, teller=b"two")
+    assert (first.changed, second.changed) == ({people[0].peer_id}, frozenset())
+    assert set(held(table, people[0].peer_id).endpoints) == {HERE, THERE}
+
+
+def test_a_doubted_member_is_asked_for_as_if_unseen(office, people):
+    """Whoever is asked answers with what it has, even if ours claims to be newer."""
+    ours, theirs = MemberTable(people), MemberTable(people)
+    ours.merge(told(office, people[0], [THERE], NOW + 9), NOW + 9, teller=b"mallory")
+    theirs.observe(people[0].peer_id, [HERE], NOW)
+    assert theirs.lacking(ours.known()) == ()
+    (entry,) = theirs.lacking(ours.known(doubted=people[0].peer_id))
+    assert entry.endpoints == (HERE,)
 
 
 def test_observing(people):
