@@ -13,6 +13,7 @@ from veilnet.protocol.arq import (
     MAX_MESSAGE_BYTES,
     MAX_PAYLOAD_BYTES,
     MAX_QUEUED_BYTES,
+    RESERVED_BYTES,
     WINDOW,
     Chunk,
     ControlStream,
@@ -274,3 +275,16 @@ class HostilePeer(RuleBasedStateMachine):
 
 TestHostilePeer = HostilePeer.TestCase
 TestHostilePeer.settings = settings(max_examples=60, deadline=None)
+
+
+def test_a_full_queue_leaves_room_for_what_must_not_wait():
+    """Key exchanges and goodbyes still fit when other messages do not; that room has an end, too."""
+    stream = ControlStream()
+    for _ in range(MAX_QUEUED_BYTES // MAX_MESSAGE_BYTES):
+        stream.send(bytes(MAX_MESSAGE_BYTES))
+    with pytest.raises(LocalProtocolError):
+        stream.send(b"x")
+    for _ in range(RESERVED_BYTES // 2_048):
+        stream.send(bytes(2_048), reserved=True)
+    with pytest.raises(LocalProtocolError):
+        stream.send(b"x", reserved=True)

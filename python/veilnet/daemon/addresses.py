@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from veilnet.daemon import hosts, tun, underlay
-from veilnet.errors import VeilError
+from veilnet.errors import ConfigError, VeilError
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
@@ -29,6 +29,8 @@ class Addresses:
         self._node = node
         self._off: dict[tuple[bytes, int], str] = {}
         """(network, IP version) that is not used here, and why."""
+        self._resolved: dict[str, list[Endpoint]] = {}
+        """What the operator's words last meant; written by one thread at a time, entry by entry."""
         self._names_written = False
         self._names_busy = False
 
@@ -87,8 +89,12 @@ class Addresses:
         """Return why some addresses of *network* are not used."""
         return [why for (network_id, _), why in self._off.items() if network_id == network.id]
 
-    async def local_endpoints(self) -> list[Endpoint]:
-        """Return where this host may be reached: the operator's word first, then its addresses."""
+    async def local_endpoints(self, *, strict: bool = False) -> list[Endpoint]:
+        """Return where this host may be reached: the operator's word first, then its addresses.
+
+        A name of the operator's that does not resolve now means what it last meant.
+        Raises: ConfigError: *strict*, and such a name never meant anything.
+        """
         prefixes: list[IPv4Network | IPv6Network] = []
         for network in self._node.networks:
             prefixes += [network.prefix, network.genesis.ipv4_range]
@@ -96,7 +102,15 @@ class Addresses:
         given = list(self._node.config.endpoints)
 
         def find() -> list[Endpoint]:
-            found = underlay.resolve(given)
+            found: list[Endpoint] = []
+            for text in given:
+                try:
+                    self._resolved[text] = underlay.resolve((text,))
+                except ConfigError as error:
+                    if strict and text not in self._resolved:
+                        raise
+                    log.warning("endpoint not resolved", reason=error.message)
+                found += self._resolved.get(text, [])
             local = underlay.local_endpoints(port, overlay=prefixes, tun=name)
             return list(dict.fromkeys([*found, *local]))
 

@@ -29,6 +29,7 @@ from veilnet.units import NetworkId, PeerId
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
@@ -43,6 +44,8 @@ PROBE_AGAIN_S: Final = 0.5
 PROBE_PATIENCE_S: Final = 2.0
 """So long a session may leave probes unanswered before a new handshake is tried."""
 IDLE_LOOK_S: Final = 5.0
+STRAY_S: Final = 60.0
+"""A session so old that the engine has and nobody here knows is closed."""
 OPENINGS_MAX: Final = 256
 
 log = structlog.get_logger("veilnet.channels")
@@ -140,7 +143,7 @@ class Channels:
                     raise
         if may_ask:
             with trio.move_on_at(trio.current_time() + (deadline - trio.current_time()) / 2):
-                await self._node.gossip.refresh(network)
+                await self._node.gossip.refresh(network, about=member.peer_id)
         endpoints = self.endpoints(network, member)
         if not endpoints:
             raise PeerUnreachable(
@@ -322,20 +325,32 @@ class Channels:
         endpoints = self.endpoints(network, member, session.endpoint)
         await self.call(network, session.peer_id, endpoints, timeout_s=ATTEMPT_S, psk=psk)
 
-    async def watch_idle(self) -> None:
-        """Close what carried nothing for long."""
-        while True:
-            await trio.sleep(IDLE_LOOK_S)
-            limit_s = self._node.config.idle_close_s
-            for stats in self._node.engine.sessions():
-                session = self._node.sessions.get(stats.sid)
-                if session is None:
-                    continue
-                quiet_s = stats.age_s if stats.data_s is None else stats.data_s
-                carrier = self._node.sessions.carrier(*session.key)
-                left_behind = carrier is not session and session.mode is vnh1.Mode.FULL
-                if quiet_s > limit_s or (left_behind and quiet_s > 2 * ATTEMPT_S):
-                    self._node.spawn(self._node.retire, session, Close(reason="idle"))
+    async def look_around(self) -> None:
+        """Close what carried nothing for long, and set right what lost events left: one round."""
+        statistics = self._node.engine.sessions()
+        for stats in statistics:
+            session = self._node.sessions.get(stats.sid)
+            if session is None:
+                if stats.age_s > STRAY_S and not self._node.handshakes.expects(stats.sid):
+                    log.warning("stray session closed", age_s=round(stats.age_s))
+                    self._node.engine.close_session(stats.sid)
+                continue
+            if stats.endpoint != tuple(session.endpoint):
+                session.endpoint = Endpoint(*stats.endpoint)
+                self._node.gossip.observed(session)
+            self._close_idle(session, stats)
+        known = {stats.sid for stats in statistics}
+        for session in self._node.sessions:
+            if session.sid not in known:
+                self._node.end(session, reason="the engine has it no more")
+
+    def _close_idle(self, session: Session, stats: SessionStats) -> None:
+        quiet_s = stats.age_s if stats.data_s is None else stats.data_s
+        carrier = self._node.sessions.carrier(*session.key)
+        left_behind = carrier is not session and session.mode is vnh1.Mode.FULL
+        idle = quiet_s > self._node.config.idle_close_s
+        if (idle or (left_behind and quiet_s > 2 * ATTEMPT_S)) and not session.retiring:
+            self._node.spawn(self._node.retire, session, Close(reason="idle"))
 
     async def return_to_recent(self) -> None:
         """Call the peers of the last run, which still believe in sessions that are gone."""

@@ -217,7 +217,7 @@ class Commands:
         network.require_issuer()
         uses = int(_number(args, "uses", 1, 1000))
         life_s = int(_number(args, "expires_s", 86_400, 30 * 86_400))
-        endpoints = await self._node.addresses.local_endpoints()
+        endpoints = await self._node.addresses.local_endpoints(strict=True)
         endpoints = list(dict.fromkeys([*endpoints, *self._node.gossip.own_observed()]))
 
         def make() -> Invite:

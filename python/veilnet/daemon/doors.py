@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import structlog
-import trio
 
 from veilnet.daemon.host import unix_now
 
@@ -62,8 +61,6 @@ class Doors:
                 self._by_key[key] = self._node.engine.add_door(key)
             self._open[self._by_key[key]] = door
 
-    async def run(self) -> None:
-        """Close the doors of invites that are long over."""
-        while True:
-            await trio.sleep(REFRESH_S)
-            self.refresh()
+    async def refresh_soon(self) -> None:
+        """Close the doors of invites that are long over: one round."""
+        self.refresh()

@@ -20,6 +20,9 @@ from veilnet.protocol import handshake as vnh1
 if TYPE_CHECKING:
     from veilnet.daemon.node import Node
 
+TUN_GONE = "the TUN device is gone"
+"""How the engine begins its report when it still runs, but has nothing left to run for."""
+
 log = structlog.get_logger("veilnet.events")
 
 
@@ -97,6 +100,11 @@ def _lost(_: Node, event: _engine.EventsLost) -> None:
 
 
 def _failed(_: Node, event: _engine.EngineFailed) -> None:
+    if event.reason.startswith(TUN_GONE):
+        raise BrokenEngineError(
+            event.reason,
+            hint="Somebody removed it under the node. Start the node again: sudo veilnet up",
+        )
     raise BrokenEngineError(f"the engine's thread died: {event.reason}")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections import Counter
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
+    from veilnet.networks.member import Member
     from veilnet.networks.network import Network
     from veilnet.protocol.messages import Envelope, MemberEntry
     from veilnet.units import PeerId
@@ -40,6 +42,13 @@ RENEW_TIMEOUT_S: Final = 30.0
 ASK_S: Final = 5.0
 TELLING_MAX: Final = 4
 """Long answers under way on one session; a peer that asks for more at once gets none."""
+MERGING_MAX: Final = 16
+"""Portions of gossip of one session being verified; what is beyond comes with the next compare."""
+SEEN_S: Final = 5.0
+"""A peer that moves more often than this is passed on late, where it is by then."""
+RETURN_KEY_S: Final = 86_400.0
+"""How long a return key is handed out; it opens for as long again."""
+RETURN_KEYS: Final = 2
 
 log = structlog.get_logger("veilnet.gossip")
 
@@ -49,8 +58,9 @@ class Gossip:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._return_keys: dict[bytes, bytes] = {}
+        self._return_keys: dict[bytes, tuple[bytes, ...]] = {}
         self._listening: list[Endpoint] = []
+        self._renewing = trio.Lock()
         self._own: dict[tuple[bytes, bytes], Endpoint] = {}
         """Where each peer last said that it sees us."""
 
@@ -70,27 +80,68 @@ class Gossip:
 
     def observed(self, session: Session) -> None:
         """Tell the peer where it is seen now, and remember it."""
-        self._node.spawn(self._tell_endpoints, session)
-        network = self._node.networks.get(session.network_id)
-        if network is not None and network.members.observe(
-            session.peer_id, (session.endpoint,), unix_now()
-        ):
+        if not session.placing:
+            session.placing = True
+            self._node.spawn(self._tell_endpoints, session)
+        self._seen(session, (session.endpoint,))
+
+    def _seen(self, session: Session, where: tuple[tuple[str, int], ...]) -> None:
+        """Remember where a peer is, and tell the others; what comes too fast is told later."""
+        waits, session.seen = session.seen is not None, where
+        wait_s = session.seen_s + SEEN_S - trio.current_time()
+        if wait_s <= 0:
+            self._place(session)
+        elif not waits:
+            self._node.spawn(self._place_later, session, wait_s)
+
+    async def _place_later(self, session: Session, wait_s: float) -> None:
+        with trio.move_on_after(wait_s):
+            await session.link.closed.wait()
+        self._place(session)
+
+    def _place(self, session: Session) -> None:
+        where, session.seen = session.seen, None
+        network = self._network(session)
+        if where is None or network is None:
+            return
+        session.seen_s = trio.current_time()
+        if network.members.observe(session.peer_id, where, unix_now()):
             self._node.changed(network)
             self.tell(network, (session.peer_id,), but=session)
 
     async def _tell_endpoints(self, session: Session) -> None:
-        listening = self._listening = await self._node.addresses.local_endpoints()
+        try:
+            listening = self._listening = await self._node.addresses.local_endpoints()
+        finally:
+            session.placing = False
         if not session.link.closed.is_set():
             session.link.send(
                 messages.Endpoints(observed=session.endpoint, listening=tuple(listening[:8]))
             )
 
     def _return_key(self, network: Network) -> bytes:
-        key = self._return_keys.get(network.id)
-        if key is None:
-            key = self._return_keys[network.id] = secrets.token_bytes(32)
-            self._node.engine.set_return_keys(list(self._return_keys.values()))
-        return key
+        if network.id not in self._return_keys:
+            self._new_return_key(network)
+        return self._return_keys[network.id][0]
+
+    def _new_return_key(self, network: Network) -> None:
+        older = self._return_keys.get(network.id, ())
+        keys = (secrets.token_bytes(32), *older)[:RETURN_KEYS]
+        self._return_keys[network.id] = keys
+        # Newest first, over all networks.
+        ranks = zip_longest(*self._return_keys.values())
+        self._node.engine.set_return_keys([key for rank in ranks for key in rank if key])
+
+    async def rotate_return_keys(self) -> None:
+        """Hand out new return keys; those of the round before still open, older ones no more."""
+        for network in self._node.networks:
+            if network.id in self._return_keys:
+                self._new_return_key(network)
+        for session in self._node.sessions.carriers():
+            network_ = self._network(session)
+            if network_ is not None:
+                with contextlib.suppress(LocalProtocolError):
+                    session.link.send(messages.ReturnKey(key=self._return_key(network_)))
 
     def tell(
         self, network: Network, peer_ids: Iterable[PeerId], *, but: Session | None = None
@@ -125,8 +176,11 @@ class Gossip:
         if self._node.sessions.carrier(*session.key) is None:
             self._own.pop(session.key, None)
 
-    async def refresh(self, *networks: Network) -> None:
-        """Ask every member we are connected with, or else the owners, what we lack."""
+    async def refresh(self, *networks: Network, about: PeerId | None = None) -> None:
+        """Ask every member we are connected with, or else the owners, what we lack.
+
+        *about*: and where that one is, whatever we believe.
+        """
         for network in networks or self._node.networks:
             peers = [s for s in self._node.sessions.carriers() if s.network_id == network.id]
             if not peers:
@@ -137,7 +191,7 @@ class Gossip:
                             opened = self._node.channels.open(network, owner, timeout_s=ASK_S)
                             peers.append(await opened)
             for session in peers:
-                known = messages.MembersKnown(known=network.members.known())
+                known = messages.MembersKnown(known=network.members.known(doubted=about))
                 try:
                     answer = await session.link.ask(known, timeout_s=ASK_S)
                 except VeilError:
@@ -171,10 +225,7 @@ class Gossip:
         if said.observed is not None:
             self._own[session.key] = Endpoint.of(*said.observed, blame=RemoteProtocolError)
         # Where we see it comes first; what it says of itself may be behind a NAT.
-        seen = (session.endpoint, *said.listening)
-        if network.members.observe(session.peer_id, seen, unix_now()):
-            self._node.changed(network)
-            self.tell(network, (session.peer_id,), but=session)
+        self._seen(session, (session.endpoint, *said.listening))
 
     def _return(self, session: Session, envelope: Envelope) -> None:
         key = envelope.message.key  # type: ignore[union-attr]
@@ -211,8 +262,21 @@ class Gossip:
 
     def _members(self, session: Session, envelope: Envelope) -> None:
         network, said = self._network(session), envelope.message
-        if network is not None and isinstance(said, messages.Members) and said.entries:
-            self._node.spawn(self._merge, session, network, said.entries)
+        if network is None or not isinstance(said, messages.Members) or not said.entries:
+            return
+        if session.merging >= MERGING_MAX:
+            log.info("gossip left for later", peer=session.peer_id.hex()[:12])
+            return
+        session.merging += 1
+        self._node.spawn(self._merge_told, session, network, said.entries)
+
+    async def _merge_told(
+        self, session: Session, network: Network, entries: tuple[MemberEntry, ...]
+    ) -> None:
+        try:
+            await self._merge(session, network, entries)
+        finally:
+            session.merging -= 1
 
     async def _merge(
         self, session: Session, network: Network, entries: tuple[MemberEntry, ...]
@@ -230,7 +294,7 @@ class Gossip:
             log.warning("false gossip", peer=session.peer_id.hex()[:12], reason=error.message)
             self._node.end(session, reason="false gossip")
             return
-        merged = network.members.merge(members, unix_now())
+        merged = network.members.merge(members, unix_now(), teller=session.peer_id)
         for refusal in merged.refused:
             log.warning("member refused", reason=refusal.message)
         news = merged.changed - {self._node.identity.peer_id}
@@ -242,28 +306,43 @@ class Gossip:
         self._node.joining.asked(session, envelope)
 
     def _renew(self, session: Session, envelope: Envelope) -> None:
-        self._node.spawn(self._answer_renew, session, envelope)
-
-    async def _answer_renew(self, session: Session, envelope: Envelope) -> None:
-        network = self._node.networks.get(session.network_id)
+        network, said = self._network(session), envelope.message
         member = None if network is None else network.members.get(session.peer_id)
-        if network is None or member is None or session.mode is not vnh1.Mode.FULL:
+        if network is None or member is None or not isinstance(said, messages.Renew):
             return
+        if network.issuer is not None and member.credential.serial > said.serial:
+            now = unix_now()
+            if not member.credential.renewal_due(network.time(now)):
+                # It lost the answer, or is greedy: what was signed once is said once more.
+                grant = messages.RenewGrant(credential=member.encoding)
+                session.link.send(grant, answers=envelope.id)
+                return
+        busy, session.renew_question = session.renew_question is not None, envelope.id
+        if not busy:
+            self._node.spawn(self._answer_renew, session, network, member)
+
+    async def _answer_renew(self, session: Session, network: Network, member: Member) -> None:
+        try:
+            answer = await self._renew_member(session, network, member)
+            session.link.send(answer, answers=session.renew_question)
+        finally:
+            session.renew_question = None
+
+    async def _renew_member(
+        self, session: Session, network: Network, member: Member
+    ) -> messages.RenewGrant | messages.RenewRefuse:
         try:
             issuer = network.require_issuer()
             admission = await trio.to_thread.run_sync(
                 issuer.renew, member.credential, unix_now(), limiter=self._node.workers
             )
         except Refused as error:
-            refuse = messages.RenewRefuse(code=int(error.refusal), reason=error.message[:256])
-            session.link.send(refuse, answers=envelope.id)
-            return
+            return messages.RenewRefuse(code=int(error.refusal), reason=error.message[:256])
         network.welcome(admission, session.public_key, (session.endpoint,), unix_now())
         self._node.changed(network)
         self._node.route(session)
-        grant = messages.RenewGrant(credential=admission.encoding)
-        session.link.send(grant, answers=envelope.id)
         self.tell(network, (session.peer_id,), but=session)
+        return messages.RenewGrant(credential=admission.encoding)
 
     def _generation(self, session: Session, envelope: Envelope) -> None:
         self._node.rekeying.message(session, envelope.message)  # type: ignore[arg-type]
@@ -276,25 +355,16 @@ class Gossip:
 
     # --- timers ----------------------------------------------------------------------------------
 
-    async def run(self) -> None:
-        """Compare tables now and then, and renew what is due."""
-        last_look_s = -RENEW_LOOK_S
-        while True:
-            now = trio.current_time()
-            if now - last_look_s >= RENEW_LOOK_S:
-                last_look_s = now
-                await self.renew_due()
-                self._end_expired()
-            await trio.sleep(self._node.config.gossip_s)
-            await self._tell_moved()
-            for session in self._node.sessions.carriers():
-                network = self._network(session)
-                if network is not None:
-                    known = messages.MembersKnown(known=network.members.known())
-                    try:
-                        session.link.send(known)
-                    except LocalProtocolError:
-                        continue
+    async def compare(self) -> None:
+        """Compare tables with every peer, and tell where we listen if that changed: one round."""
+        for session in self._node.sessions.carriers():
+            network = self._network(session)
+            if network is not None:
+                known = messages.MembersKnown(known=network.members.known())
+                with contextlib.suppress(LocalProtocolError):
+                    session.link.send(known)
+        self._end_expired()
+        await self._tell_moved()
 
     async def _tell_moved(self) -> None:
         """Tell every peer where we listen, if that has changed (another network, another lease)."""
@@ -302,20 +372,32 @@ class Gossip:
         if listening != self._listening:
             for session in self._node.sessions.carriers():
                 if self._network(session) is not None:
-                    await self._tell_endpoints(session)
+                    with contextlib.suppress(LocalProtocolError):
+                        await self._tell_endpoints(session)
 
     def _end_expired(self) -> None:
-        """Close the sessions of members whose credential has run out since the handshake."""
+        """Close the sessions of members whose credential has run out since the handshake.
+
+        The issuer keeps them, for renewal alone.
+        """
         for session in self._node.sessions.carriers():
             network = self._network(session)
             member = None if network is None else network.members.get(session.peer_id)
-            if network is None or member is None or network.issuer is not None:
+            if network is None or member is None:
                 continue
-            if not network.is_valid(member.credential, unix_now()):
+            if network.is_valid(member.credential, unix_now()):
+                continue
+            if network.issuer is not None:
+                self._node.route(session)
+            else:
                 self._node.end(session, reason="the peer's membership has expired")
 
     async def renew_due(self) -> None:
-        """Renew this node's credentials that are a third through their lives."""
+        """Renew this node's credentials that are a third through their lives: one round."""
+        async with self._renewing:  # asked for twice at once, an issuer answers the later question
+            await self._renew_due()
+
+    async def _renew_due(self) -> None:
         for network in self._node.networks:
             if not network.renewal_due(unix_now()):
                 continue
@@ -328,7 +410,8 @@ class Gossip:
             except VeilError as error:
                 log.warning("not renewed", network=network.name, reason=error.message)
                 continue
-            await trio.to_thread.run_sync(network.save, self._node.store, limiter=self._node.disk)
+            # Saved with all else, and tried again for as long as the disk is full.
+            self._node.changed(network, whole=True)
             self.tell(network, (network.peer_id,))
 
     async def _ask_renewal(self, network: Network) -> None:

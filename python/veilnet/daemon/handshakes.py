@@ -19,7 +19,13 @@ import attrs
 import structlog
 import trio
 
-from veilnet.errors import InternalError, RemoteProtocolError, VeilError
+from veilnet.errors import (
+    BrokenEngineError,
+    InternalError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    VeilError,
+)
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import work
 
@@ -96,6 +102,10 @@ class Handshakes:
             if len(waiting) < EARLY_MAX:
                 waiting.append(event)
 
+    def expects(self, sid: int) -> bool:
+        """Whether a handshake under way may still make the session of that id."""
+        return sid in self._inboxes
+
     def take_early(self, sid: int) -> list[ControlReceived]:
         """Return what `keep_early` kept for *sid*."""
         return self._early.pop(sid, [])
@@ -111,6 +121,8 @@ class Handshakes:
         self._acceptances += 1
         try:
             await self.run(machine, primitives, birth)
+        except BrokenEngineError:
+            raise
         except VeilError as error:
             log.info("handshake refused", reason=error.message, source=machine.init.source)
         finally:
@@ -177,21 +189,20 @@ class Handshakes:
         self, ended: Ended, birth: Birth, accepting: vnh1.Accept | None
     ) -> Session | VeilError:
         """Make the session of an ended handshake; at the responder the engine accepts it here."""
+        session: Session | None = None
         try:
             session = birth.prepare(ended)
-        except VeilError as error:
-            if accepting is None:
-                self._engine.close_session(ended.sid)
-            else:
-                self._engine.abandon(ended.sid)
-            return error
-        try:
             if accepting is not None:
                 self._engine.accept(accepting.sid, psk=accepting.psk)
             birth.begin(session)
-        except VeilError as error:
-            birth.withdraw(session)
-            return error
+        except Exception as error:
+            # Whoever failed, the engine must not keep what nobody here will ever close.
+            if session is not None:
+                birth.withdraw(session)
+            self._engine.abandon(ended.sid)
+            if isinstance(error, VeilError):
+                return error
+            raise
         return session
 
     async def _work(
@@ -212,9 +223,10 @@ class Handshakes:
             case vnh1.SendHello(schedule, door_key, endpoint):
                 try:
                     engine.hello(schedule, door_key=door_key, endpoint=endpoint)
-                except OSError as error:
-                    # One endpoint without a route must not end the race of the others.
-                    log.debug("hello not sent", endpoint=endpoint, reason=str(error))
+                except (OSError, LocalProtocolError) as error:
+                    # An endpoint without a route, or with too many handshakes at it, must not end
+                    # the race of the others; if all are so, the deadline says that none answered.
+                    log.info("hello not sent", endpoint=endpoint, reason=str(error))
             case vnh1.Try(sid, candidate, ss):
                 # A false candidate is its sender's fault, who may be anybody with the door key.
                 with contextlib.suppress(RemoteProtocolError):

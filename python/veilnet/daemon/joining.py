@@ -24,6 +24,7 @@ from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolEr
 from veilnet.networks import join
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.names import parse_name
+from veilnet.networks.network import write_all
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages
@@ -136,7 +137,7 @@ class Joining:
         network = await trio.to_thread.run_sync(believe, limiter=node.workers)
         node.networks.add(network)
         try:
-            await trio.to_thread.run_sync(network.save, node.store, limiter=node.disk)
+            await trio.to_thread.run_sync(write_all, node.store, network.files(), limiter=node.disk)
         except BaseException:
             node.networks.remove(network.id)
             raise
@@ -160,12 +161,31 @@ class Joining:
             # The door has just gone: its day of saying no is over.
             session.link.send(join.refuse(Refused.of(join.Refusal.EXPIRED)), answers=envelope.id)
             return
-        self._node.spawn(self._admit, session, envelope, door)
+        if session.admission is not None:
+            # It lost the answer, or is greedy: what was signed once is said once more.
+            session.link.send(session.admission, answers=envelope.id)
+        elif session.join_question is not None:
+            session.join_question = envelope.id
+        elif isinstance(envelope.message, messages.JoinRequest):
+            session.join_question = envelope.id
+            self._node.spawn(self._admit, session, envelope.message, door)
 
-    async def _admit(self, session: Session, envelope: Envelope, door: _doors.Door) -> None:
-        request = envelope.message
-        if not isinstance(request, messages.JoinRequest) or door.invite is None:
-            raise LocalProtocolError("no JoinRequest to answer")
+    async def _admit(
+        self, session: Session, request: messages.JoinRequest, door: _doors.Door
+    ) -> None:
+        try:
+            answer = await self._judge(session, request, door)
+            if isinstance(answer, messages.JoinGrant):
+                session.admission = answer
+            session.link.send(answer, answers=session.join_question)
+        finally:
+            session.join_question = None
+
+    async def _judge(
+        self, session: Session, request: messages.JoinRequest, door: _doors.Door
+    ) -> messages.JoinGrant | messages.JoinRefuse:
+        if door.invite is None:
+            raise LocalProtocolError("no invite to join by")
         network, invite_id = door.network, door.invite.invite_id
 
         def admit() -> Admission:
@@ -177,8 +197,7 @@ class Joining:
             admission = await trio.to_thread.run_sync(admit, limiter=self._node.disk)
         except Refused as error:
             log.info("join refused", peer=session.peer_id.hex()[:12], reason=error.message)
-            session.link.send(join.refuse(error), answers=envelope.id)
-            return
+            return join.refuse(error)
         grant = join.grant(
             network,
             admission,
@@ -186,8 +205,8 @@ class Joining:
             endpoints=(session.endpoint, *request.endpoints),
             now=unix_now(),
         )
-        session.link.send(grant, answers=envelope.id)
         log.info("joined", peer=session.peer_id.hex()[:12], name=admission.credential.name)
         self._node.changed(network)
         self._node.doors.refresh()
         self._node.gossip.tell(network, (session.peer_id,))
+        return grant

@@ -56,7 +56,8 @@ class Link:
         if message_id is None:
             message_id = self._next_id
             self._next_id = self._next_id % (2**32 - 1) + 1
-        self._stream.send(messages.encode(message, message_id))
+        reserved = isinstance(message, _RESERVED)
+        self._stream.send(messages.encode(message, message_id), reserved=reserved)
         self._transmit()
         return message_id
 
@@ -139,6 +140,12 @@ class Link:
         self._wake.set()
 
 
+_RESERVED: Final = (
+    messages.GenerationOffer,
+    messages.GenerationAnswer,
+    messages.GenerationConfirm,
+    messages.Close,
+)
 _ANSWERS: Final = (
     messages.Pong,
     messages.JoinGrant,

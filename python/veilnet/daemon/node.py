@@ -16,7 +16,7 @@ import trio
 
 from veilnet import crypto
 from veilnet._engine import Engine, KeySchedule
-from veilnet.daemon import events
+from veilnet.daemon import channels, doors, events, gossip
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.channels import Channels
@@ -32,14 +32,13 @@ from veilnet.errors import (
     ClosedError,
     ConfigError,
     LocalProtocolError,
-    PrivilegeError,
     RemoteProtocolError,
     VeilError,
 )
 from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
 from veilnet.networks.names import parse_name
-from veilnet.networks.network import Network
+from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
 
@@ -51,6 +50,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.remembered import Remembered
     from veilnet.networks.credential import Credential
     from veilnet.store import Store
+    from veilnet.units import NetworkId
 
 SEEN_INITS = "seen-inits.bin"
 WORKERS = 2
@@ -94,7 +94,8 @@ class Node:
         self.joining = Joining(self)
         self.rekeying = Rekeying(self)
         self._nursery: trio.Nursery | None = None
-        self._dirty: set[bytes] = set()
+        self._dirty: set[NetworkId] = set()
+        self._dirty_whole: set[NetworkId] = set()
         self._inits_dirty = False
 
     def __repr__(self) -> str:
@@ -156,27 +157,62 @@ class Node:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(events.pump, self)
-            for task in (self.channels.watch_idle, self.gossip.run, self._save_changes):
-                self.spawn(task)
-            self.spawn(self.doors.run)
+            for period_s, round_ in (
+                (lambda: channels.IDLE_LOOK_S, self.channels.look_around),
+                (lambda: self.config.gossip_s, self.gossip.compare),
+                (lambda: doors.REFRESH_S, self.doors.refresh_soon),
+                (lambda: SAVE_S, self.save_changes),
+                (lambda: gossip.RENEW_LOOK_S, self.gossip.renew_due),
+                (lambda: gossip.RETURN_KEY_S, self.gossip.rotate_return_keys),
+            ):
+                nursery.start_soon(self._every, period_s, round_)
+            self.spawn(self.gossip.renew_due)
             self.spawn(self.channels.return_to_recent)
             task_status.started()
             await trio.sleep_forever()
 
     async def close(self) -> None:
         """Save what is not yet saved, take the names away, close the engine."""
-        try:
-            await self._save()
+
+        async def remember() -> None:
             await trio.to_thread.run_sync(self.remembered.save, self.store)
-            await self.addresses.take_down()
-        except VeilError as error:
-            log.warning("not saved", reason=error.message)
+
+        try:
+            # Each for itself: with a broken engine the names still have to go.
+            for last in (self._save, remember, self.addresses.take_down):
+                try:
+                    await last()
+                except VeilError as error:
+                    log.warning("not saved", reason=error.message)
+                except Exception:
+                    log.exception("not saved, by a bug")
         finally:
             trio.lowlevel.notify_closing(self.engine.fileno())
             await trio.to_thread.run_sync(self.engine.close)
 
+    async def _every(
+        self, period_s: Callable[[], float], round_: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Run *round_* again and again, whatever becomes of one round, unless the engine broke.
+
+        A disk that is full or a name that does not resolve is trouble for now, never for good.
+        """
+        while True:
+            await trio.sleep(period_s())
+            try:
+                await round_()
+            except BrokenEngineError:
+                raise
+            except VeilError as error:
+                log.warning("tried again later", task=round_.__qualname__, reason=error.message)
+            except Exception:
+                log.exception("failed by a bug", task=round_.__qualname__)
+
     def spawn(self, task: Callable[..., Awaitable[Any]], *args: Any) -> None:  # noqa: ANN401
-        """Run *task* beside everything else; its failure ends it alone, unless the engine broke."""
+        """Run *task* once beside everything else; its failure ends it alone.
+
+        Only a broken engine ends the node.  What must go on for ever is a round of `_every`.
+        """
         if self._nursery is None:
             raise ClosedError("the node does not run")
         self._nursery.start_soon(self._guard, task, args)
@@ -214,10 +250,19 @@ class Node:
 
     def answer(self, init: InitReceived) -> None:
         """Begin to answer a stranger's INIT."""
+        try:
+            self._answer(init)
+        except BaseException:
+            self.engine.dismiss(init)
+            raise
+
+    def _answer(self, init: InitReceived) -> None:
+        self._inits_dirty = True
         door = self.doors.get(init.door)
         if door is None:
+            # It closed just now.  Its place in the gate is for somebody whom we answer.
+            self.engine.dismiss(init)
             return
-        self._inits_dirty = True
         network, invite = door.network, door.invite
         mode = vnh1.Mode.FULL if invite is None else vnh1.Mode.JOIN
         machine = vnh1.Acceptance(
@@ -247,13 +292,15 @@ class Node:
     # --- sessions --------------------------------------------------------------------------------
 
     def route(self, session: Session) -> None:
-        """Let the session that carries a peer's packets have the peer's addresses."""
+        """Let the session that carries a valid member's packets have the member's addresses."""
         network = self.networks.get(session.network_id)
         carrier = self.sessions.carrier(*session.key)
         if network is None or carrier is None or not carrier.ready:
             return
         member = network.members.get(session.peer_id)
         if member is None or not network.is_valid(member.credential, unix_now()):
+            # A session of one whose time has run out is for its renewal alone.
+            self.engine.assign(carrier.sid, [])
             return
         self.engine.assign(
             carrier.sid,
@@ -267,14 +314,36 @@ class Node:
             self.route(session)
 
     def control(self, session: Session, data: bytes) -> None:
-        """Take one control datagram of *session*; a peer that breaks the rules loses it."""
+        """Take one control datagram of *session*; a peer that breaks the rules loses it.
+
+        What fails here for our own sake costs that message alone: those behind it have been
+        acknowledged with it, and come only once.
+        """
         self.ready(session)
         try:
-            for envelope in session.link.receive(data, trio.current_time()):
-                self.gossip.handle(session, envelope)
+            envelopes = session.link.receive(data, trio.current_time())
         except RemoteProtocolError as error:
-            log.warning("peer misbehaved", peer=session.peer_id.hex()[:12], reason=error.message)
-            self.end(session, reason=error.message)
+            self._misbehaved(session, error)
+            return
+        for envelope in envelopes:
+            kind = type(envelope.message).__name__
+            try:
+                self.gossip.handle(session, envelope)
+            except RemoteProtocolError as error:
+                self._misbehaved(session, error)
+                return
+            except BrokenEngineError:
+                raise
+            except VeilError as error:
+                log.info("message not served", kind=kind, reason=error.message)
+            except Exception:
+                log.exception("message failed by a bug", kind=kind)
+            if session.link.closed.is_set():
+                return
+
+    def _misbehaved(self, session: Session, error: RemoteProtocolError) -> None:
+        log.warning("peer misbehaved", peer=session.peer_id.hex()[:12], reason=error.message)
+        self.end(session, reason=error.message)
 
     def end(self, session: Session, *, reason: str) -> None:
         """Close *session* at once, without a word to the peer."""
@@ -290,6 +359,7 @@ class Node:
 
     async def retire(self, session: Session, close: Close) -> None:
         """Tell the peer that *session* closes, and close it once it knows, or after a second."""
+        session.retiring = True
         with contextlib.suppress(LocalProtocolError):
             session.link.send(close)
             await session.link.flush(timeout_s=GOODBYE_S)
@@ -308,8 +378,13 @@ class Node:
 
     # --- disk ------------------------------------------------------------------------------------
 
-    def changed(self, network: Network) -> None:
-        """Note that *network*'s member table changed: it is saved soon, and names follow."""
+    def changed(self, network: Network, *, whole: bool = False) -> None:
+        """Note that *network*'s member table changed: it is saved soon, and names follow.
+
+        *whole*: so did our own membership.
+        """
+        if whole:
+            self._dirty_whole.add(network.id)
         self._dirty.add(network.id)
         self.addresses.names_changed()
 
@@ -320,32 +395,43 @@ class Node:
             for session in self.sessions.carriers()
         ]
 
-    async def _save_changes(self) -> None:
-        while True:
-            await trio.sleep(SAVE_S)
-            before = list(self.remembered.recent)
-            self.remember_recent()
-            try:
-                if before != self.remembered.recent:
-                    await trio.to_thread.run_sync(
-                        self.remembered.save, self.store, limiter=self.disk
-                    )
-                await self._save()
-            except VeilError as error:
-                # The old files are still there, and the next round tries again.
-                log.warning("not saved", reason=error.message)
+    async def save_changes(self) -> None:
+        """Write what has changed since the last round; what cannot be written stays to be.
+
+        Raises: ConfigError, PrivilegeError: the old files are still there.
+        """
+        before = list(self.remembered.recent)
+        self.remember_recent()
+        if before != self.remembered.recent:
+            await trio.to_thread.run_sync(self.remembered.save, self.store, limiter=self.disk)
+        await self._save()
 
     async def _save(self) -> None:
         for network_id in list(self._dirty):
-            network = self.networks.get(network_id)  # type: ignore[arg-type]
-            if network is not None:
-                # A copy is encoded here: the table may change while the disk works.
-                await trio.to_thread.run_sync(network.save_members, self.store, limiter=self.disk)
+            network = self.networks.get(network_id)
+            whole = network_id in self._dirty_whole
+            # Before the write: what changes while the disk works has to be written next time.
             self._dirty.discard(network_id)
+            self._dirty_whole.discard(network_id)
+            if network is None:
+                continue
+            try:
+                # Encoded here and not in the thread: the table is this thread's to change.
+                files = network.files() if whole else network.member_files()
+                await trio.to_thread.run_sync(write_all, self.store, files, limiter=self.disk)
+            except BaseException:
+                self._dirty.add(network_id)
+                if whole:
+                    self._dirty_whole.add(network_id)
+                raise
         if self._inits_dirty:
             self._inits_dirty = False
-            seen = self.engine.seen_inits()
-            await trio.to_thread.run_sync(self.store.write, SEEN_INITS, seen, limiter=self.disk)
+            try:
+                seen = self.engine.seen_inits()
+                await trio.to_thread.run_sync(self.store.write, SEEN_INITS, seen, limiter=self.disk)
+            except BaseException:
+                self._inits_dirty = True
+                raise
 
 
 def open_engine(config: Config, remembered: Remembered) -> Engine:
@@ -373,9 +459,8 @@ def open_engine(config: Config, remembered: Remembered) -> Engine:
         try:
             return opened(config.listen_port)
         except ConfigError as error:
-            raise PrivilegeError(
-                f"the system does not let this node listen on UDP port {config.listen_port}: "
-                f"{error.message}",
+            raise ConfigError(
+                f"this node cannot listen on UDP port {config.listen_port}: {error.message}",
                 hint="Stop what listens there, or choose another port: veilnet up --listen-port N",
             ) from error
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from veilnet.errors import VeilError
+from veilnet.errors import BrokenEngineError, VeilError
 from veilnet.protocol import rekey, work
 
 if TYPE_CHECKING:
@@ -82,10 +82,15 @@ class Rekeying:
     def _act(self, session: Session, actions: list[rekey.Action]) -> None:
         for action in actions:
             match action:
-                case rekey.SendMessage(message):
-                    session.link.send(message)
-                case rekey.Install(schedule, send):
-                    self._node.engine.install_generation(session.sid, schedule, send=send)
+                case rekey.SendMessage() | rekey.Install():
+                    try:
+                        self._step(session, action)
+                    except BrokenEngineError:
+                        raise
+                    except VeilError as error:
+                        # Half an exchange cannot be taken back: the peer may have its other half.
+                        self._node.end(session, reason=f"no new keys: {error.message}")
+                        return
                 case rekey.FullHandshake():
                     self._node.channels.renew(session)
                 case rekey.CloseSession(error):
@@ -93,6 +98,12 @@ class Rekeying:
                     self._node.end(session, reason=error.message)
                 case _:
                     self._node.spawn(self._work, session, action)
+
+    def _step(self, session: Session, action: rekey.SendMessage | rekey.Install) -> None:
+        if isinstance(action, rekey.SendMessage):
+            session.link.send(action.message)
+        else:
+            self._node.engine.install_generation(session.sid, action.schedule, send=action.send)
 
     async def _work(self, session: Session, action: work.Work) -> None:
         primitives = self._node.primitives(session.suite)

@@ -25,7 +25,7 @@ from veilnet.control.server import ControlServer, bind
 from veilnet.control.unwrap import unwrap
 from veilnet.daemon import logs
 from veilnet.daemon.remembered import Remembered
-from veilnet.errors import ConfigError
+from veilnet.errors import ConfigError, VeilError
 from veilnet.networks.invite import Invite
 from veilnet.store import Store
 
@@ -88,7 +88,12 @@ def run(settings: Settings, *, started: Callable[[], None] | None = None) -> Non
                 _Parts(settings, config, store, remembered, backend, identity, listener, started),
             )
         except BaseExceptionGroup as group:
-            raise unwrap(group) from group
+            error = unwrap(group)
+            if isinstance(error, Exception):
+                # A node in the background has only its log to say why it ended.
+                reason = error.message if isinstance(error, VeilError) else repr(error)
+                log.error("the node ends", reason=reason)  # noqa: TRY400 - the reason is enough
+            raise error from group
         finally:
             listener.close()
             settings.socket.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ and with any peer at most SESSIONS_PER_PEER_MAX.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from veilnet._engine import KeySchedule
     from veilnet.daemon.links import Link
     from veilnet.networks.endpoint import Endpoint
+    from veilnet.protocol.messages import JoinGrant
     from veilnet.units import NetworkId, PeerId
 
 SESSIONS_PER_PEER_MAX = 8
@@ -60,6 +62,22 @@ class Session:
     rtt_s: float | None = None
     telling: int = 0
     """How many long answers of ours are on their way."""
+    retiring: bool = False
+    """Whether its peer is being told that it closes."""
+    join_question: int | None = None
+    """Its newest JoinRequest while one is being judged: the one that is answered."""
+    admission: JoinGrant | None = attrs.field(default=None, repr=False)
+    """What it was let in with."""
+    renew_question: int | None = None
+    """Its newest Renew while one is being judged."""
+    merging: int = 0
+    """How much gossip of it is being verified."""
+    seen_s: float = -math.inf
+    """When others were last told where it is."""
+    seen: tuple[tuple[str, int], ...] | None = None
+    """Where it is now, if they are still to be told."""
+    placing: bool = False
+    """Whether its peer is about to be told where it is seen."""
     recovering: bool = False
     """Whether a new handshake is under way because the peer went silent."""
 

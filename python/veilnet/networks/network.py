@@ -48,6 +48,9 @@ DEFAULT_NAME: Final = "home"
 
 _VERSION = 1
 
+Files = tuple[tuple[str, bytes], ...]
+"""Names in the state folder, and contents."""
+
 
 class SignatureBackend(Protocol):
     """What is needed of `crypto.Backend`."""
@@ -177,7 +180,13 @@ class Network:
 
     def save(self, store: Store) -> None:
         """Write everything but the issuer's state, which writes itself."""
-        self.save_members(store)
+        write_all(store, self.files())
+
+    def files(self) -> Files:
+        """Return what `save` writes, in the order in which it must be written.
+
+        The files are encoded here, in the thread that may change the table; any may write them.
+        """
         data = cbor.encode(
             [
                 _VERSION,
@@ -189,11 +198,11 @@ class Network:
                 self.own.encoding,
             ]
         )
-        store.write(f"{_folder(self.id)}/network.cbor", data)
+        return (*self.member_files(), (f"{_folder(self.id)}/network.cbor", data))
 
-    def save_members(self, store: Store) -> None:
-        """Write the member table alone."""
-        store.write(f"{_folder(self.id)}/members.cbor", self.members.encode())
+    def member_files(self) -> Files:
+        """Return the member table's file alone."""
+        return ((f"{_folder(self.id)}/members.cbor", self.members.encode()),)
 
     # who and where
 
@@ -319,6 +328,12 @@ class Network:
         known = self.members.get(self.peer_id)
         self.own = own if known is None else known.joined(own)
         self.members.merge((self.own,), now)
+
+
+def write_all(store: Store, files: Files) -> None:
+    """Write every file; on return they are on the disk."""
+    for name, data in files:
+        store.write(name, data)
 
 
 def network_ids(store: Store) -> tuple[NetworkId, ...]:

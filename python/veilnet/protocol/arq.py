@@ -35,6 +35,8 @@ WINDOW: Final = 64
 """Chunks in flight at most, and how far the receiver keeps what came early."""
 
 MAX_QUEUED_BYTES: Final = 262_144
+RESERVED_BYTES: Final = 8_192
+"""Beyond that, for what must not wait: an exchange of keys that has begun, a goodbye."""
 PATIENCE_S: Final = 15.0
 """So long without progress, after `_MIN_TRIES` tries, the stream is lost."""
 
@@ -141,8 +143,8 @@ class ControlStream:
             return _FIRST_RTO_S
         return min(max(self._srtt_s + 4 * self._rttvar_s, _MIN_RTO_S), _MAX_RTO_S)
 
-    def send(self, message: bytes) -> None:
-        """Queue *message*.
+    def send(self, message: bytes, *, reserved: bool = False) -> None:
+        """Queue *message*; *reserved* may use the space that others leave free.
 
         Raises: LocalProtocolError: empty, above 64 KB, the queue is full, or the stream is lost.
         """
@@ -150,7 +152,8 @@ class ControlStream:
             raise LocalProtocolError("the control stream is lost")
         if not 0 < len(message) <= MAX_MESSAGE_BYTES:
             raise LocalProtocolError(f"a control message of {len(message)} bytes")
-        if self._queued_bytes + len(message) > MAX_QUEUED_BYTES:
+        most = MAX_QUEUED_BYTES + (RESERVED_BYTES if reserved else 0)
+        if self._queued_bytes + len(message) > most:
             raise LocalProtocolError("the control stream's queue is full: the peer is slow")
         self._queued_bytes += len(message)
         for start in range(0, len(message), MAX_PAYLOAD_BYTES):

@@ -2,114 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 
-from veilnet import crypto
-from veilnet.config import Config
-from veilnet.daemon import birth, channels, commands, doors, gossip, host, joining, node, underlay
-from veilnet.daemon.node import Node
-from veilnet.daemon.remembered import Remembered
+from tests.unit.daemon.nodes import DAY, ask, join, only, pair, running, session_of, until
+from veilnet.daemon import channels, gossip, joining
 from veilnet.errors import PeerRefused, PeerUnreachable, UnknownPeer, VeilError
-from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.invite import Invite
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import messages
-from veilnet.store import Store
-
-DAY = 86_400
-
-
-@pytest.fixture
-def wall(monkeypatch):
-    """A wall clock that a test moves: `wall.jump(seconds)`."""
-
-    class Wall:
-        offset = 0
-
-        def jump(self, seconds):
-            self.offset += seconds
-
-    made, real = Wall(), host.unix_now
-    for module in (birth, commands, doors, gossip, joining, node):
-        monkeypatch.setattr(module, "unix_now", lambda: real() + made.offset)
-    return made
-
-
-@pytest.fixture(autouse=True)
-def loopback_only(monkeypatch):
-    """Nodes of these tests call each other over loopback alone."""
-    monkeypatch.setattr(
-        underlay, "local_endpoints", lambda port, **_: [Endpoint("127.0.0.1", port)]
-    )
-
-
-@asynccontextmanager
-async def running(folder, name, *, found=True, **keys):
-    """A node, up inside the block."""
-    backend = crypto.load()
-    with Store.open(folder / name) as store:
-        made = await Node.open(
-            config=Config(tun=False, name=name, **keys),
-            store=store,
-            remembered=Remembered.load(store),
-            backend=backend,
-            identity=crypto.Identity.load_or_create(store.path / "identity", backend),
-            found_network=found,
-        )
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(made.run)
-                yield made
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await made.close()
-
-
-async def ask(made, command, **args):
-    """Give a node a command as the control socket would."""
-
-    async def tell(event):
-        del event
-
-    with trio.fail_after(20):
-        return await commands.commands(made)[command](args, tell)
-
-
-async def join(inviter, joiner, name):
-    """Let *joiner* in and connect it."""
-    invite = (await ask(inviter, "invite"))["invite"]
-    return await ask(joiner, "connect", peer=invite, name=name)
-
-
-async def until(condition):
-    """Wait until *condition* holds, which other tasks bring about."""
-    with trio.fail_after(15):
-        # The engine's threads and other tasks have no event for this.
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.01)
-
-
-@asynccontextmanager
-async def pair(folder):
-    """Alice, the founder, and bob, connected."""
-    async with running(folder, "alice") as alice, running(folder, "bob", found=False) as bob:
-        await join(alice, bob, "bob")
-        yield alice, bob
-
-
-def only(made):
-    """Return the one network of a node."""
-    (network,) = made.networks
-    return network
-
-
-def session_of(made, other):
-    """Return the session that carries from one node to another."""
-    return made.sessions.carrier(only(made).id, other.identity.peer_id)
 
 
 async def test_a_membership_renews_itself(tmp_path, wall):

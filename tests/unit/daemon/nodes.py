@@ -1,0 +1,82 @@
+"""Whole nodes in one process: the real engine on loopback, no TUN."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import trio
+
+from veilnet import crypto
+from veilnet.config import Config
+from veilnet.daemon import commands
+from veilnet.daemon.node import Node
+from veilnet.daemon.remembered import Remembered
+from veilnet.store import Store
+
+DAY = 86_400
+
+
+@asynccontextmanager
+async def running(folder, name, *, found=True, **keys):
+    """A node, up inside the block."""
+    backend = crypto.load()
+    with Store.open(folder / name) as store:
+        made = await Node.open(
+            config=Config(tun=False, name=name, **keys),
+            store=store,
+            remembered=Remembered.load(store),
+            backend=backend,
+            identity=crypto.Identity.load_or_create(store.path / "identity", backend),
+            found_network=found,
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(made.run)
+                yield made
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await made.close()
+
+
+async def ask(made, command, **args):
+    """Give a node a command as the control socket would."""
+
+    async def tell(event):
+        del event
+
+    with trio.fail_after(20):
+        return await commands.commands(made)[command](args, tell)
+
+
+async def join(inviter, joiner, name):
+    """Let *joiner* in and connect it."""
+    invite = (await ask(inviter, "invite"))["invite"]
+    return await ask(joiner, "connect", peer=invite, name=name)
+
+
+async def until(condition):
+    """Wait until *condition* holds, which other tasks bring about."""
+    with trio.fail_after(15):
+        # The engine's threads and other tasks have no event for this.
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.01)
+
+
+@asynccontextmanager
+async def pair(folder):
+    """Alice, the founder, and bob, connected."""
+    async with running(folder, "alice") as alice, running(folder, "bob", found=False) as bob:
+        await join(alice, bob, "bob")
+        yield alice, bob
+
+
+def only(made):
+    """Return the one network of a node."""
+    (network,) = made.networks
+    return network
+
+
+def session_of(made, other):
+    """Return the session that carries from one node to another."""
+    return made.sessions.carrier(only(made).id, other.identity.peer_id)
