@@ -16,7 +16,7 @@ from veilnet.daemon import underlay
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
 from veilnet.networks.invite import Invite, looks_like_invite
-from veilnet.networks.names import parse_name
+from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network
 from veilnet.protocol.messages import Close
 
@@ -297,7 +297,7 @@ class Commands:
             await tell({"stage": "joining"})
             name = str(wanted or node.config.name or own_name())
             network, endpoint = await node.joining.join(
-                invite, name=parse_name(name), timeout_s=timeout_s
+                invite, name=parse_node_name(name), timeout_s=timeout_s
             )
             network.members.observe(invite.inviter, (endpoint,), unix_now())
             # Names must work by the time that `connect` says so.

@@ -6,6 +6,9 @@ fd12:...:9a    server server.home.veil
 # END veilnet 3f2a9c
 ```
 The marker carries the start of the peer id, so that many nodes on one host can each have a block.
+
+Invariant: a member's bare name is never written if it is reserved, this host's own, or stands in
+the file outside the blocks: what a peer is called must not change where the host's own words lead.
 """
 
 from __future__ import annotations
@@ -13,11 +16,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from veilnet.errors import ConfigError, PrivilegeError
+from veilnet.networks.names import is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +41,12 @@ def rewrite(path: Path, owner: str, entries: Iterable[tuple[str, tuple[str, ...]
     except OSError as error:
         raise _failed(path, error) from error
     kept = _without(old.splitlines(), begin, end)
-    lines = [f"{address}\t{' '.join(names)}" for address, names in entries]
+    taken = _taken(kept)
+    lines = [
+        f"{address}\t{' '.join(allowed)}"
+        for address, names in entries
+        if (allowed := [name for name in names if "." in name or not _means_else(name, taken)])
+    ]
     if lines:
         note = "(written by the node; the block goes when the node stops)"
         kept += [f"{begin} {note}", *lines, end]
@@ -46,6 +56,25 @@ def rewrite(path: Path, owner: str, entries: Iterable[tuple[str, tuple[str, ...]
             _replace(path, new)
         except OSError as error:
             raise _failed(path, error) from error
+
+
+def _means_else(name: str, taken: set[str]) -> bool:
+    return is_reserved(name) or name in taken
+
+
+def _taken(lines: list[str]) -> set[str]:
+    """Return the host's own names and those in *lines* outside every node's block."""
+    own = socket.gethostname().lower()
+    taken = {own, own.split(".")[0]}
+    inside = False
+    for line in lines:
+        if line.startswith("# BEGIN veilnet "):
+            inside = True
+        elif line.startswith("# END veilnet "):
+            inside = False
+        elif not inside:
+            taken.update(line.partition("#")[0].lower().split()[1:])
+    return taken
 
 
 def _without(lines: list[str], begin: str, end: str) -> list[str]:

@@ -23,7 +23,7 @@ from veilnet.daemon.host import own_name, unix_now
 from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError, VeilError
 from veilnet.networks import join
 from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.names import parse_name
+from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import write_all
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
@@ -93,7 +93,7 @@ class Joining:
         """
         pause_s = FIRST_PAUSE_S
         while self._node.networks.get(invite.network_id) is None:
-            name = parse_name(self._node.config.name or own_name())
+            name = parse_node_name(self._node.config.name or own_name())
             try:
                 await self.join(invite, name=name, timeout_s=UNATTENDED_S)
             except Refused:

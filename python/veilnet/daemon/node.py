@@ -37,7 +37,7 @@ from veilnet.errors import (
 )
 from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
-from veilnet.networks.names import parse_name
+from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
@@ -118,7 +118,7 @@ class Node:
         """
         networks = await trio.to_thread.run_sync(Networks.load, store, identity, backend)
         if not len(networks) and found_network:
-            name = parse_name(config.name) if config.name else own_name()
+            name = parse_node_name(config.name) if config.name else own_name()
             networks.add(
                 await trio.to_thread.run_sync(
                     lambda: Network.found(

@@ -36,6 +36,7 @@ from veilnet.networks.names import (
     MAX_NAME_CHARACTERS,
     free_name,
     is_name,
+    is_reserved,
     name_from_host,
     parse_name,
     printable,
@@ -306,7 +307,7 @@ class Issuer:
         if len(issued) >= MAX_MEMBERS:
             self._forget_one(issued, time)
         if before is None:
-            wanted = name if is_name(name) else name_from_host(name)
+            wanted = name if is_name(name) and not is_reserved(name) else name_from_host(name)
             name = free_name(wanted, {item.name for item in issued.values()})
         else:
             name = before.name

@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 
 MAX_NAME_CHARACTERS: Final = 63
 
+RESERVED: Final = frozenset(
+    {
+        "localhost",
+        "localhost4",
+        "localhost6",
+        "localdomain",
+        "local",
+        "broadcasthost",
+        "gateway",
+        "loopback",
+        "wpad",
+        "isatap",
+        "host-gateway",
+        "any",
+        "all",
+    }
+)
+"""Names that hosts, browsers and resolvers give a meaning of their own."""
+
+_RESERVED_FORMS = re.compile(r"ip6-.*|xn--.*|[0-9]+|0x[0-9a-f]*|.*-localhost|localhost-.*")
+"""... and forms of them; a resolver takes a bare number for an IPv4 address."""
+
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -37,11 +59,30 @@ def parse_name(text: str) -> str:
     return name
 
 
+def is_reserved(name: str) -> bool:
+    """Tell whether a name must not be a member's, because it means something else on a host."""
+    return name in RESERVED or _RESERVED_FORMS.fullmatch(name) is not None
+
+
+def parse_node_name(text: str) -> str:
+    """Return *text* as a name that a member may have.
+
+    Raises: UsageError: it is no DNS label, or one that means something else.
+    """
+    name = parse_name(text)
+    if is_reserved(name):
+        raise UsageError(
+            f"{name} cannot be a node's name: hosts give it a meaning of their own",
+            hint="Choose another: --name NAME",
+        )
+    return name
+
+
 def name_from_host(host_name: str) -> str:
     """Return the nearest name to the host's own, `node` if nothing of it can be used."""
     label = host_name.strip().lower().split(".")[0]
     label = re.sub(r"[^a-z0-9]+", "-", label)[:MAX_NAME_CHARACTERS].strip("-")
-    return label or "node"
+    return "node" if not label or is_reserved(label) else label
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:

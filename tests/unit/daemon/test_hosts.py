@@ -35,6 +35,26 @@ def test_two_nodes_keep_to_their_own_blocks(tmp_path):
     assert ("fd00::2" in text, "fd00::3" in text, "fd00::1" in text) == (True, True, False)
 
 
+def test_a_member_never_takes_a_name_of_the_hosts_own(tmp_path, monkeypatch):
+    """Reserved names, this host's and those of the operator's lines are left as they are."""
+    monkeypatch.setattr(hosts.socket, "gethostname", lambda: "Box.example")
+    path = tmp_path / "hosts"
+    path.write_text(f"{OURS}192.0.2.9\tNAS nas.lan # printer\n")
+    names = ["localhost", "ip6-loopback", "box", "nas", "printer"]
+    entries = [(f"fd00::{n}", (name, f"{name}.home.veil")) for n, name in enumerate(names)]
+    hosts.rewrite(path, "a1", entries)
+    block = path.read_text().partition("# BEGIN")[2].splitlines()[1:-1]
+    assert block == [
+        "fd00::0\tlocalhost.home.veil",
+        "fd00::1\tip6-loopback.home.veil",
+        "fd00::2\tbox.home.veil",
+        "fd00::3\tnas.home.veil",
+        "fd00::4\tprinter printer.home.veil",
+    ]
+    hosts.rewrite(path, "b2", [("fd00::9", ("printer",))])
+    assert "fd00::9\tprinter" in path.read_text()
+
+
 def test_a_block_without_its_end_swallows_nothing(tmp_path):
     """A damaged block loses its first line and none of the operator's."""
     path = tmp_path / "hosts"

@@ -255,3 +255,12 @@ def test_no_repr_shows_a_seed(office):
     shown = f"{office.issuer!r} {office.issuer.invites(NOW)} {office.issuer.doors(NOW)}"
     for secret in (invite.seed, invite.door_key, invite.join_secret):
         assert repr(secret)[2:-1] not in shown
+
+
+def test_reserved_names_are_not_given_out():
+    """A joiner may ask for `localhost`; it is called something else."""
+    office = Office.open()
+    invite = office.invite(uses=3)
+    names = ["localhost", "ip6-allnodes", "gateway"]
+    found = [office.member(invite, n, name=name).name for n, name in enumerate(names, 1)]
+    assert found == ["node", "node-2", "node-3"]

@@ -1,7 +1,15 @@
 import pytest
 
 from veilnet.errors import UsageError
-from veilnet.networks.names import free_name, is_name, name_from_host, parse_name, printable
+from veilnet.networks.names import (
+    free_name,
+    is_name,
+    is_reserved,
+    name_from_host,
+    parse_name,
+    parse_node_name,
+    printable,
+)
 
 
 @pytest.mark.parametrize("text", ["a", "laptop", "a-b", "7", "x" * 63])
@@ -39,6 +47,20 @@ def test_a_host_name_becomes_the_nearest_name(host, name):
     """The default name is always a name."""
     assert name_from_host(host) == name
     assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["localhost", "gateway", "broadcasthost", "ip6-localhost", "ip6-allnodes", "local", "wpad"]
+    + ["localhost-2", "127", "0x7f000001", "xn--80ak6aa92e"],
+)
+def test_what_a_host_means_by_itself_is_no_members_name(name):
+    """Nobody is called what a resolver or a browser gives a meaning of its own."""
+    assert is_reserved(name)
+    assert name_from_host(name) == "node"
+    with pytest.raises(UsageError, match="meaning"):
+        parse_node_name(name)
+    assert parse_node_name("laptop-7") == "laptop-7"
 
 
 def test_duplicates_get_a_number():
