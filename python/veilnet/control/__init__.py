@@ -9,5 +9,6 @@ daemon -> client   {"result": {...}} or {"error": VeilError.to_json()}  the last
 ```
 
 Who may ask is decided by the kernel's word (SO_PEERCRED), on every request: root, the daemon's
-own user, and the operator recorded at the first start.
+own user, the operator recorded at the first start, and, if the daemon runs as root, the members of
+the host's group `veilnet`.
 """

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import grp
+import os
+import pwd
 import socket
 import struct
-from typing import Protocol
+from typing import Final, Protocol
 
 import attrs
 
@@ -33,15 +36,56 @@ def caller_of(connection: _Connection) -> Caller:
     return Caller(*_UCRED.unpack(raw))
 
 
+GROUP: Final = "veilnet"
+"""The group whose members may command the system's node."""
+
+
+def group_id(name: str = GROUP) -> int | None:
+    """Return the id of a group of this host, None if there is none."""
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+def is_in_group(uid: int, gid: int, group: int) -> bool:
+    """Whether user *uid*, running as *gid*, is of *group*: by the host's word, not the caller's.
+
+    Looked up every time, so that whoever is taken out of the group is out.
+    """
+    if gid == group:
+        return True
+    try:
+        user = pwd.getpwuid(uid)
+        return group in os.getgrouplist(user.pw_name, user.pw_gid)
+    except (KeyError, OSError):
+        return False
+
+
 @attrs.frozen
 class Access:
-    """Who may ask this daemon: root, the daemon's own user, the recorded operator."""
+    """Who may ask this daemon: root, its own user, the recorded operator, a group's members."""
 
     daemon_uid: int
     operator_uid: int | None = None
+    group: int | None = None
 
     def allows(self, caller: Caller) -> bool:
         """Whether *caller* may ask for anything at all."""
-        return caller.uid in {0, self.daemon_uid} or (
-            self.operator_uid is not None and caller.uid == self.operator_uid
-        )
+        if caller.uid in {0, self.daemon_uid}:
+            return True
+        if self.operator_uid is not None and caller.uid == self.operator_uid:
+            return True
+        return self.group is not None and is_in_group(caller.uid, caller.gid, self.group)
+
+
+def socket_group(
+    *, operator_uid: int | None, operator_gid: int | None, group: int | None
+) -> int | None:
+    """Return the group that owns the control socket, None: the daemon's.
+
+    It has one group only: the one called `veilnet`, unless that would lock the operator out.
+    """
+    if group is None or operator_uid is None or operator_gid is None:
+        return operator_gid if group is None else group
+    return group if is_in_group(operator_uid, operator_gid, group) else operator_gid

@@ -20,7 +20,7 @@ import trio
 
 from veilnet import config as configs
 from veilnet import crypto
-from veilnet.control.peercred import Access
+from veilnet.control.peercred import Access, group_id, socket_group
 from veilnet.control.server import ControlServer, bind
 from veilnet.control.unwrap import unwrap
 from veilnet.daemon import logs
@@ -71,7 +71,14 @@ def run(settings: Settings, *, started: Callable[[], None] | None = None) -> Non
         )
         remembered = Remembered.load(store)
         remembered.note_operator(os.environ)
-        listener = bind(settings.socket, group=remembered.operator_gid)
+        listener = bind(
+            settings.socket,
+            group=socket_group(
+                operator_uid=remembered.operator_uid,
+                operator_gid=remembered.operator_gid,
+                group=_commanders(),
+            ),
+        )
         try:
             wanted: crypto.BackendName = (
                 "cryptography" if config.kem_backend == "cryptography" else "liboqs"
@@ -99,6 +106,11 @@ def run(settings: Settings, *, started: Callable[[], None] | None = None) -> Non
             settings.socket.unlink(missing_ok=True)
 
 
+def _commanders() -> int | None:
+    """Return the group that may command this node; a user's own node is that user's alone."""
+    return group_id() if os.geteuid() == 0 else None
+
+
 @attrs.frozen
 class _Parts:
     settings: Settings
@@ -124,7 +136,7 @@ async def _main(parts: _Parts) -> None:
         found_network=parts.settings.found_network,
     )
     try:
-        access = Access(os.geteuid(), parts.remembered.operator_uid)
+        access = Access(os.geteuid(), parts.remembered.operator_uid, _commanders())
         server = ControlServer(parts.listener, access, commands(node))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_stop_on_signal, node)

@@ -7,6 +7,7 @@ import os
 import socket
 import stat
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 import trio
@@ -125,6 +126,33 @@ def test_no_operator_means_nobody_more():
     """Without a recorded operator only root and the daemon's user remain."""
     access = Access(daemon_uid=1000)
     assert [uid for uid in (0, 1000, 1001) if access.allows(Caller(1, uid, 0))] == [0, 1000]
+
+
+def test_members_of_the_group_may_ask(monkeypatch):
+    """By the group a caller runs as, or that the host's own list puts it in; nobody else."""
+    access = Access(daemon_uid=0, group=777)
+    lists = {"carol": [100, 777], "dave": [100]}
+    users = {1001: "carol", 1002: "dave"}
+
+    def user(uid):
+        return SimpleNamespace(pw_name=users[uid], pw_gid=100)
+
+    monkeypatch.setattr(peercred.pwd, "getpwuid", user)
+    monkeypatch.setattr(peercred.os, "getgrouplist", lambda name, _: lists[name])
+    asked = [(1001, 100), (1002, 100), (1002, 777), (1003, 100)]
+    assert [access.allows(Caller(1, uid, gid)) for uid, gid in asked] == [True, False, True, False]
+    assert not Access(daemon_uid=0).allows(Caller(1, 1001, 777))
+
+
+@pytest.mark.parametrize(
+    ("operator", "group", "owner"),
+    [(None, None, None), (1001, None, 100), (None, 777, 777), (1001, 777, 777), (1002, 777, 100)],
+)
+def test_which_group_owns_the_socket(monkeypatch, operator, group, owner):
+    """The group `veilnet`, unless its members do not include the operator."""
+    monkeypatch.setattr(peercred, "is_in_group", lambda uid, gid, group: uid == 1001)
+    gid = None if operator is None else 100
+    assert peercred.socket_group(operator_uid=operator, operator_gid=gid, group=group) == owner
 
 
 def test_the_kernel_names_the_caller():
