@@ -278,7 +278,7 @@ TestHostilePeer.settings = settings(max_examples=60, deadline=None)
 
 
 def test_a_full_queue_leaves_room_for_what_must_not_wait():
-    """Key exchanges and goodbyes still fit when other messages do not; that room has an end, too."""
+    """Key exchanges and goodbyes still fit when others do not; that room has an end, too."""
     stream = ControlStream()
     for _ in range(MAX_QUEUED_BYTES // MAX_MESSAGE_BYTES):
         stream.send(bytes(MAX_MESSAGE_BYTES))
