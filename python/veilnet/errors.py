@@ -42,7 +42,7 @@ class VeilError(Exception):
     code: ClassVar[int] = 70
     """Exit code of a command that ends with this error."""
 
-    default_hint: ClassVar[str] = "Run `veilnet bugreport` and report what you were doing."
+    default_hint: ClassVar[str] = "Report what you were doing, with what `veilnet doctor` prints."
     """What to do next where the place that raises knows nothing better."""
 
     def __init_subclass__(cls) -> None:
@@ -128,7 +128,7 @@ class TimedOut(VeilError):
 class PeerUnreachable(TimedOut):
     """No candidate of the peer answered before the deadline."""
 
-    default_hint = "Check that the peer is up and reachable: veilnet path explain PEER"
+    default_hint = "Check that the peer's node is up and its UDP port open. There: veilnet doctor"
 
 
 class PeerError(VeilError):
@@ -157,7 +157,7 @@ class PeerIncompatible(PeerError):
 class PeerMisbehaved(PeerError):
     """The peer broke a rule that no honest node breaks."""
 
-    default_hint = "If you do not trust it any more: veilnet member revoke PEER"
+    default_hint = "If you do not trust it any more, tell the network's founder."
 
 
 class ProtocolError(VeilError):

@@ -294,13 +294,13 @@ def test_two_nodes_never_share_a_state_folder_or_a_socket(hosts, tmp_path):
         assert str(alice.state) in done.stderr or "--state" in done.stderr
 
 
-def test_a_port_that_is_taken_is_4(hosts):
+def test_a_port_that_is_taken_is_7(hosts):
     """--listen-port N with N in use says so, and what to do."""
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
         other.bind(("::", 0))
         port = other.getsockname()[1]
         ran = hosts("alice").run("up", "--no-tun", "--listen-port", str(port))
-    assert ran.code == 4
+    assert ran.code == 7
     assert str(port) in ran.err
     assert "--listen-port" in ran.error_lines[-1]
 

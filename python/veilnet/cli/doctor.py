@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
 import socket
@@ -40,8 +42,9 @@ class Check:
 
 def examine(found: Globals) -> list[Check]:
     """Run every check."""
-    checks = [_crypto(found), _engine(), _tun(), _namespaces(), _config(found), *_node(found)]
-    return [*checks, _firewall()]
+    checks = [_crypto(found), _engine(), _tun(), _namespaces(), _config(found)]
+    node, port = _node(found)
+    return [*checks, *node, _firewall(port)]
 
 
 def report(checks: list[Check]) -> None:
@@ -143,19 +146,29 @@ def _config(found: Globals) -> Check:
     return Check("config", True, str(path) if there else f"{path} is not there: defaults")
 
 
-def _node(found: Globals) -> list[Check]:
+def _node(found: Globals) -> tuple[list[Check], int | None]:
+    """Return what the node says, and its UDP port if it has one already."""
     path = socket_to_ask(found.socket)
     try:
         value = client.ask(path, "status", timeout_s=5.0)
     except VeilError as error:
-        return [Check("node", True, error.message, error.hint), _port()]
+        return [Check("node", True, error.message, error.hint), _port()], _port_to_be(found)
     checks = [Check("node", True, f"up, listens on UDP port {value['port']}")]
     for network in value["networks"]:
         checks += [
             Check(f"network {network['name']}", True, warning)
             for warning in network.get("warnings", ())
         ]
-    return checks
+    return checks, value["port"]
+
+
+def _port_to_be(found: Globals) -> int | None:
+    """Return the port that the node will listen on, None if it has yet to choose one."""
+    with contextlib.suppress(OSError, ValueError, VeilError, AttributeError):
+        configured = config.load(state_of(found)).listen_port
+        remembered = json.loads((state_of(found) / "node.json").read_text("ascii"))
+        return configured or int(remembered.get("listen_port", 0)) or None
+    return None
 
 
 def _port() -> Check:
@@ -167,18 +180,20 @@ def _port() -> Check:
     return Check("udp", True, "UDP sockets for IPv4 and IPv6 can be opened")
 
 
-def _firewall() -> Check:
+def _firewall(port: int | None) -> Check:
     tools = [name for name in ("ufw", "firewall-cmd", "nft", "iptables") if shutil.which(name)]
     if not tools:
         return Check("firewall", True, "no firewall tool is installed")
+    shown = "PORT" if port is None else str(port)
     advice = {
-        "ufw": "If peers cannot reach this node: sudo ufw allow PORT/udp",
-        "firewall-cmd": "If peers cannot reach this node: sudo firewall-cmd --add-port=PORT/udp",
+        "ufw": f"If peers cannot reach this node: sudo ufw allow {shown}/udp",
+        "firewall-cmd": "If peers cannot reach this node: "
+        f"sudo firewall-cmd --add-port={shown}/udp",
     }
     hint = next((advice[name] for name in tools if name in advice), "")
     return Check(
         "firewall",
         True,
         f"{', '.join(tools)} may filter; let UDP to the node's port in",
-        hint or "If peers cannot reach this node, accept UDP to its port (see veilnet status).",
+        hint or f"If peers cannot reach this node, accept UDP to port {shown} of this host.",
     )

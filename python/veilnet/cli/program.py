@@ -13,7 +13,7 @@ from pathlib import Path
 _SUDO_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MENTION = re.compile(
     r"(?P<sudo>sudo )?(?<![\w/.-])veilnet (?=(?:-|(?:up|down|invite|connect|disconnect|status|ping|"
-    r"doctor|demo|peer|member|network|key|config|path|bugreport)\b))"
+    r"doctor|demo|peer|member|network|key|config)\b))"
 )
 
 
