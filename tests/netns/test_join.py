@@ -78,7 +78,7 @@ def test_a_cold_connect_by_invite_says_path_and_rtt(founder, phone):
     done = phone.run("connect", founder.invite(), "--name", "phone")
     assert done.returncode == 0, done.stderr
     port = status(founder)["port"]
-    words = rf"connected to founder \(\w+.*\): direct 10\.0\.2\.1:{port}, rtt \d+(\.\d+)? m?s"
+    words = rf"connected to founder \(\w+.*\): direct 10\.0\.[12]\.1:{port}, rtt \d+(\.\d+)? m?s"
     assert re.search(words, done.stdout), done.stdout
 
 
@@ -112,7 +112,7 @@ def test_a_dead_first_endpoint_costs_little(founder, phone):
     phone.host.nft(BLACK_HOLE)
     text = the_invite(founder, endpoints=(dead, *alive))
     answer = phone.connect(text)
-    assert answer["path"]["endpoint"] == f"10.0.2.1:{status(founder)['port']}"
+    assert answer["path"]["endpoint"] in {str(endpoint) for endpoint in alive}
     assert answer["first_byte_ms"] < 3000
 
 
@@ -161,7 +161,8 @@ def test_a_member_may_use_its_invite_again(founder, phone):
 def test_an_expired_invite_is_exit_6(founder, phone):
     """After its time an invite lets nobody in, and its door says why."""
     made = founder.ask("invite", "--expires", "1s")
-    eventually(lambda: time.time() > made["expires"])
+    # Unix seconds: it is good in its last one.
+    eventually(lambda: time.time() >= made["expires"] + 1)
     done = phone.run("connect", made["invite"])
     assert (done.returncode, two_lines(done)) == (6, True), done.stderr
     assert "expired" in done.stderr
