@@ -39,7 +39,7 @@ pub fn engine(error: EngineError) -> PyErr {
         EngineError::Tun(source) if source.raw_os_error() == Some(16) => raise(
             "ConfigError",
             &text,
-            "Another node holds a TUN device of that name: choose another with --tun.",
+            "Another node holds a TUN device of that name: set tun_name in config.toml.",
         ),
         EngineError::Tun(_) => raise(
             "PrivilegeError",
