@@ -19,7 +19,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let compiler = cc::Build::new().opt_level(2).try_get_compiler()?;
     let status = Command::new(compiler.path())
-        .args(["-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror"])
+        .args([
+            "-O2",
+            "-fPIC",
+            "-shared",
+            "-fvisibility=hidden",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+        ])
         .arg("-I")
         .arg(root.join("include"))
         .arg("src/shim.c")
@@ -28,7 +36,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .arg(&archive)
         .arg("-Wl,--no-whole-archive")
         // Refuse a library that could not be loaded, and keep its tables read-only once it is.
-        .args(["-Wl,-z,defs", "-Wl,-z,relro,-z,now", "-Wl,-z,noexecstack", "-s"])
+        .args([
+            "-Wl,-z,defs",
+            "-Wl,-z,relro,-z,now",
+            "-Wl,-z,noexecstack",
+            "-s",
+        ])
         .arg("-o")
         .arg(&library)
         .status()?;
