@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from veilnet.errors import ConfigError
+from veilnet.errors import ConfigError, PrivilegeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -224,29 +224,64 @@ def documented() -> dict[str, tuple[Any, str]]:
     }
 
 
+def fault(key: str, value: object) -> str:
+    """Return why *value* cannot be that of *key*, nothing if it can."""
+    if key not in documented():
+        return "it means nothing: no key has that name"
+    try:
+        Config(**{key: value})
+    except ConfigError as error:
+        return error.message.removeprefix(f"{key} = ")
+    except TypeError as error:
+        return f"it is of the wrong kind: {error}"
+    return ""
+
+
+def read(state: Path) -> tuple[Config, dict[str, str], bool]:
+    """Return what in the file can be used, why each other key cannot, and whether there is a file.
+
+    Raises: ConfigError: it cannot be read or is not TOML; PrivilegeError: it is not ours to read.
+    """
+    values = _values(state / FILE_NAME)
+    faults = {key: why for key, value in (values or {}).items() if (why := fault(key, value))}
+    good = {key: value for key, value in (values or {}).items() if key not in faults}
+    return Config(**good), faults, values is not None
+
+
 def load(state: Path) -> Config:
     """Return the configuration in the folder *state*; a missing file means the defaults.
 
-    Raises: ConfigError: it cannot be read, is not TOML, or has a key or value that is none.
+    Raises: ConfigError: it cannot be read, is not TOML, or has a key or value that is none;
+    PrivilegeError: it is not ours to read.
     """
-    path = state / FILE_NAME
+    config, faults, _ = read(state)
+    if faults:
+        raise bad_file(state, faults)
+    return config
+
+
+def bad_file(state: Path, faults: Mapping[str, str]) -> ConfigError:
+    """Return the error for what `read` found."""
+    said = "; ".join(f"{key!r}: {why}" for key, why in faults.items())
+    return ConfigError(
+        f"{state / FILE_NAME} cannot be used: {said}",
+        hint="Correct the file; every key, its meaning and value: veilnet config show",
+    )
+
+
+def _values(path: Path) -> dict[str, Any] | None:
     try:
-        values = tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        return Config()
+        return None
+    except PermissionError as error:
+        raise PrivilegeError(
+            f"{path} is not this user's to read", hint="Use sudo, or name your own --state DIR."
+        ) from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not TOML: {error}") from error
-    unknown = sorted(set(values) - set(documented()))
-    if unknown:
         raise ConfigError(
-            f"{path} has keys that mean nothing: {', '.join(map(repr, unknown))}",
-            hint="See all keys with: veilnet config show",
-        )
-    try:
-        return Config(**values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error.message}") from error
-    except TypeError as error:
-        raise ConfigError(f"{path} has a value of the wrong kind: {error}") from error
+            f"{path} is not TOML: {error}",
+            hint="Each line is KEY = VALUE, with text in double quotes; # begins a comment.",
+        ) from error

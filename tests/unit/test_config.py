@@ -54,6 +54,15 @@ def test_what_cannot_be_meant_is_refused(tmp_path, text):
         write(tmp_path, text)
 
 
+def test_what_is_right_in_a_faulty_file_can_be_shown(tmp_path):
+    """`read` keeps the good keys, and says of each bad one why."""
+    (tmp_path / "config.toml").write_text("nonsense = 1\nlisten_port = -1\nrekey_s = 60\n")
+    made, faults, there = config.read(tmp_path)
+    assert (made.listen_port, made.rekey_s, there) == (0, 60, True)
+    assert set(faults) == {"nonsense", "listen_port"}
+    assert "0 to 65535" in faults["listen_port"]
+
+
 def test_flags_override_the_file(tmp_path):
     """A flag that was given wins; one that was not changes nothing."""
     made = write(tmp_path, "listen_port = 41000\n").override({"listen_port": None, "tun": False})
