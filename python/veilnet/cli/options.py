@@ -45,7 +45,8 @@ def split(
     """Return the global options in *arguments* (else of the environment) and what is left.
 
     Nothing after ``--`` is ours.
-    Raises: UsageError: an option without its value, or a twin that is neither true nor false.
+    Raises: UsageError: an option without its value or with one that is none, or a twin that is
+    neither true nor false.
     """
     found: dict[str, str | bool] = dict(
         _from_environment(os.environ if environ is None else environ)
@@ -66,7 +67,7 @@ def split(
                 value = queue.pop(0)
             if not value:
                 raise UsageError(f"option {flag} needs a value")
-            found[_VALUES[flag]] = value
+            found[_VALUES[flag]] = _checked(flag, _VALUES[flag], value)
         else:
             rest.append(word)
     return _made(found), rest
@@ -75,8 +76,8 @@ def split(
 def _from_environment(environ: Mapping[str, str]) -> dict[str, str | bool]:
     found: dict[str, str | bool] = {}
     for name in _VALUES.values():
-        if value := environ.get(f"VEILNET_{name.upper()}"):
-            found[name] = value
+        if value := environ.get(variable := f"VEILNET_{name.upper()}"):
+            found[name] = _checked(variable, name, value)
     for name in _FLAGS.values():
         variable = f"VEILNET_{name.upper()}"
         value = environ.get(variable, "").lower()
@@ -84,6 +85,24 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, str | bool]:
             raise UsageError(f"{variable}={value!r} is neither true nor false")
         found[name] = value in _TRUE
     return found
+
+
+def _checked(flag: str, name: str, value: str) -> str:
+    """Return *value*.   Raises: UsageError: *flag* cannot have it."""
+    if name == "log_level":
+        check_key(flag, name, value)
+    return value
+
+
+def check_key(flag: str, key: str, value: object) -> None:
+    """Judge what *flag* wants to put in the place of a key of the configuration file.
+
+    Raises: UsageError: naming the flag, for the file is not at fault.
+    """
+    from veilnet import config
+
+    if why := config.fault(key, value):
+        raise UsageError(f"{flag}: {why}")
 
 
 def _made(found: Mapping[str, str | bool]) -> Globals:

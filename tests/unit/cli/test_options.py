@@ -48,7 +48,13 @@ def test_relative_paths_become_absolute(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "environ"),
-    [(["--state"], {}), (["--state="], {}), (["status"], {"VEILNET_JSON": "maybe"})],
+    [
+        (["--state"], {}),
+        (["--state="], {}),
+        (["status"], {"VEILNET_JSON": "maybe"}),
+        (["up", "--log-level", "loud"], {}),
+        (["up"], {"VEILNET_LOG_LEVEL": "loud"}),
+    ],
 )
 def test_what_cannot_be_meant(words, environ):
     """An option without its value, or a twin that is neither true nor false, is a usage error."""
