@@ -179,13 +179,13 @@ class ConfigError(VeilError):
     """A file of the operator's cannot be used."""
 
     code = 7
-    default_hint = "Check it with: veilnet config check"
+    default_hint = "Correct it; every key of config.toml is shown by: veilnet config show"
 
 
 class InviteError(ConfigError):
     """An invite is malformed, used up or expired."""
 
-    default_hint = "Ask for a new one: veilnet invite"
+    default_hint = "Ask whoever sent it for a new one; there: veilnet invite"
 
 
 class ClosedError(VeilError):

@@ -12,8 +12,8 @@ from pathlib import Path
 # What sudo searches (Debian's secure_path): a venv or ~/.local/bin is not there.
 _SUDO_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _MENTION = re.compile(
-    r"(?P<sudo>sudo )?(?<![\w/.-])veilnet (?=(?:-|(?:up|down|invite|connect|disconnect|status|ping|"
-    r"doctor|demo|peer|member|network|key|config)\b))"
+    r"(?P<there>\b[Tt]here: )?(?P<sudo>sudo )?(?<![\w/.-])veilnet "
+    r"(?=(?:-|(?:up|down|invite|connect|disconnect|status|ping|doctor|demo|peer|member|network|key|config)\b))"
 )
 
 
@@ -45,9 +45,14 @@ def command(*words: str, sudo: bool = False) -> str:
 
 
 def exact(text: str) -> str:
-    """Return *text* with every mention of a veilnet command made one that works here."""
+    """Return *text* with every mention of a veilnet command made one that works here.
+
+    What is to be typed on another machine ("there: ...") stays as it is.
+    """
 
     def replace(match: re.Match[str]) -> str:
+        if match["there"]:
+            return match[0]
         sudo = bool(match["sudo"]) and os.geteuid() != 0
         return f"{'sudo ' if sudo else ''}{invocation(sudo=sudo)} "
 

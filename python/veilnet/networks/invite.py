@@ -127,7 +127,7 @@ def _unwrap(text: str) -> bytes:
         raise InviteError("the text is too long for an invite")
     garbled = InviteError(
         "the invite is garbled or cut off",
-        hint="Copy the whole line again, or ask for a new one: veilnet invite",
+        hint="Copy the whole line again, or ask its sender for a new one; there: veilnet invite",
     )
     if "=" in digits:
         raise garbled

@@ -26,7 +26,7 @@ class Refusal(IntEnum):
     ADDRESS_IN_USE = 8
 
 
-_NEW_INVITE = "Ask for a new one: veilnet invite"
+_NEW_INVITE = "Ask whoever sent it for a new one; there: veilnet invite"
 _TEXT: Final[dict[Refusal, tuple[str, str]]] = {
     Refusal.UNKNOWN_INVITE: ("the inviter does not know this invite", _NEW_INVITE),
     Refusal.EXPIRED: ("the invite has expired", _NEW_INVITE),

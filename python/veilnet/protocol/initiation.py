@@ -299,7 +299,7 @@ class Initiation:
     def _timed_out(self) -> VeilError:
         if self.state is Calling.CONFIRMING:
             return PeerUnreachable(
-                f"peer {self.responder.hex()[:16]} proved itself, but never confirmed the session",
+                f"peer {self.responder.hex()[:12]} proved itself, but never confirmed the session",
                 hint="Try again; if it stays, the peer may refuse this node's membership.",
             )
         if self._rejected is not None:
@@ -307,10 +307,10 @@ class Initiation:
         if self._candidates:
             return PeerUnreachable(
                 "something answered, but could not prove that it is "
-                f"peer {self.responder.hex()[:16]}"
+                f"peer {self.responder.hex()[:12]}"
             )
         where = ", ".join(f"{host} port {port}" for host, port in self.endpoints)
-        return PeerUnreachable(f"peer {self.responder.hex()[:16]} does not answer at {where}")
+        return PeerUnreachable(f"peer {self.responder.hex()[:12]} does not answer at {where}")
 
     def _fail(self, error: VeilError) -> list[Action]:
         return [*self._forget(), Failed(error)]

@@ -179,19 +179,19 @@ class VerifyPeer:
         peer_id = peer_id_of(identity.public_key, algorithm)
         if self.expected is not None and not hmac.compare_digest(peer_id, self.expected):
             raise PeerMisbehaved(
-                f"the node that answered is {peer_id.hex()[:16]}, not {self.expected.hex()[:16]}"
+                f"the node that answered is {peer_id.hex()[:12]}, not {self.expected.hex()[:12]}"
             )
         # The responder signs its own id, the initiator its own and then the responder's.
         ids = self.responder if self.expected is not None else peer_id + self.responder
         if not primitives.signatures.verify(
             identity.public_key, self.transcript + ids, identity.signature, self.context
         ):
-            raise PeerMisbehaved(f"node {peer_id.hex()[:16]} did not sign this handshake")
+            raise PeerMisbehaved(f"node {peer_id.hex()[:12]} did not sign this handshake")
         membership = None
         if self.member:
             membership = primitives.check_credential(identity.credential)
             if membership.peer_id != peer_id:
-                raise PeerMisbehaved(f"node {peer_id.hex()[:16]} shows the credential of another")
+                raise PeerMisbehaved(f"node {peer_id.hex()[:12]} shows the credential of another")
         elif identity.credential:
             raise PeerMisbehaved("a node that joins has no credential to show")
         peer = Peer(
