@@ -18,6 +18,7 @@ from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
 from veilnet.networks.invite import Invite, looks_like_invite
 from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network
+from veilnet.networks.refusal import Refusal, Refused
 from veilnet.protocol.messages import Close
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class Commands:
             "tun": node.engine.tun_name,
             "engine": _engine(node.engine.stats()),
             "state_folder": str(node.store.path.resolve()),
+            "crypto": {"backend": node.backend.name, "version": node.backend.version},
+            "hosts_file": node.config.hosts_file or None,
             "networks": [self._network(network) for network in node.networks],
             "peers": [
                 self._peer(network, member, stats)
@@ -113,7 +116,6 @@ class Commands:
         network = self._network_named(_text(args, "network"))
         value = self._network(network)
         value["suite"] = suite(network.genesis.suite).name
-        value["founder"] = network.issuer is not None
         if network.issuer is not None:
             value["invites"] = [
                 {"id": item.invite_id.hex(), "uses_left": item.uses_left, "expires": item.expires}
@@ -151,6 +153,8 @@ class Commands:
             "prefix": str(network.prefix),
             "addresses": [str(item) for item in self._node.addresses.usable(network, network.own)],
             "members": len(network.members),
+            "own_name": network.own.name,
+            "founder": network.issuer is not None,
         }
         warnings = self._node.addresses.warnings(network)
         warnings += [
@@ -176,6 +180,10 @@ class Commands:
             "tx_packets": 0,
             "rx_packets": 0,
         }
+        heard_s = None if counters is None else counters.heard_s
+        heard = max(member.seen_s, self._node.heard.get((network.id, member.peer_id), 0))
+        if heard_s is not None or heard:
+            value["heard_s"] = round(max(unix_now() - heard, 0) if heard_s is None else heard_s, 1)
         if session is None or counters is None:
             if self._node.channels.connecting((network.id, member.peer_id)):
                 value["state"] = "connecting"
@@ -214,7 +222,8 @@ class Commands:
         """Make an invite."""
         del tell
         network = self._network_to_invite_to(args.get("network"))
-        network.require_issuer()
+        if network.issuer is None:
+            raise self._not_founder(network)
         uses = int(_number(args, "uses", 1, 1000))
         life_s = int(_number(args, "expires_s", 86_400, 30 * 86_400))
         endpoints = await self._node.addresses.local_endpoints(strict=True)
@@ -261,7 +270,30 @@ class Commands:
             raise UsageError(
                 "this node is in no network", hint="Join one, or found one: veilnet up"
             )
+        if len(founded) > 1:
+            names = ", ".join(network.name for network in founded)
+            raise UsageError(
+                f"this node founded several networks: {names}",
+                hint="Say which one the invite is for: veilnet invite --network NAME",
+            )
         return (founded or networks)[0]
+
+    @staticmethod
+    def _not_founder(network: Network) -> Refused:
+        refused = Refused.of(Refusal.NOT_ISSUER)
+        founders = [
+            network.members.name_of(item)
+            for item in sorted(network.genesis.owner_ids)
+            if item in network.members
+        ]
+        if not founders:
+            return refused
+        who = ", ".join(founders)
+        return Refused(
+            f"only the founder of the network {network.name}, {who}, invites to it",
+            hint=f"Ask for an invite from {who}; there: veilnet invite",
+            refusal=Refusal.NOT_ISSUER,
+        )
 
     async def connect(self, args: Mapping[str, Any], tell: Tell) -> Json:
         """Join if it is an invite, open a channel, make a round trip."""
@@ -280,6 +312,11 @@ class Commands:
         )
         value = self._reached(session, rtt_s)
         value["name"] = network.members.name_of(member.peer_id)
+        value["network"] = network.name
+        addresses = self._node.addresses.usable(network, member)
+        if addresses:
+            # What people type; the others are in `status`.
+            value["address"] = str(min(addresses, key=lambda item: item.version))
         value["handshake_ms"] = round(session.handshake_ms, 1)
         value["first_byte_ms"] = round((trio.current_time() - began_s) * 1000, 1)
         return value
@@ -306,6 +343,7 @@ class Commands:
             where = addresses or "no address of it can be used on this host"
             await tell({"stage": f"joined {network.name} as {network.own.name}: {where}"})
         else:
+            await tell({"stage": f"already a member of {network.name}"})
             network.members.observe(invite.inviter, invite.endpoints, unix_now())
         member = network.members.get(invite.inviter)
         if member is None:

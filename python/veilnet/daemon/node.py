@@ -50,12 +50,13 @@ if TYPE_CHECKING:
     from veilnet.daemon.remembered import Remembered
     from veilnet.networks.credential import Credential
     from veilnet.store import Store
-    from veilnet.units import NetworkId
+    from veilnet.units import NetworkId, PeerId
 
 SEEN_INITS = "seen-inits.bin"
 WORKERS = 2
 GOODBYE_S = 1.0
 SAVE_S = 1.0
+HEARD_MAX = 4_096
 
 log = structlog.get_logger("veilnet.node")
 
@@ -97,6 +98,8 @@ class Node:
         self._dirty: set[NetworkId] = set()
         self._dirty_whole: set[NetworkId] = set()
         self._inits_dirty = False
+        self.heard: dict[tuple[NetworkId, PeerId], int] = {}
+        """Unix time at which a peer without a session was last heard; at most HEARD_MAX."""
 
     def __repr__(self) -> str:
         return f"<Node {self.identity.peer_id.hex()[:12]} of {len(self.networks)} networks>"
@@ -349,6 +352,7 @@ class Node:
         """Close *session* at once, without a word to the peer."""
         if self.sessions.get(session.sid) is None:
             return
+        self._note_heard(session)
         self.sessions.remove(session)
         session.link.close()
         self.engine.close_session(session.sid)
@@ -356,6 +360,15 @@ class Node:
         self.route(session)
         self.channels.ended(session)
         self.gossip.forget(session)
+
+    def _note_heard(self, session: Session) -> None:
+        counters = self.statistics().get(session.sid)
+        if session.mode is not vnh1.Mode.FULL or counters is None or counters.heard_s is None:
+            return
+        self.heard.pop(session.key, None)
+        self.heard[session.key] = unix_now() - round(counters.heard_s)
+        if len(self.heard) > HEARD_MAX:
+            del self.heard[next(iter(self.heard))]
 
     async def retire(self, session: Session, close: Close) -> None:
         """Tell the peer that *session* closes, and close it once it knows, or after a second."""
