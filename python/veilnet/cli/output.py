@@ -54,10 +54,26 @@ def next_step(found: Globals, what: str, *words: str, sudo: bool = False) -> Non
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print *rows* under *heads*, columns aligned by spaces."""
-    cells = [list(heads), *(list(map(_safe, row)) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-    for row in cells:
-        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for words in columns([heads, *rows]):
+        line(words)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return each of *rows* as one line, the columns aligned by spaces."""
+    cells = [list(map(_safe, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in cells
+    ]
+
+
+def ago(seconds: float) -> str:
+    """Return how long ago something was, for people."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
 
 
 def milliseconds(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from veilnet.cli.output import line, milliseconds, short_id, size, table
+from veilnet.cli.output import ago, columns, line, milliseconds, short_id, size, table
 
 
 def path_words(path: Mapping[str, Any]) -> str:
@@ -21,24 +21,40 @@ def status(value: Mapping[str, Any]) -> None:
         f"port {value['port']}  {device}  veilnet {value['version']}"
     )
     for network in value["networks"]:
+        own = f"this node is {network['own_name']}  " if "own_name" in network else ""
         line(
-            f"network  {network['name']}  {network['prefix']}  "
+            f"network  {network['name']}  {own}{network['prefix']}  "
             f"members {network['members']}  {', '.join(network['addresses'])}"
         )
         for warning in network.get("warnings", ()):
             line(f"         warning: {warning}")
-    for peer in value["peers"]:
-        line(f"peer     {peer_line(peer)}")
+    for words in columns([peer_words(peer) for peer in by_name(value["peers"])]):
+        line(f"peer     {words}")
     if not value["peers"]:
         line("peer     none yet")
 
 
-def peer_line(peer: Mapping[str, Any]) -> str:
-    """Return one peer in one line."""
-    words = [f"{peer['name']}.{peer['network']}", peer["state"]]
-    words += [path_words(path) for path in peer["paths"]]
-    words += [f"tx {size(peer['tx_bytes'])} rx {size(peer['rx_bytes'])}"]
-    return "  ".join(words)
+def by_name(peers: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return *peers* in the order in which people look for them."""
+    return sorted(peers, key=lambda peer: (peer["name"], peer["network"], peer["id"]))
+
+
+def peer_words(peer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return one peer in the columns of `status`."""
+    heard_s = peer.get("heard_s")
+    seen = "" if heard_s is None else f"seen {ago(heard_s)}"
+    return (
+        f"{peer['name']}.{peer['network']}",
+        address(peer["addresses"]),
+        peer["state"],
+        f"tx {size(peer['tx_bytes'])} rx {size(peer['rx_bytes'])}" if peer["paths"] else seen,
+        ", ".join(map(path_words, peer["paths"])),
+    )
+
+
+def address(addresses: Sequence[str]) -> str:
+    """Return the address to type: IPv4 if there is one."""
+    return next((item for item in addresses if ":" not in item), *addresses[:1] or ["-"])
 
 
 def peers(value: Sequence[Mapping[str, Any]]) -> None:
@@ -50,11 +66,11 @@ def peers(value: Sequence[Mapping[str, Any]]) -> None:
                 peer["name"],
                 peer["network"],
                 peer["state"],
-                peer["addresses"][0] if peer["addresses"] else "-",
+                address(peer["addresses"]),
                 path_words(peer["paths"][0]) if peer["paths"] else "-",
                 short_id(peer["id"]),
             )
-            for peer in value
+            for peer in by_name(value)
         ],
     )
 
@@ -77,7 +93,8 @@ def fields(value: Mapping[str, Any], indent: str = "") -> None:
 
 def connected(value: Mapping[str, Any], name: str) -> None:
     """Print `connect`."""
-    line(f"connected to {name} ({short_id(value['peer_id'])}): {path_words(value['path'])}")
+    who = ", ".join(filter(None, (short_id(value["peer_id"]), value.get("address"))))
+    line(f"connected to {name} ({who}): {path_words(value['path'])}")
 
 
 def pinged(value: Mapping[str, Any], name: str) -> None:
