@@ -1,4 +1,4 @@
-"""The entry point: one place where errors become an exit code and two lines on stderr.
+"""The entry point: one place where errors become an exit code and two lines (or JSON) on stderr.
 
 ```
 0 ok   2 usage   3 daemon not running   4 not permitted   5 timeout   6 peer refused or unknown
@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import traceback
@@ -25,11 +26,18 @@ INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; never raises."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words or os.environ.get("VEILNET_DEBUG", "") not in {"", "0"}
+    # Known before the words are parsed, because they may be what is wrong.
+    debug, as_json = _wants(words, "debug"), _wants(words, "json")
     try:
         return _run(words)
     except BaseException as caught:  # noqa: BLE001 - the last frame of the program
-        return _report(caught, debug=debug)
+        return _report(caught, debug=debug, as_json=as_json)
+
+
+def _wants(words: Sequence[str], name: str) -> bool:
+    ours = words[: words.index("--")] if "--" in words else words
+    twin = os.environ.get(f"VEILNET_{name.upper()}", "").lower()
+    return f"--{name}" in ours or twin not in {"", "0", "false", "no", "off"}
 
 
 def _run(words: list[str]) -> int:
@@ -63,7 +71,7 @@ def _usage(error: Exception) -> UsageError:
     return UsageError(" ".join(message.split()), hint=f"See: {path} --help")
 
 
-def _report(caught: BaseException, *, debug: bool) -> int:
+def _report(caught: BaseException, *, debug: bool, as_json: bool) -> int:
     error = unwrap(caught)
     if debug and not isinstance(error, (SystemExit, KeyboardInterrupt)):
         traceback.print_exception(caught)
@@ -84,13 +92,17 @@ def _report(caught: BaseException, *, debug: bool) -> int:
                 f"veilnet failed by a bug of its own: {type(error).__name__}: {error}",
                 hint="Run it again with --debug and report what it prints.",
             )
-    _print_error(known)
+    _print_error(known, as_json=as_json)
     return code
 
 
-def _print_error(error: VeilError) -> None:
+def _print_error(error: VeilError, *, as_json: bool) -> None:
     from veilnet.cli.program import exact
 
     # One line each, whatever a peer or a file put into the text.
     message, hint = (" ".join(exact(text).split()) for text in (error.message, error.hint))
+    if as_json:
+        value = error.to_json() | {"message": message, "hint": hint}
+        sys.stderr.write(json.dumps(value) + "\n")
+        return
     sys.stderr.write(f"veilnet: {message}\n{hint}\n")

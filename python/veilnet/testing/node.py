@@ -110,11 +110,14 @@ class Node:
 
 
 def _as_error(name: str, command: str, code: int, stderr: str) -> VeilError:
+    with contextlib.suppress(ValueError):
+        said = json.loads(stderr.splitlines()[-1]) if stderr.strip() else None
+        if isinstance(said, dict):
+            where = f"`veilnet {command}` on {name}: {said.get('message')}"
+            return VeilError.from_json(said | {"message": where})
     # The command line above us spells out how to call the program; here its name is enough.
     plain = stderr.replace(f"{sys.executable} -m veilnet", "veilnet")
     lines = [line for line in plain.splitlines() if line.strip()] or ["it said nothing"]
     message, hint = (lines[-2], lines[-1]) if len(lines) > 1 else (lines[-1], "")
-    said = message.removeprefix("veilnet: ")
-    return VeilError.from_json(
-        {"code": code, "message": f"`veilnet {command}` on {name}: {said}", "hint": hint}
-    )
+    where = f"`veilnet {command}` on {name}: {message.removeprefix('veilnet: ')}"
+    return VeilError.from_json({"code": code, "message": where, "hint": hint})
