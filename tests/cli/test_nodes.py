@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -58,7 +59,9 @@ def test_two_commands_make_a_tunnel(hosts):
     assert status["state"] == "up"
     assert (status["networks"][0]["name"], status["networks"][0]["members"]) == ("home", 1)
     value = join(alice, bob, "bob")
-    assert set(value) == {"peer_id", "path", "handshake_ms", "first_byte_ms"}
+    assert set(value) >= {"peer_id", "path", "handshake_ms", "first_byte_ms"}
+    assert (value["name"], value["network"]) == ("alice", "home")
+    assert value["address"] == next(a for a in status["networks"][0]["addresses"] if "." in a)
     assert value["peer_id"] == status["peer_id"]
     assert (value["path"]["kind"], value["path"]["veil"]) == ("direct", "mist")
     assert 0 < value["path"]["rtt_ms"] < 5000
@@ -87,6 +90,11 @@ def test_ping_and_the_plain_words(pair):
     assert (value["sent"], value["received"], len(value["rtt_ms"])) == (1, 1, 1)
     assert "1 answered by alice" in bob.ok("ping", "alice", "-c", "1").out
     assert "bob.home" in alice.ok("status").out
+    assert "this node is alice" in alice.ok("status").out
+    address = next(a for a in peers(alice)["bob"]["addresses"] if "." in a)
+    for words in (("status",), ("connect", "bob"), ("peer", "list")):
+        assert address in alice.ok(*words).out
+    assert "network home" in alice.ok("invite").err
     assert "bob" in alice.ok("peer", "list").out
     assert "direct" in alice.ok("connect", "bob").out
     assert "alice" in bob.ok("member", "list").out
@@ -101,6 +109,8 @@ def test_disconnect_and_the_next_connect(pair):
     alice, bob = pair
     bob.ok("disconnect", "alice")
     assert peers(bob)["alice"]["state"] == "idle"
+    assert 0 <= peers(bob)["alice"]["heard_s"] < 60
+    assert "seen " in bob.ok("status").out
     assert peers(alice)["bob"]["state"] == "idle"
     alice.ok("connect", "bob")
     assert peers(alice)["bob"]["state"] == "connected"
@@ -143,6 +153,49 @@ def test_an_invite_works_once(hosts, pair):
     assert "used up" in ran.err
 
 
+def test_an_invite_of_a_network_that_one_is_in(pair):
+    """Used or not, it says so and connects."""
+    alice, bob = pair
+    ran = bob.ok("connect", alice.ok("invite", "--json").json["invite"])
+    assert "already a member of home" in ran.err
+    assert "connected to alice" in ran.out
+
+
+def test_a_node_is_found_by_its_state_folder_alone(tmp_path):
+    """Without XDG_RUNTIME_DIR and --socket: `up`, then `status` and `down`."""
+    environ = {"HOME": str(tmp_path), "XDG_STATE_HOME": str(tmp_path / "state")}
+
+    def run(*words):
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("VEILNET_")}
+        clean.pop("XDG_RUNTIME_DIR", None)
+        argv = [sys.executable, "-m", "veilnet", "--state", str(tmp_path / "node"), *words]
+        return subprocess.run(
+            argv, env=clean | environ, capture_output=True, text=True, check=False, timeout=60
+        )
+
+    assert run("up", "--no-tun").returncode == 0
+    try:
+        assert (tmp_path / "node" / "veilnet.sock").exists()
+        done = run("status", "--json")
+        assert json.loads(done.stdout)["state_folder"] == str(tmp_path / "node")
+    finally:
+        assert run("down").returncode == 0
+    assert run("down").returncode == 3
+
+
+def test_ctrl_c_in_ping_prints_the_summary(pair):
+    """What was measured so far is told, and the exit code is that of an interrupt."""
+    _, bob = pair
+    argv = [sys.executable, "-m", "veilnet", "ping", "alice", "-c", "100", *bob.arguments]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline().startswith("1: direct")
+        process.send_signal(signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(timeout=20) == 130
+    assert "answered by alice" in rest
+    assert "min/avg/max" in rest
+
+
 def test_an_invite_ends(hosts, pair):
     """An expired invite is refused with its reason: exit 6."""
     alice, _ = pair
@@ -170,7 +223,9 @@ def test_only_the_founder_invites(pair):
     _, bob = pair
     ran = bob.run("invite")
     assert ran.code == 6
-    assert "founder" in ran.err
+    assert "founder of the network home, alice," in ran.err
+    assert ran.error_lines[-1].endswith("there: veilnet invite")
+    assert "veilnet invite" not in bob.ok("up").err
 
 
 def test_an_inviter_that_is_gone_is_a_timeout(hosts, pair):
@@ -182,7 +237,9 @@ def test_an_inviter_that_is_gone_is_a_timeout(hosts, pair):
     ran = carol.run("connect", invite, "--no-tun", "--timeout", "2")
     assert ran.code == 5
     assert len(ran.error_lines[-2:]) == 2
-    assert carol.ok("status", "--json").json["networks"] == []
+    assert "stopped again" in ran.err
+    # It was started for nothing but to join, so nothing of it is left running.
+    assert carol.run("status").code == 3
 
 
 def test_a_dead_first_endpoint_is_a_small_delay(hosts):
@@ -219,6 +276,11 @@ def test_a_peer_that_is_down_is_5(pair):
     alice.ok("down")
     ran = bob.run("connect", "alice", "--timeout", "2")
     assert ran.code == 5
+    ran = bob.run("ping", "alice", "-c", "1", "--timeout", "0.5", "--json")
+    assert (ran.code, json.loads(ran.err)["code"]) == (5, 5)
+    assert (ran.json["sent"], ran.json["received"], ran.json["rtt_ms"]) == (1, 0, [])
+    assert ran.json["peer_id"] == peers(bob)["alice"]["id"]
+    assert ran.json["avg_ms"] is None
 
 
 def test_this_node_is_no_peer(pair):

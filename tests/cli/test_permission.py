@@ -59,7 +59,9 @@ def _run(folder, uid, *words, **environ):
     )
 
 
-@pytest.mark.parametrize("words", [("status",), ("invite",), ("down",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("status",), ("invite",), ("down",), ("connect", "x")], ids=" ".join
+)
 def test_a_stranger_does_not_reach_the_socket(node, words):
     """The socket is closed to others: exit 4, two lines, and the node goes on."""
     done = _run(node, STRANGER, *words)

@@ -55,6 +55,7 @@ def test_the_check_sees_what_is_wrong(change):
     path = {"kind": "direct", "endpoint": "x", "veil": "mist", "state": "active"}
     path |= {"rtt_ms": None, "mtu_bytes": 1412}
     good = {"peer_id": "0" * 64, "path": path, "handshake_ms": 1.5, "first_byte_ms": 2}
+    good |= {"name": "bob", "network": "home"}
     assert faults(good, load("connect")) == []
     assert faults(good | change, load("connect"))
     del path["kind"]

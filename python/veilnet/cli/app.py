@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -11,10 +12,16 @@ from typing import Annotated, Any
 import typer
 
 from veilnet.cli import output
-from veilnet.cli.options import Globals
+from veilnet.cli.options import Globals, check_key
 from veilnet.control import client
-from veilnet.control.location import socket_to_ask
-from veilnet.errors import DaemonNotRunning, PeerUnreachable, UsageError
+from veilnet.errors import (
+    DaemonNotRunning,
+    InviteError,
+    PeerUnreachable,
+    PrivilegeError,
+    UsageError,
+    VeilError,
+)
 
 app = typer.Typer(
     name="veilnet",
@@ -40,7 +47,22 @@ for name, sub in {
 SLACK_S = 10.0
 """What the client waits beyond the daemon's own deadline before it calls it stuck."""
 
-Peer = Annotated[str, typer.Argument(help="Name, peer id (or unique prefix) or overlay address.")]
+INVITE_DAYS_MAX = 30
+INVITE_CHARACTERS_MIN = 150
+"""A word so long is no name; it may be an invite whose beginning was not copied."""
+
+
+def _named(peer: str) -> str:
+    peer = peer.strip()
+    if not peer:
+        raise UsageError("PEER is empty", hint="Name one: veilnet peer list")
+    return peer
+
+
+Peer = Annotated[
+    str,
+    typer.Argument(help="Name, peer id (or unique prefix) or overlay address.", callback=_named),
+]
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 - typer's shape
@@ -72,7 +94,8 @@ def _ask(
     context: typer.Context, command: str, patience_s: float | None = 30.0, **args: object
 ) -> Mapping[str, Any]:
     found: Globals = context.obj
-    return client.ask(socket_to_ask(found.socket), command, args, timeout_s=patience_s)
+    path = client.find(found.socket, found.state)
+    return client.ask(path, command, args, timeout_s=patience_s)
 
 
 @app.command()
@@ -98,12 +121,16 @@ def up(
     from veilnet.cli import show, start
 
     found: Globals = context.obj
+    if endpoint:
+        check_key("--endpoint", "endpoints", endpoint)
+    if kem_backend is not None:
+        check_key("--kem-backend", "kem_backend", kem_backend)
     overrides: dict[str, Any] = {
         "tun": False if no_tun else None,
         "listen_port": listen_port,
         "endpoints": endpoint or None,
-        "name": name,
-        "hosts_file": str((hosts_file or Path("/etc/hosts")).absolute())
+        "name": _node_name(name),
+        "hosts_file": _hosts_file(hosts_file or Path("/etc/hosts"))
         if hosts or hosts_file
         else None,
         "kem_backend": kem_backend,
@@ -126,17 +153,50 @@ def up(
         output.as_json(value)
         return
     show.status(value)
-    output.next_step(found, "To let another device in", "invite")
+    if any(network.get("founder") for network in value["networks"]):
+        output.next_step(found, "To let another device in", "invite")
+    if not value["networks"]:
+        output.next_step(found, "To join a network", "connect", "veil:...")
+    if value.get("tun") and not value.get("hosts_file", True):
+        how = "To reach members by name (ping NAME), stop it and start it with"
+        output.next_step(found, how, "up", "--hosts", sudo=True)
+
+
+def _node_name(name: str | None) -> str | None:
+    """Return the name to ask for in networks.   Raises: UsageError: it is none."""
+    if name is None:
+        return None
+    from veilnet.networks.names import parse_node_name
+
+    try:
+        return parse_node_name(name)
+    except UsageError as error:
+        raise UsageError(f"--name: {error.message}", hint=error.hint) from error
+
+
+def _hosts_file(path: Path) -> str:
+    """Return the hosts file to write to.   Raises: UsageError: it cannot be one."""
+    path = path.absolute()
+    with contextlib.suppress(PermissionError):  # which whoever writes it will tell better
+        if path.is_dir() or not path.parent.is_dir():
+            why = "is a folder" if path.is_dir() else "would be in a folder that is not there"
+            raise UsageError(f"--hosts-file: {path} {why}", hint="Name a file, or use --hosts.")
+    return str(path)
 
 
 @app.command()
 def down(context: typer.Context) -> None:
     """Stop the node."""
+    from veilnet.cli import start
+
     found: Globals = context.obj
-    value = _ask(context, "down")
-    path, deadline = socket_to_ask(found.socket), time.monotonic() + 20.0
-    while client.is_running(path) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    try:
+        path = client.find(found.socket, found.state)
+        value = start.stop(path)
+    except DaemonNotRunning as error:
+        raise DaemonNotRunning(
+            f"{error.message}: nothing to stop", hint="To start one: sudo veilnet up"
+        ) from error
     output.as_json(value) if found.json else output.line("down")
 
 
@@ -157,7 +217,10 @@ def invite(
         output.as_json(value)
         return
     output.line(value["invite"])
-    output.note(f"Good for {uses} device{'s' * (uses > 1)}, {expires}. On the other device:")
+    output.note(
+        f"Good for {uses} device{'s' * (uses > 1)}, {expires}, network {value['network']}. "
+        "On the other device:"
+    )
     output.note("  sudo veilnet connect veil:...")
 
 
@@ -165,8 +228,13 @@ def _duration(text: str) -> int:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = text[:-1], text[-1:]
     if unit not in units or not (number.isascii() and number.isdigit()) or not int(number):
-        raise UsageError(f"{text!r} is no duration", hint="Write 30m, 24h or 7d.")
-    return int(number) * units[unit]
+        raise UsageError(f"--expires: {text!r} is no duration", hint="Write 30m, 24h or 7d.")
+    if (seconds := int(number) * units[unit]) > INVITE_DAYS_MAX * units["d"]:
+        raise UsageError(
+            f"--expires {text} is too long: at most {INVITE_DAYS_MAX}d",
+            hint="Write 30m, 24h or 7d.",
+        )
+    return seconds
 
 
 @app.command()
@@ -192,30 +260,30 @@ def connect(
     from veilnet.cli import show, start
 
     found: Globals = context.obj
-    peer = peer.strip()
-    joining = peer.lower().startswith("veil:")
-    if joining:
-        from veilnet.networks.invite import Invite
-
-        Invite.parse(peer)
-    path = start.running(found)
+    peer, joining = _target(peer)
+    name = _node_name(name)
+    path = start.running(found, to_start=joining)
+    started = path is None
     if path is None:
         if not joining:
             raise DaemonNotRunning(f"no node is running here, so {peer} cannot be reached")
-        path = start.start(
-            found, {"tun": False if no_tun else None, "name": name}, found_network=False
-        )
+        path = _start_to_join(found, no_tun=no_tun, name=name)
     args = {"peer": peer, "timeout_s": timeout, "name": name}
-    value = client.ask(
-        path,
-        "connect",
-        args,
-        timeout_s=timeout + SLACK_S,
-        on_event=None if found.json else lambda event: output.note(str(event["stage"])),
-    )
+    try:
+        value = client.ask(
+            path,
+            "connect",
+            args,
+            timeout_s=timeout + SLACK_S,
+            on_event=None if found.json else lambda event: output.note(str(event["stage"])),
+        )
+    except (VeilError, KeyboardInterrupt) as error:
+        if started and start.stop_if_useless(path) and isinstance(error, VeilError):
+            error.message += "; the node that was started for it was stopped again"
+        raise
     shown = value.get("name") or peer
     if found.json:
-        output.as_json({key: item for key, item in value.items() if key != "name"})
+        output.as_json(value)
     else:
         show.connected(value, shown)
         output.next_step(found, "To see it", "status")
@@ -230,6 +298,43 @@ def connect(
             output.as_json(ping_once)
         else:
             output.line(f"{shown}: {show.path_words(ping_once['path'])}")
+
+
+def _target(peer: str) -> tuple[str, bool]:
+    """Return whom to connect to, and whether that is an invite.
+
+    Raises: UsageError: nobody; InviteError: it is a garbled one.
+    """
+    peer = _named(peer)
+    joining = peer.lower().startswith("veil:")
+    if joining or len(peer) >= INVITE_CHARACTERS_MIN:
+        from veilnet.networks.invite import Invite  # costs start-up time that names need not pay
+
+        if joining:
+            Invite.parse(peer)
+            return peer, True
+        with contextlib.suppress(InviteError):
+            Invite.parse(f"veil:{peer}")
+            raise UsageError(
+                "this looks like an invite without veil:",
+                hint="Put veil: before it, with no space between.",
+            )
+    return peer, False
+
+
+def _start_to_join(found: Globals, *, no_tun: bool, name: str | None) -> Path:
+    from veilnet.cli import start
+
+    overrides = {"tun": False if no_tun else None, "name": name}
+    try:
+        return start.start(found, overrides, found_network=False)
+    except PrivilegeError as error:
+        if "--no-tun" not in error.hint:
+            raise
+        raise PrivilegeError(
+            error.message,
+            hint="Use sudo, or go without a TUN device: veilnet connect veil:... --no-tun",
+        ) from error
 
 
 @app.command()
@@ -270,29 +375,36 @@ def ping(
 
     found: Globals = context.obj
     times: list[float] = []
-    peer_id = ""
-    for number in range(count):
-        if number:
-            time.sleep(min(1.0, timeout))
-        try:
-            value = _ask(context, "ping", timeout + SLACK_S, peer=peer, timeout_s=timeout)
-        except PeerUnreachable:
+    peer_id, sent, interrupted = "", 0, False
+    try:
+        while sent < count:
+            if sent:
+                time.sleep(min(1.0, timeout))
+            sent += 1
+            try:
+                value = _ask(context, "ping", timeout + SLACK_S, peer=peer, timeout_s=timeout)
+            except PeerUnreachable:
+                if not found.json:
+                    output.line(f"{sent}: no answer within {timeout:g} s")
+                continue
+            peer_id = value["peer_id"]
+            times.append(value["rtt_ms"])
             if not found.json:
-                output.line(f"{number + 1}: no answer within {timeout:g} s")
-            continue
-        peer_id = value["peer_id"]
-        times.append(value["rtt_ms"])
-        if not found.json:
-            output.line(f"{number + 1}: {show.path_words(value['path'])}")
-    summary: dict[str, Any] = {"peer_id": peer_id, "sent": count, "received": len(times)}
-    if times:
-        summary |= {
-            "rtt_ms": times,
-            "min_ms": min(times),
-            "avg_ms": sum(times) / len(times),
-            "max_ms": max(times),
-        }
+                output.line(f"{sent}: {show.path_words(value['path'])}")
+    except KeyboardInterrupt:
+        interrupted = True
+    summary: dict[str, Any] = {
+        "peer_id": peer_id or _ask(context, "peer", peer=peer)["id"],
+        "sent": sent,
+        "received": len(times),
+        "rtt_ms": times,
+        "min_ms": min(times, default=None),
+        "avg_ms": sum(times) / len(times) if times else None,
+        "max_ms": max(times, default=None),
+    }
     output.as_json(summary) if found.json else show.pinged(summary, peer)
+    if interrupted:
+        raise KeyboardInterrupt
     if not times:
         raise PeerUnreachable(f"{peer} answered none of {count} probes")
 
@@ -303,7 +415,7 @@ def doctor(context: typer.Context) -> None:
     from veilnet.cli.doctor import examine, report
 
     checks = examine(context.obj)
-    bad = [check for check in checks if not check.ok]
+    bad = [check for check in checks if check.ok is False]
     if context.obj.json:
         output.as_json({"ok": not bad, "checks": [check.to_json() for check in checks]})
     else:
@@ -417,9 +529,11 @@ def config_check(context: typer.Context) -> None:
     from veilnet import config
     from veilnet.cli.start import state_of
 
-    path = state_of(context.obj) / config.FILE_NAME
-    there = path.exists()
-    config.load(path.parent)
+    folder = state_of(context.obj)
+    path = folder / config.FILE_NAME
+    _, faults, there = config.read(folder)
+    if faults:
+        raise config.bad_file(folder, faults)
     if context.obj.json:
         output.as_json({"file": str(path), "exists": there, "ok": True})
     else:
@@ -428,16 +542,21 @@ def config_check(context: typer.Context) -> None:
 
 @config_app.command("show")
 def config_show(context: typer.Context) -> None:
-    """Print every key with its meaning, in the form of the file itself."""
+    """Print every key with its meaning, in the form of the file itself, and what is wrong in it."""
     from veilnet import config
     from veilnet.cli.start import state_of
 
-    value = config.load(state_of(context.obj))
+    value, faults, _ = config.read(state_of(context.obj))
     if context.obj.json:
-        output.as_json(value.to_json())
+        output.as_json(value.to_json() | ({"faults": faults} if faults else {}))
         return
-    for key, (_, what) in config.documented().items():
+    known = config.documented()
+    for key in faults.keys() - known:
+        output.line(f"# BAD: the file has {key!r}: {faults[key]}; take it out")
+    for key, (_, what) in known.items():
         output.line(f"# {what}")
+        if key in faults:
+            output.line(f"# BAD: in the file, {faults[key]}; this is the default:")
         output.line(f"{key} = {config.as_toml(getattr(value, key))}")
 
 

@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,18 @@ from veilnet.cli.options import Globals
 from veilnet.cli.program import exact
 from veilnet.cli.start import state_of
 from veilnet.control import client
-from veilnet.control.location import socket_to_ask
-from veilnet.errors import PrivilegeError, VeilError
+from veilnet.errors import DaemonNotRunning, PrivilegeError, VeilError
 
 
 @attrs.frozen
 class Check:
-    """One finding; *ok* is false only for what keeps a node from running."""
+    """One finding.
+
+    *ok* is false only for what keeps a node from running, None where nothing can be said.
+    """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
     hint: str = ""
     code: int = 70
@@ -36,38 +40,54 @@ class Check:
 
     def to_json(self) -> dict[str, Any]:
         """Return the members that have something to say."""
-        value = {"name": self.name, "ok": self.ok, "detail": self.detail}
+        state = {True: "ok", False: "bad", None: "unknown"}[self.ok]
+        # `ok` stays a truth value for scripts that ask for what is bad.
+        value = {"name": self.name, "ok": self.ok is not False, "detail": self.detail}
+        value["state"] = state
         return value | ({"hint": self.hint} if self.hint else {})
 
 
 def examine(found: Globals) -> list[Check]:
     """Run every check."""
-    checks = [_crypto(found), _engine(), _tun(), _namespaces(), _config(found)]
-    node, port = _node(found)
-    return [*checks, *node, _firewall(port)]
+    node, status = _node(found)
+    state = state_of(found) if status is None else Path(str(status["state_folder"]))
+    checks = [_crypto(state, status), _engine(), _tun(), _namespaces(), _config(state), *node]
+    return [*checks, _firewall(_port_to_be(state) if status is None else status["port"])]
 
 
 def report(checks: list[Check]) -> None:
     """Print *checks* for people."""
     for check in checks:
-        output.line(f"{'ok ' if check.ok else 'BAD'}  {check.name}: {check.detail}")
+        mark = {True: "ok ", False: "BAD", None: "-- "}[check.ok]
+        output.line(f"{mark}  {check.name}: {check.detail}")
         if check.hint:
             output.line(f"       {exact(check.hint)}")
 
 
-def _crypto(found: Globals) -> Check:
+def _crypto(state: Path, status: Mapping[str, Any] | None) -> Check:
     from veilnet import crypto
 
+    wanted = "auto"
+    with contextlib.suppress(VeilError):  # which is `_config`'s to say
+        wanted = config.read(state)[0].kem_backend
     try:
-        wanted = config.load(state_of(found)).kem_backend
         backend = crypto.load("cryptography" if wanted == "cryptography" else "liboqs")
     except VeilError as error:
-        return Check("crypto", False, error.message, error.hint)
+        return Check("crypto", False, error.message, error.hint, error.code)
     words = [f"{backend.name} {backend.version}", backend.why]
     if backend.library is not None:
         words.append(str(backend.library))
     words.append(f"checked by {backend.other.name}" if backend.other else "checked by nothing")
-    return Check("crypto", True, ", ".join(words))
+    used = (status or {}).get("crypto")
+    if used is None:
+        return Check("crypto", True, f"a node started now would use {', '.join(words)}")
+    if (used["backend"], used["version"]) == (backend.name, backend.version):
+        return Check("crypto", True, f"the running node uses {', '.join(words)}")
+    return Check(
+        "crypto",
+        True,
+        f"the running node uses {used['backend']} {used['version']} (so it was told)",
+    )
 
 
 def _engine() -> Check:
@@ -134,39 +154,42 @@ def _namespaces() -> Check:
     return Check(name, True, "no setting forbids them (`veilnet demo` uses them)")
 
 
-def _config(found: Globals) -> Check:
-    path = state_of(found) / config.FILE_NAME
+def _config(state: Path) -> Check:
+    path = state / config.FILE_NAME
     try:
-        there = path.exists()
-        config.load(path.parent)
-    except PermissionError:
-        return Check("config", True, f"{path} is not ours to read")
+        _, faults, there = config.read(state)
+        if faults:
+            raise config.bad_file(state, faults)
+    except PrivilegeError as error:
+        return Check("config", None, error.message, error.hint)
     except VeilError as error:
         return Check("config", False, error.message, error.hint, error.code)
     return Check("config", True, str(path) if there else f"{path} is not there: defaults")
 
 
-def _node(found: Globals) -> tuple[list[Check], int | None]:
-    """Return what the node says, and its UDP port if it has one already."""
-    path = socket_to_ask(found.socket)
+def _node(found: Globals) -> tuple[list[Check], Mapping[str, Any] | None]:
+    """Return what is known of the node, and its status if it gives it to us."""
     try:
-        value = client.ask(path, "status", timeout_s=5.0)
+        value = client.ask(client.find(found.socket, found.state), "status", timeout_s=5.0)
+    except (DaemonNotRunning, PrivilegeError) as error:
+        # Neither is wrong: but nothing was seen of a node, so nothing of it is "ok".
+        return [Check("node", None, error.message, error.hint), _port()], None
     except VeilError as error:
-        return [Check("node", True, error.message, error.hint), _port()], _port_to_be(found)
+        return [Check("node", False, error.message, error.hint, error.code), _port()], None
     checks = [Check("node", True, f"up, listens on UDP port {value['port']}")]
     for network in value["networks"]:
         checks += [
             Check(f"network {network['name']}", True, warning)
             for warning in network.get("warnings", ())
         ]
-    return checks, value["port"]
+    return checks, value
 
 
-def _port_to_be(found: Globals) -> int | None:
+def _port_to_be(state: Path) -> int | None:
     """Return the port that the node will listen on, None if it has yet to choose one."""
     with contextlib.suppress(OSError, ValueError, VeilError, AttributeError):
-        configured = config.load(state_of(found)).listen_port
-        remembered = json.loads((state_of(found) / "node.json").read_text("ascii"))
+        configured = config.read(state)[0].listen_port
+        remembered = json.loads((state / "node.json").read_text("ascii"))
         return configured or int(remembered.get("listen_port", 0)) or None
     return None
 
@@ -181,19 +204,82 @@ def _port() -> Check:
 
 
 def _firewall(port: int | None) -> Check:
-    tools = [name for name in ("ufw", "firewall-cmd", "nft", "iptables") if shutil.which(name)]
-    if not tools:
-        return Check("firewall", True, "no firewall tool is installed")
+    if not _may_configure():
+        return Check(
+            "firewall",
+            None,
+            "not looked at: only root may read its rules",
+            "Look with: sudo veilnet doctor",
+        )
+    texts = [(judge, text) for argv, judge in _RULES if (text := _output(argv)) is not None]
+    if not texts:
+        return Check("firewall", None, "not looked at: neither nft nor iptables can be read here")
+    found = next((chains for judge, text in texts if (chains := judge(text))), [])
+    if not found:
+        return Check("firewall", True, "no rule set drops what nothing else accepts")
     shown = "PORT" if port is None else str(port)
-    advice = {
-        "ufw": f"If peers cannot reach this node: sudo ufw allow {shown}/udp",
-        "firewall-cmd": "If peers cannot reach this node: "
-        f"sudo firewall-cmd --add-port={shown}/udp",
-    }
-    hint = next((advice[name] for name in tools if name in advice), "")
+    hint = next(
+        (advice for tool, advice in _ADVICE.items() if shutil.which(tool)),
+        "accept UDP to port {port} of this host",
+    ).format(port=shown)
     return Check(
         "firewall",
         True,
-        f"{', '.join(tools)} may filter; let UDP to the node's port in",
-        hint or f"If peers cannot reach this node, accept UDP to port {shown} of this host.",
+        f"{', '.join(found)} drops what no rule accepts",
+        f"Unless a rule lets it in already: {hint}",
     )
+
+
+_ADVICE = {
+    "ufw": "sudo ufw allow {port}/udp",
+    "firewall-cmd": "sudo firewall-cmd --add-port={port}/udp",
+}
+
+
+def _output(argv: Sequence[str]) -> str | None:
+    """Return what a tool prints, None if it cannot tell."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def dropping_chains(ruleset: str) -> list[str]:
+    """Return the chains for incoming packets that drop what no rule of theirs accepts.
+
+    Source: libnftables-json(5); by policy, or by a last rule that only drops or rejects.
+    """
+    try:
+        items = [item for item in json.loads(ruleset)["nftables"] if isinstance(item, dict)]
+    except (ValueError, KeyError, TypeError):
+        return []
+    found = []
+    for chain in (item["chain"] for item in items if "chain" in item):
+        if chain.get("hook") != "input":
+            continue
+        here = [
+            rule["expr"]
+            for rule in (item["rule"] for item in items if "rule" in item)
+            if all(rule[key] == chain[of] for key, of in _SAME.items())
+        ]
+        verdicts = {name for each in here[-1:] for part in each for name in part} - {"counter"}
+        if chain.get("policy") == "drop" or verdicts in ({"drop"}, {"reject"}):
+            found.append(f"nft chain {chain['family']} {chain['table']} {chain['name']}")
+    return found
+
+
+_SAME = {"family": "family", "table": "table", "chain": "name"}
+
+
+def dropping_policy(rules: str) -> list[str]:
+    """Return iptables' INPUT chain if its policy is to drop."""
+    policies = {"-P INPUT DROP", "-P INPUT REJECT"}
+    return ["iptables chain INPUT"] if policies & set(rules.splitlines()) else []
+
+
+_RULES = (
+    (("nft", "-j", "list", "ruleset"), dropping_chains),
+    (("iptables", "-S", "INPUT"), dropping_policy),
+    (("ip6tables", "-S", "INPUT"), dropping_policy),
+)

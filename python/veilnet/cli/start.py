@@ -16,11 +16,19 @@ from typing import Any
 
 from veilnet.cli.options import Globals
 from veilnet.control import client
-from veilnet.control.location import default_state, socket_to_ask, socket_to_offer
-from veilnet.errors import ConfigError, InternalError, PrivilegeError, TimedOut, VeilError
+from veilnet.control.location import default_state, socket_to_offer
+from veilnet.errors import (
+    ConfigError,
+    DaemonNotRunning,
+    InternalError,
+    PrivilegeError,
+    TimedOut,
+    VeilError,
+)
 
 START_TIMEOUT_S = 60.0
 """A first start makes keys and tests both back ends; a loaded small machine needs its time."""
+STOP_TIMEOUT_S = 20.0
 
 
 def state_of(found: Globals) -> Path:
@@ -28,28 +36,30 @@ def state_of(found: Globals) -> Path:
     return found.state or default_state()
 
 
-def running(found: Globals) -> Path | None:
+def running(found: Globals, *, to_start: bool = True) -> Path | None:
     """Return the socket of the node that already runs for *found*, None if there is none.
 
-    Raises: ConfigError: a node runs there, but with another state folder than the one asked for.
+    *to_start*: whether one will be started then, so that only a node in its place is in the way.
+
+    Raises: ConfigError: a node runs there, but with another state folder than the one asked for;
+    PrivilegeError: it is not this user's to command.
     """
-    offered = socket_to_offer(found.socket, state_of(found))
-    for path in dict.fromkeys((offered, socket_to_ask(found.socket))):
-        if not client.is_running(path):
-            continue
-        try:
-            theirs = client.ask(path, "status")["state_folder"]
-        except PrivilegeError:
-            if path == offered:
-                raise
-            continue  # the system's node is not this user's to command; a node of its own may be
-        if found.state is not None and Path(str(theirs)) != found.state.resolve():
-            raise ConfigError(
-                f"the node that listens on {path} has the state folder {theirs}, not {found.state}",
-                hint="Give each node on one host its own --state and --socket.",
-            )
-        return path
-    return None
+    try:
+        path = client.find(found.socket, found.state)
+        theirs = client.ask(path, "status")["state_folder"]
+    except DaemonNotRunning:
+        return None
+    except PrivilegeError:
+        # The system's node is not this user's to command; a node of its own may be.
+        if not to_start or client.is_running(socket_to_offer(found.socket, found.state)):
+            raise
+        return None
+    if found.state is not None and Path(str(theirs)) != found.state.resolve():
+        raise ConfigError(
+            f"the node that listens on {path} has the state folder {theirs}, not {found.state}",
+            hint="Give each node on one host its own --state and --socket.",
+        )
+    return path
 
 
 def start(
@@ -66,7 +76,7 @@ def start(
 
     Raises: whatever kept it from starting.
     """
-    path = socket_to_offer(found.socket, state_of(found))
+    path = socket_to_offer(found.socket, found.state)
     settings: dict[str, Any] = {
         "state": str(state_of(found)),
         "socket": str(path),
@@ -117,6 +127,27 @@ def start(
     return path
 
 
+def stop(path: Path) -> Mapping[str, Any]:
+    """Stop the node that listens on *path*, and wait until it is gone.
+
+    Raises: DaemonNotRunning, PrivilegeError.
+    """
+    value = client.ask(path, "down")
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while client.is_running(path) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return value
+
+
+def stop_if_useless(path: Path) -> bool:
+    """Stop a node that was started to join, if it is in no network; return whether it was."""
+    with contextlib.suppress(VeilError):
+        if not client.ask(path, "status")["networks"]:
+            stop(path)
+            return True
+    return False
+
+
 def _read_line(fd: int, timeout_s: float) -> bytes:
     """Return what was written to *fd* up to a line's end, or up to its end."""
     deadline, data = time.monotonic() + timeout_s, b""
@@ -140,7 +171,7 @@ def run_here(found: Globals, overrides: Mapping[str, Any], *, invite: str | None
     run(
         Settings(
             state=state_of(found),
-            socket=socket_to_offer(found.socket, state_of(found)),
+            socket=socket_to_offer(found.socket, found.state),
             overrides={
                 **overrides,
                 "log_level": found.log_level,

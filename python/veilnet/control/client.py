@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from veilnet.control.lines import (
@@ -15,12 +16,11 @@ from veilnet.control.lines import (
     encode_request,
     parse_reply,
 )
-from veilnet.control.location import short_address
+from veilnet.control.location import short_address, socket_places
 from veilnet.errors import DaemonNotRunning, PrivilegeError, RemoteProtocolError, TimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -53,6 +53,36 @@ def is_running(path: Path) -> bool:
     except (PrivilegeError, TimedOut):
         return True
     return True
+
+
+def find(given: Path | None = None, state: Path | None = None) -> Path:
+    """Return the socket of the node that a command means: the first place where one answers.
+
+    A node with another state folder than *state*, if that was given, is not the one.
+    Raises: DaemonNotRunning: there is none; PrivilegeError: there is, and not for this user.
+    """
+    if given is not None:
+        return given
+    closed: PrivilegeError | None = None
+    for path in socket_places(given, state):
+        if not is_running(path):
+            continue
+        try:
+            if state is None or path.parent == state:
+                _open(path).close()
+            elif Path(str(ask(path, "status")["state_folder"])) != state.resolve():
+                continue
+        except DaemonNotRunning:
+            continue  # it went just now
+        except PrivilegeError as error:
+            # The system's node may be closed to a user who has one of their own.
+            closed = closed or error
+            continue
+        return path
+    if closed is not None:
+        raise closed
+    where = "" if state is None else f" with the state folder {state}"
+    raise DaemonNotRunning(f"no node{where} is running here")
 
 
 def stream(

@@ -11,45 +11,50 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 SYSTEM_STATE = Path("/var/lib/veilnet")
-SYSTEM_SOCKET = Path("/run/veilnet/veilnet.sock")
-
-
-def _user_socket(environ: Mapping[str, str]) -> Path | None:
-    runtime = environ.get("XDG_RUNTIME_DIR")
-    return Path(runtime) / "veilnet" / "veilnet.sock" if runtime else None
+SOCKET_NAME = "veilnet.sock"
+SYSTEM_SOCKET = Path("/run/veilnet") / SOCKET_NAME
 
 
 def default_state(euid: int | None = None) -> Path:
     """Return the state folder of a node that was given none."""
-    if (os.geteuid() if euid is None else euid) == 0:
-        return SYSTEM_STATE
+    return SYSTEM_STATE if (os.geteuid() if euid is None else euid) == 0 else _user_state()
+
+
+def _user_state() -> Path:
     import platformdirs  # costs start-up time that most commands need not pay
 
     return Path(platformdirs.user_state_dir("veilnet"))
 
 
-def socket_to_ask(given: Path | None, environ: Mapping[str, str] | None = None) -> Path:
-    """Return the socket a client asks: the given one, the system's, else the user's."""
+def socket_places(
+    given: Path | None, state: Path | None, environ: Mapping[str, str] | None = None
+) -> Iterator[Path]:
+    """Yield where a control socket may be, best first; *given* and *state* are the user's words.
+
+    A client asks the first that answers, a new node listens on the first that is its to make: one
+    list for both, or a node could not be found again.
+    """
     if given is not None:
-        return given
-    user = _user_socket(os.environ if environ is None else environ)
-    if user is not None and user.exists() and not SYSTEM_SOCKET.exists():
-        return user
-    return SYSTEM_SOCKET
+        yield given
+        return
+    if state is not None:
+        yield state / SOCKET_NAME
+    yield SYSTEM_SOCKET
+    if runtime := (os.environ if environ is None else environ).get("XDG_RUNTIME_DIR"):
+        yield Path(runtime) / "veilnet" / SOCKET_NAME
+    yield _user_state() / SOCKET_NAME
 
 
 def socket_to_offer(
     given: Path | None,
-    state: Path,
+    state: Path | None,
     environ: Mapping[str, str] | None = None,
     euid: int | None = None,
 ) -> Path:
-    """Return the socket a new daemon listens on."""
-    if given is not None:
-        return given
-    if (os.geteuid() if euid is None else euid) == 0:
-        return SYSTEM_SOCKET
-    return _user_socket(os.environ if environ is None else environ) or state / "veilnet.sock"
+    """Return the socket a new node listens on."""
+    is_root = (os.geteuid() if euid is None else euid) == 0
+    places = socket_places(given, state, environ)
+    return next(path for path in places if is_root or path == given or path != SYSTEM_SOCKET)
 
 
 @contextlib.contextmanager
