@@ -10,7 +10,7 @@ import attrs
 
 from veilnet.demo.result import Step
 from veilnet.demo.scene import play
-from veilnet.errors import InternalError, VeilError
+from veilnet.errors import InternalError, PrivilegeError, VeilError
 
 
 def _say(kind: str, value: object) -> None:
@@ -28,6 +28,8 @@ def main() -> int:
         _say("result", attrs.asdict(play(Path(sys.argv[1]), tell)))
     except VeilError as error:
         _say("error", error.to_json())
+    except PermissionError as error:
+        _say("error", PrivilegeError(f"the demo may not do this here: {error}").to_json())
     except Exception as error:  # noqa: BLE001 - it must cross the pipe, whatever it is
         notes = " ".join(getattr(error, "__notes__", ()))
         text = f"the demo failed: {type(error).__name__}: {error} {notes}".strip()

@@ -11,7 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, Self
 
 from veilnet.demo.result import Result, Step
-from veilnet.errors import InternalError, TimedOut, VeilError
+from veilnet.errors import InternalError, PrivilegeError, TimedOut, VeilError
 from veilnet.testing import check, command
 
 if TYPE_CHECKING:
@@ -28,7 +28,10 @@ def run(*, on_step: Callable[[Step], None] = lambda _: None) -> Result:
     Raises: PrivilegeError: no namespaces here; VeilError: what went wrong inside.
     Cancellation: KeyboardInterrupt ends everything that was started.
     """
-    check()
+    try:
+        check()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise _not_executable(str(error)) from error
     with (
         tempfile.TemporaryDirectory(prefix="veilnet-demo-") as folder,
         _inner(folder) as process,
@@ -43,9 +46,18 @@ def run(*, on_step: Callable[[Step], None] = lambda _: None) -> Result:
                 return Result(**said["result"])
         code = process.wait()
         noise = (process.stderr.read() if process.stderr else "").strip()
+    if code in {126, 127} or "Permission denied" in noise:
+        raise _not_executable(noise)
     if code < 0 or code > 128:
         raise TimedOut(f"the demo was ended before it was done (after at most {_LONGEST_S:g} s)")
     raise InternalError(f"the demo died (exit code {code}): {noise}")
+
+
+def _not_executable(why: str) -> PrivilegeError:
+    return PrivilegeError(
+        f"this user cannot run the demo's programs with {sys.executable}: {why}",
+        hint="Install VeilNet where this user may read and execute it, or run: sudo veilnet demo",
+    )
 
 
 @contextlib.contextmanager
