@@ -246,6 +246,7 @@ def test_doctor_in_json(laptop):
     assert shown["ok"] is True
     checks = {check["name"]: check for check in shown["checks"]}
     assert {"crypto", "engine", "tun", "config", "node"} <= set(checks)
+    assert "the running node uses" in checks["crypto"]["detail"]
     assert all(check["ok"] is True and check["detail"] for check in checks.values())
     assert str(status(laptop)["port"]) in checks["node"]["detail"]
 
