@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -11,15 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from veilnet.cli import output
+from veilnet.cli import judge, output
 from veilnet.cli.options import Globals, check_key
 from veilnet.control import client
 from veilnet.errors import (
     DaemonNotRunning,
-    InviteError,
     PeerUnreachable,
     PrivilegeError,
-    UsageError,
     VeilError,
 )
 
@@ -47,21 +44,11 @@ for name, sub in {
 SLACK_S = 10.0
 """What the client waits beyond the daemon's own deadline before it calls it stuck."""
 
-INVITE_DAYS_MAX = 30
-INVITE_CHARACTERS_MIN = 150
-"""A word so long is no name; it may be an invite whose beginning was not copied."""
-
-
-def _named(peer: str) -> str:
-    peer = peer.strip()
-    if not peer:
-        raise UsageError("PEER is empty", hint="Name one: veilnet peer list")
-    return peer
-
-
 Peer = Annotated[
     str,
-    typer.Argument(help="Name, peer id (or unique prefix) or overlay address.", callback=_named),
+    typer.Argument(
+        help="Name, peer id (or unique prefix) or overlay address.", callback=judge.named
+    ),
 ]
 
 
@@ -129,8 +116,8 @@ def up(
         "tun": False if no_tun else None,
         "listen_port": listen_port,
         "endpoints": endpoint or None,
-        "name": _node_name(name),
-        "hosts_file": _hosts_file(hosts_file or Path("/etc/hosts"))
+        "name": judge.node_name(name),
+        "hosts_file": judge.hosts_file(hosts_file or Path("/etc/hosts"))
         if hosts or hosts_file
         else None,
         "kem_backend": kem_backend,
@@ -162,28 +149,6 @@ def up(
         output.next_step(found, how, "up", "--hosts", sudo=True)
 
 
-def _node_name(name: str | None) -> str | None:
-    """Return the name to ask for in networks.   Raises: UsageError: it is none."""
-    if name is None:
-        return None
-    from veilnet.networks.names import parse_node_name
-
-    try:
-        return parse_node_name(name)
-    except UsageError as error:
-        raise UsageError(f"--name: {error.message}", hint=error.hint) from error
-
-
-def _hosts_file(path: Path) -> str:
-    """Return the hosts file to write to.   Raises: UsageError: it cannot be one."""
-    path = path.absolute()
-    with contextlib.suppress(PermissionError):  # which whoever writes it will tell better
-        if path.is_dir() or not path.parent.is_dir():
-            why = "is a folder" if path.is_dir() else "would be in a folder that is not there"
-            raise UsageError(f"--hosts-file: {path} {why}", hint="Name a file, or use --hosts.")
-    return str(path)
-
-
 @app.command()
 def down(context: typer.Context) -> None:
     """Stop the node."""
@@ -210,7 +175,7 @@ def invite(
 ) -> None:
     """Print one line that lets another device into the network."""
     found: Globals = context.obj
-    value = _ask(context, "invite", uses=uses, expires_s=_duration(expires), network=network)
+    value = _ask(context, "invite", uses=uses, expires_s=judge.duration(expires), network=network)
     for warning in value["warnings"]:
         output.note(f"warning: {warning}")
     if found.json:
@@ -222,19 +187,6 @@ def invite(
         "On the other device:"
     )
     output.note("  sudo veilnet connect veil:...")
-
-
-def _duration(text: str) -> int:
-    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    number, unit = text[:-1], text[-1:]
-    if unit not in units or not (number.isascii() and number.isdigit()) or not int(number):
-        raise UsageError(f"--expires: {text!r} is no duration", hint="Write 30m, 24h or 7d.")
-    if (seconds := int(number) * units[unit]) > INVITE_DAYS_MAX * units["d"]:
-        raise UsageError(
-            f"--expires {text} is too long: at most {INVITE_DAYS_MAX}d",
-            hint="Write 30m, 24h or 7d.",
-        )
-    return seconds
 
 
 @app.command()
@@ -260,8 +212,8 @@ def connect(
     from veilnet.cli import show, start
 
     found: Globals = context.obj
-    peer, joining = _target(peer)
-    name = _node_name(name)
+    peer, joining = judge.target(peer)
+    name = judge.node_name(name)
     path = start.running(found, to_start=joining)
     started = path is None
     if path is None:
@@ -298,28 +250,6 @@ def connect(
             output.as_json(ping_once)
         else:
             output.line(f"{shown}: {show.path_words(ping_once['path'])}")
-
-
-def _target(peer: str) -> tuple[str, bool]:
-    """Return whom to connect to, and whether that is an invite.
-
-    Raises: UsageError: nobody; InviteError: it is a garbled one.
-    """
-    peer = _named(peer)
-    joining = peer.lower().startswith("veil:")
-    if joining or len(peer) >= INVITE_CHARACTERS_MIN:
-        from veilnet.networks.invite import Invite  # costs start-up time that names need not pay
-
-        if joining:
-            Invite.parse(peer)
-            return peer, True
-        with contextlib.suppress(InviteError):
-            Invite.parse(f"veil:{peer}")
-            raise UsageError(
-                "this looks like an invite without veil:",
-                hint="Put veil: before it, with no space between.",
-            )
-    return peer, False
 
 
 def _start_to_join(found: Globals, *, no_tun: bool, name: str | None) -> Path:
