@@ -229,7 +229,7 @@ def fault(key: str, value: object) -> str:
     if key not in documented():
         return "it means nothing: no key has that name"
     try:
-        Config(**{key: value})
+        Config().override({key: value})
     except ConfigError as error:
         return error.message.removeprefix(f"{key} = ")
     except TypeError as error:
