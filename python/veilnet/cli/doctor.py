@@ -216,7 +216,7 @@ def _firewall(port: int | None) -> Check:
         return Check("firewall", None, "not looked at: neither nft nor iptables can be read here")
     found = next((chains for judge, text in texts if (chains := judge(text))), [])
     if not found:
-        return Check("firewall", True, "no rule set drops what nothing else accepts")
+        return Check("firewall", True, "no chain for incoming packets drops what no rule accepts")
     shown = "PORT" if port is None else str(port)
     hint = next(
         (advice for tool, advice in _ADVICE.items() if shutil.which(tool)),
