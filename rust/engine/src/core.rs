@@ -244,10 +244,8 @@ impl Core {
     }
 
     pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let established = self.gate.accept(sid, psk, now_ns, &mut out);
-        self.perform(out, None, now_ns);
-        self.establish(established?, now_ns)
+        let established = self.gate.accept(sid, psk, now_ns)?;
+        self.establish(established, now_ns)
     }
 
     /// Give up a handshake, and the session if it came that far.

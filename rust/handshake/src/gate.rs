@@ -216,13 +216,7 @@ impl Gate {
     }
 
     /// Responder: AUTH has been verified. The caller sends the ACK.
-    pub fn accept(
-        &mut self,
-        sid: u32,
-        psk: Option<&[u8; 32]>,
-        now_ns: u64,
-        _out: &mut Vec<Action>,
-    ) -> Result<Established> {
+    pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<Established> {
         self.responder.accept(sid, psk, now_ns)
     }
 
@@ -308,11 +302,6 @@ impl Gate {
     /// The commitments to persist, oldest first.
     pub fn seen_coms(&self) -> Vec<[u8; 32]> {
         self.responder.coms.values().collect()
-    }
-
-    /// Grows whenever `seen_coms` has a new entry.
-    pub fn coms_version(&self) -> u64 {
-        self.responder.coms_version
     }
 
     /// Take back what an earlier run persisted. Call before the first datagram.

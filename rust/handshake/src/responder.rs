@@ -106,8 +106,6 @@ pub(crate) struct Responder {
     admission: Admission,
     /// Commitments whose INIT showed a valid cookie: their HELLOs meet silence. Persisted.
     pub(crate) coms: Seen<[u8; 32]>,
-    /// Grows with every new entry of `coms`.
-    pub(crate) coms_version: u64,
     processed: Seen<[u8; 32]>,
     assemblies: BTreeMap<(SocketAddr, u32), Assembly>,
     waiting: BTreeMap<[u8; 32], Waiting>,
@@ -122,7 +120,6 @@ impl Responder {
             cookies: CookieJar::new(rng)?,
             admission: Admission::new(limits.per_prefix, limits.global, limits.buckets),
             coms: Seen::new(limits.coms),
-            coms_version: 0,
             processed: Seen::new(limits.processed),
             assemblies: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -193,8 +190,8 @@ impl Responder {
             return None;
         }
         // From here on the source address is proven.
-        if door.replay_set && self.coms.insert(com) {
-            self.coms_version += 1;
+        if door.replay_set {
+            self.coms.insert(com);
         }
         if let Some(sid) = self.by_com.get(&com).copied() {
             return self.again(sid, source, now_ns, limits, rng, out);

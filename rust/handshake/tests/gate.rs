@@ -557,7 +557,7 @@ fn misuse() {
     );
     assert_eq!(gate.resend(5, now, &mut out), Err(Error::UnknownSession(5)));
     assert_eq!(
-        gate.accept(5, None, now, &mut out).err(),
+        gate.accept(5, None, now).err(),
         Some(Error::UnknownSession(5))
     );
     assert!(!gate.abandon(5));
@@ -590,7 +590,7 @@ fn misuse() {
     );
     assert!(gate.reject(sid, now, &mut out).is_err());
     let sid_r = world.r.established.as_ref().unwrap().local_sid;
-    assert!(world.r.gate.accept(sid_r, None, now, &mut out).is_err());
+    assert!(world.r.gate.accept(sid_r, None, now).is_err());
     assert!(world.i.gate.abandon(sid));
     assert!(world.i.gate.resend(sid, now, &mut out).is_err());
 }

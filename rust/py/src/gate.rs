@@ -424,7 +424,7 @@ impl Gate {
     fn accept(&self, py: Python<'_>, sid: u32, psk: Option<&[u8]>) -> PyResult<Established> {
         let psk = psk.map(|psk| key(psk, "a psk")).transpose()?;
         let mut twin = lock(&self.0);
-        let session = twin.run(|gate, now, _, out| gate.accept(sid, psk.as_ref(), now, out))?;
+        let session = twin.run(|gate, now, _, _| gate.accept(sid, psk.as_ref(), now))?;
         let facts = twin.establish(py, checked(session)?)?;
         twin.send_ack(sid)?;
         Ok(facts)

@@ -238,8 +238,7 @@ impl End {
                     let valid = bytes == sign(schedule.th3().unwrap(), bytes.len());
                     drop(schedule);
                     if valid {
-                        self.established =
-                            Some(self.gate.accept(sid, None, now, &mut out).unwrap());
+                        self.established = Some(self.gate.accept(sid, None, now).unwrap());
                         self.send_ack();
                     }
                 }
