@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
+
 import pytest
 import trio
 
 from tests.unit.daemon.nodes import DAY, ask, join, only, pair, running, session_of, until
 from veilnet.daemon import channels, gossip, joining
-from veilnet.errors import PeerRefused, PeerUnreachable, UnknownPeer, VeilError
+from veilnet.daemon.host import unix_now
+from veilnet.errors import PeerRefused, PeerUnreachable, UnknownPeer, UsageError, VeilError
 from veilnet.networks.invite import Invite
+from veilnet.networks.network import Network
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import messages
 
@@ -227,3 +231,33 @@ async def test_a_refusal_ends_joining_unattended(tmp_path):
         async with running(tmp_path, "dave", found=False) as dave:
             with trio.fail_after(10), pytest.raises(PeerRefused):
                 await dave.joining.join_unattended(Invite.parse(text))
+
+
+async def test_who_founded_several_networks_says_which_to_invite_to(tmp_path):
+    """No guess: an invite lets somebody in for good."""
+    async with running(tmp_path, "alice") as alice:
+        second = Network.found(
+            alice.store,
+            alice.identity,
+            node_name="alice",
+            now=unix_now(),
+            rng=secrets.token_bytes,
+            name="work",
+        )
+        alice.networks.add(second)
+        await alice.addresses.add(second)
+        with pytest.raises(UsageError, match="home, work") as caught:
+            await ask(alice, "invite")
+        assert "--network" in caught.value.hint
+        assert (await ask(alice, "invite", network="work"))["network"] == "work"
+
+
+async def test_when_a_peer_was_last_heard_is_remembered(tmp_path):
+    """Also after its session is gone."""
+    async with pair(tmp_path) as (alice, bob):
+        key = session_of(alice, bob).key
+        assert not alice.heard
+        await ask(alice, "disconnect", peer="bob")
+        assert abs(alice.heard[key] - unix_now()) < 60
+        (peer,) = (await ask(alice, "status"))["peers"]
+        assert (peer["state"], peer["heard_s"] < 60) == ("idle", True)
