@@ -184,19 +184,15 @@ impl Core {
         bare_hint: bool,
         now_ns: u64,
     ) -> Result<bool> {
-        let mut out = std::mem::take(&mut self.actions);
-        let sent = self.gate.hello(
-            schedule, door_key, to, bare_hint, now_ns, &mut OsRng, &mut out,
-        );
-        self.perform(out, None, now_ns);
-        Ok(sent?)
+        self.ask_gate(now_ns, |gate, out| {
+            gate.hello(schedule, door_key, to, bare_hint, now_ns, &mut OsRng, out)
+        })
     }
 
     pub fn candidate(&mut self, sid: u32, candidate: u32, ss: &[u8], now_ns: u64) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let opened = self.gate.candidate(sid, candidate, ss, now_ns, &mut out);
-        self.perform(out, None, now_ns);
-        opened?;
+        self.ask_gate(now_ns, |gate, out| {
+            gate.candidate(sid, candidate, ss, now_ns, out)
+        })?;
         Ok(())
     }
 
@@ -207,12 +203,9 @@ impl Core {
         message: Vec<u8>,
         now_ns: u64,
     ) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let done = self
-            .gate
-            .respond(schedule, init, message, now_ns, &mut OsRng, &mut out);
-        self.perform(out, None, now_ns);
-        Ok(done?)
+        self.ask_gate(now_ns, |gate, out| {
+            gate.respond(schedule, init, message, now_ns, &mut OsRng, out)
+        })
     }
 
     pub fn authenticate(
@@ -222,25 +215,19 @@ impl Core {
         psk: Option<&[u8; 32]>,
         now_ns: u64,
     ) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let established = self.gate.authenticate(sid, message, psk, now_ns, &mut out);
-        self.perform(out, None, now_ns);
-        self.establish(established?, now_ns)
+        let established = self.ask_gate(now_ns, |gate, out| {
+            gate.authenticate(sid, message, psk, now_ns, out)
+        })?;
+        self.establish(established, now_ns)
     }
 
     /// Initiator: the RESP that opened does not verify; go on with the other key parts.
     pub fn reject(&mut self, sid: u32, now_ns: u64) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let done = self.gate.reject(sid, now_ns, &mut out);
-        self.perform(out, None, now_ns);
-        Ok(done?)
+        self.ask_gate(now_ns, |gate, out| gate.reject(sid, now_ns, out))
     }
 
     pub fn resend(&mut self, sid: u32, now_ns: u64) -> Result<()> {
-        let mut out = std::mem::take(&mut self.actions);
-        let done = self.gate.resend(sid, now_ns, &mut out);
-        self.perform(out, None, now_ns);
-        Ok(done?)
+        self.ask_gate(now_ns, |gate, out| gate.resend(sid, now_ns, out))
     }
 
     pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<()> {
@@ -255,6 +242,18 @@ impl Core {
 
     pub fn dismiss(&mut self, com: &[u8; 32]) {
         self.gate.dismiss(com);
+    }
+
+    /// Call the gate and carry out what it asked for, whether or not the call succeeded.
+    fn ask_gate<R>(
+        &mut self,
+        now_ns: u64,
+        call: impl FnOnce(&mut Gate, &mut Vec<Action>) -> veilnet_handshake::Result<R>,
+    ) -> Result<R> {
+        let mut out = std::mem::take(&mut self.actions);
+        let answer = call(&mut self.gate, &mut out);
+        self.perform(out, None, now_ns);
+        Ok(answer?)
     }
 
     /// Carry out what the gate asked for; what it answers at once leaves from *local*.

@@ -5,7 +5,7 @@
 
 use crate::core::Core;
 use crate::events::Event;
-use crate::session::{SILENT_NS, Session};
+use crate::session::{SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
 use std::io;
 use std::net::IpAddr;
@@ -15,8 +15,6 @@ use veilnet_wire::{ip, part, split};
 
 /// Reads between two looks at the other side.
 const READS: usize = 64;
-/// Keys at their limit are told of again after this.
-const STALE_AGAIN_NS: u64 = 5_000_000_000;
 
 impl Core {
     /// Read and send what the TUN device holds; true if there was something.
@@ -71,7 +69,7 @@ impl Core {
             && !session.tx.has_room(1)
             && session
                 .stale_told_ns
-                .is_none_or(|t| now_ns >= t + STALE_AGAIN_NS)
+                .is_none_or(|t| now_ns >= t + TELL_AGAIN_NS)
         {
             session.stale_told_ns = Some(now_ns);
             self.events.push(Event::Stale { sid });

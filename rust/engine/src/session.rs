@@ -11,6 +11,8 @@ use std::net::SocketAddr;
 pub const MASK_SILENCE_NS: u64 = 1_000_000_000;
 /// After so much unanswered sending Python is told.
 pub const SILENT_NS: u64 = 1_500_000_000;
+/// What must not go unheard (silence, keys at their limit) is told again after this.
+pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
 /// A receiver reports at least this often while data flows.
 pub const REPORT_NS: u64 = 100_000_000;
 

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::keys::StepLimits;
 use crate::probe::{PROBE, Probe, Report};
-use crate::session::{Pending, REPORT_NS, SILENT_NS, Session};
+use crate::session::{Pending, REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
@@ -19,8 +19,6 @@ const PROBE_LIFE_NS: u64 = 5_000_000_000;
 const QUIET_NS: u64 = 30_000_000_000;
 /// So long a session may wait for its ACK; then nobody waits for it any more.
 const UNCONFIRMED_NS: u64 = 30_000_000_000;
-/// What must not go unheard is told again after this.
-const TELL_AGAIN_NS: u64 = 5_000_000_000;
 const FAR_NS: u64 = 3_600_000_000_000;
 
 impl Core {
