@@ -147,7 +147,28 @@ class PacketWanted:
 @final
 class ProbeAnswered:
     sid: int
+    path: int
     rtt_s: float
+
+@final
+class PathChanged:
+    """A path's state changed, seen by the engine; shares were moved already."""
+
+    sid: int
+    path: int
+    state: str
+    """As `PathStats.state`."""
+    cause: Literal["silent", "lossy", "slow", "heard", "closed"]
+    """Why: "closed" is the end of the link or circuit that it went over."""
+    moved_to: int | None
+    """The path that took the share over, if one did."""
+
+@final
+class CircuitSpent:
+    """A circuit's byte limit is used up: nothing more is forwarded."""
+
+    link: int
+    label: int
 
 @final
 class PeerSilent:
@@ -187,6 +208,8 @@ Event: TypeAlias = (
     | ControlReceived
     | PacketWanted
     | ProbeAnswered
+    | PathChanged
+    | CircuitSpent
     | PeerSilent
     | SourceMoved
     | KeysStale
@@ -222,6 +245,54 @@ class SessionStats:
     """Largest UDP payload the path is known to carry (DPLPMTUD)."""
 
 @final
+class PathStats:
+    """One path of one session.  Counters only grow: take differences.
+
+    What a peer received is what its authenticated reports say.
+    """
+
+    sid: int
+    path: int
+    endpoint: Endpoint
+    """Real, or that of a circuit: see `circuit_of`."""
+    state: str
+    """"probing" (nothing came back yet), "alive", "browned" (lossy or slow) or "dead"."""
+    share: float
+    standby: bool
+    rtt_s: float | None
+    rtt_min_s: float | None
+    jitter_s: float
+    loss: float
+    """Part of the datagrams lost, over the last second of reports."""
+    queue_s: float
+    """What the round trip is above its minimum."""
+    tx_datagrams: int
+    tx_bytes: int
+    rx_datagrams: int
+    rx_bytes: int
+    judged_datagrams: int
+    """Sent and covered by a report, received or not."""
+    lost_datagrams: int
+    delivered_bytes: int
+    probes_sent: int
+    probes_answered: int
+    heard_s: float | None
+    mtu_bytes: int
+
+@final
+class CircuitStats:
+    """One circuit that this node forwards, both directions together."""
+
+    a: tuple[int, int]
+    """(link, label) of one side."""
+    b: tuple[int, int]
+    datagrams: int
+    bytes: int
+    dropped: int
+    busy: bool
+    """Whether a rate limit dropped something of it within the last second."""
+
+@final
 class EngineStats:
     """The engine's own counters."""
 
@@ -236,6 +307,15 @@ class EngineStats:
     udp_gso: bool
     udp_gro: bool
     wakeups: int
+    relayed_datagrams: int
+    relayed_bytes: int
+    relay_dropped: int
+
+def circuit_endpoint(link: int, label: int) -> Endpoint:
+    """The endpoint that stands for the circuit with that label on that link."""
+
+def circuit_of(endpoint: Endpoint) -> tuple[int, int] | None:
+    """`(link, label)` if *endpoint* stands for a circuit; no other has such an address."""
 
 @final
 class Engine:
@@ -306,13 +386,64 @@ class Engine:
     def send_control(self, sid: int, data: bytes) -> None:
         """Seal and send one control datagram (at most 1,100 B), unreliable."""
     def close_session(self, sid: int) -> None: ...
-    def probe(self, sid: int) -> None:
-        """Send a sealed probe now; `ProbeAnswered` follows if the peer answers."""
+    def probe(self, sid: int, path: int | None = None) -> None:
+        """Send a sealed probe now; `ProbeAnswered` follows if the peer answers.
+
+        *path* None is the path that carries most.
+        """
     def set_endpoint(self, sid: int, endpoint: Endpoint) -> None: ...
     def install_generation(self, sid: int, schedule: KeySchedule, *, send: bool) -> None:
         """Receive under the schedule's newest generation; *send* moves sending to it at once,
         else sending moves with the peer's first authentic datagram under it.
         """
+
+    # paths
+    def paths(self) -> list[PathStats]: ...
+    def open_path(self, sid: int, path: int, endpoint: Endpoint) -> None:
+        """Open another path of a session, unproven until a probe on it is answered.
+
+        *path*: even ids are the initiator's, odd ones the responder's, 1-254, never one that was
+        used before in this generation; at most 8 are open.  Path 0 is the handshake's own.
+        Raises: LocalProtocolError.
+        """
+    def close_path(self, sid: int, path: int) -> None: ...
+    def set_shares(
+        self, sid: int, shares: Sequence[tuple[int, float]], *, standby: int | None = None
+    ) -> None:
+        """Split what is sent over at most 3 open paths; name the one that takes over.
+
+        Raises: LocalProtocolError.
+        """
+
+    # circuits at their ends
+    def join_circuit(self, link: int, label: int) -> Endpoint:
+        """Take frames with that label on that link as ours; the answer is where to send."""
+    def leave_circuit(self, endpoint: Endpoint) -> None: ...
+    def rebind_link(self, old: int, new: int) -> None:
+        """Move everything that goes over the link *old* to the session that replaces it."""
+
+    # circuits at a relay
+    def add_circuit(
+        self,
+        a: tuple[int, int],
+        b: tuple[int, int],
+        *,
+        rate_bps: int,
+        burst_bytes: int,
+        limit_bytes: int,
+    ) -> None:
+        """Forward between two (link, label), both ways, at most *limit_bytes* in all.
+
+        Raises: LocalProtocolError: a label in use, no such link, the same link twice.
+        """
+    def limit_circuit(
+        self, a: tuple[int, int], *, rate_bps: int | None = None, limit_bytes: int | None = None
+    ) -> None:
+        """Change a circuit's rate or its limit over its whole life; None leaves it."""
+    def remove_circuit(self, a: tuple[int, int]) -> None: ...
+    def circuits(self) -> list[CircuitStats]: ...
+    def set_relay_rate(self, rate_bps: int | None) -> None:
+        """Cap what all circuits together may forward; None is no cap."""
 
     # inner addresses
     def set_local(self, prefixes: Sequence[str]) -> None:
