@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from veilnet.errors import LocalProtocolError, RemoteProtocolError
-from veilnet.protocol import cbor, messages
-from veilnet.protocol.fields import Blob, EndpointPair, Integer, ListOf, Maybe, Text
+from veilnet.protocol import cbor, messages, relay_messages
+from veilnet.protocol.fields import Blob, EndpointPair, Flag, Integer, ListOf, Maybe, Text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +33,7 @@ def members_of(codec: Any) -> st.SearchStrategy[Any]:
     """Typed values that *codec* writes and reads."""
     few = min(getattr(codec, "maximum", 0), 3)
     strategies: dict[type, Callable[[], st.SearchStrategy[Any]]] = {
+        Flag: st.booleans,
         Integer: lambda: st.integers(codec.minimum, codec.maximum),
         Blob: lambda: st.binary(min_size=codec.minimum, max_size=min(codec.maximum, 600)),
         Text: lambda: st.text(printable, max_size=min(codec.maximum, 20)),
@@ -120,6 +121,13 @@ def test_every_type_has_one_number_and_a_whole_layout():
     [
         messages.ReturnKey(key=b"short"),
         messages.Close(code=70_000),
+        relay_messages.CircuitOpen(circuit=b"short", target=bytes(32)),
+        relay_messages.CircuitOpen(circuit=bytes(16), target=bytes(32), hops=3),
+        relay_messages.CircuitOpen(circuit=bytes(16), target=bytes(32), through=(bytes(32),) * 2),
+        relay_messages.CircuitOpened(circuit=bytes(16), label=2**32),
+        relay_messages.CircuitConfirm(circuit=b""),
+        relay_messages.PathOpen(path=0),
+        relay_messages.PathOpen(path=255),
         messages.Close(reason="two\nlines"),
         messages.Close(reason="x" * 257),
         messages.JoinRequest(name="a", endpoints=(("192.0.2.1", 0),)),

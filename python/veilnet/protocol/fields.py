@@ -57,6 +57,21 @@ class Integer:
 
 
 @frozen
+class Flag:
+    """True or false."""
+
+    def read(self, value: Value) -> bool:
+        """Return the flag.   Raises: RemoteProtocolError."""
+        if not isinstance(value, bool):
+            raise RemoteProtocolError("a member that must be true or false is not")
+        return value
+
+    def write(self, value: bool) -> Encodable:  # noqa: FBT001 - a codec's shape
+        """Return *value*."""
+        return value
+
+
+@frozen
 class Blob:
     """Bytes, *minimum* .. *maximum* of them."""
 

@@ -17,6 +17,7 @@ full mode           MembersKnown         -> Members (only what the other lacks)
                     GenerationOffer      -> GenerationAnswer -> GenerationConfirm
                     Ping                 -> Pong
                     ReturnKey, Close
+                    relays and paths        protocol.relay_messages
 ```
 """
 
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import NOTHING, field, fields, frozen
 
 from veilnet.errors import LocalProtocolError, RemoteProtocolError
-from veilnet.protocol import cbor
+from veilnet.protocol import cbor, relay_messages
 from veilnet.protocol.fields import (
     KEY,
     U16,
@@ -232,6 +233,8 @@ Message = (
     | GenerationOffer
     | GenerationAnswer
     | GenerationConfirm
+    | relay_messages.RelayMessage
+    | relay_messages.PathMessage
 )
 
 
@@ -358,6 +361,7 @@ _TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = 
     40: (GenerationOffer, {1: ("data", _GENERATION)}),
     41: (GenerationAnswer, {1: ("data", _GENERATION)}),
     42: (GenerationConfirm, {1: ("data", _GENERATION)}),
+    **relay_messages.TABLE,
 }
 REGISTRY: Final[Mapping[int, type[Any]]] = {number: cls for number, (cls, _) in _TABLE.items()}
 """Type number -> class, of every message."""
