@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from veilnet.errors import RemoteProtocolError, UsageError
 from veilnet.networks.names import printable
+from veilnet.protocol.circuit import BLOCK
 
 if TYPE_CHECKING:
     from veilnet.errors import VeilError
@@ -85,6 +86,8 @@ class Endpoint(NamedTuple):
         broadcast = isinstance(address, IPv4Address) and int(address) == 0xFFFF_FFFF
         if address.is_unspecified or address.is_multicast or broadcast:
             raise blame(f"{address} is not the address of one node")
+        if address in BLOCK:
+            raise blame(f"{address} is not the address of a node")
         if not 0 < port < 65_536:
             raise blame(f"{port} is not a UDP port")
         return cls(str(address), port)

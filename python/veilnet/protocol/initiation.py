@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import define, field
 
 from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError, VeilError
+from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.identity import (
     AUTH_CONTEXT,
     RESPONSE_CONTEXT,
@@ -30,6 +31,7 @@ from veilnet.protocol.steps import (
     Authenticate,
     CandidateArrived,
     Confirmed,
+    EndpointFound,
     Event,
     Failed,
     MessageOpened,
@@ -102,6 +104,7 @@ class _Timer:
 class Initiation:
     """One attempt to open a session with a known peer, at any of its endpoints.
 
+    More endpoints may be found while it runs: `EndpointFound`.
     Units: *now* and *timeout_s* seconds, monotonic.
     """
 
@@ -156,6 +159,8 @@ class Initiation:
             if self.state is Calling.VERIFYING:
                 return self._reject(event.error, now)
             return self._fail(event.error)
+        if isinstance(event, EndpointFound):
+            return self._found(event.endpoint, now)
         act = _INITIATION.get((self.state, type(event)))
         if act is not None:
             return act(self, event, now)
@@ -216,6 +221,17 @@ class Initiation:
             for position, endpoint in enumerate(dict.fromkeys(self.endpoints))
         }
         self.state = Calling.HELLO
+        return self.tick(now)
+
+    def _found(self, endpoint: Endpoint, now: float) -> list[Action]:
+        """Call one more endpoint at once; beyond `MAX_ENDPOINTS` none is taken."""
+        if endpoint in self.endpoints or len(set(self.endpoints)) >= MAX_ENDPOINTS:
+            return []
+        self.endpoints = (*self.endpoints, endpoint)
+        if self.state in (Calling.NEW, Calling.GENERATING):
+            return []
+        # Whoever is proving itself just now may be false: then this one is called.
+        self._calls[endpoint] = _Timer(now)
         return self.tick(now)
 
     def _candidate(self, event: CandidateArrived, now: float) -> list[Action]:
@@ -309,8 +325,11 @@ class Initiation:
                 "something answered, but could not prove that it is "
                 f"peer {self.responder.hex()[:12]}"
             )
-        where = ", ".join(f"{host} port {port}" for host, port in self.endpoints)
-        return PeerUnreachable(f"peer {self.responder.hex()[:12]} does not answer at {where}")
+        direct = [each for each in self.endpoints if not is_circuit(each)]
+        where = [f"at {', '.join(f'{host} port {port}' for host, port in direct)}"] * bool(direct)
+        where += ["through a relay"] * (len(direct) < len(self.endpoints))
+        said = f"peer {self.responder.hex()[:12]} does not answer {' or '.join(where)}"
+        return PeerUnreachable(said)
 
     def _fail(self, error: VeilError) -> list[Action]:
         return [*self._forget(), Failed(error)]

@@ -106,8 +106,16 @@ class SessionConfirmed:
     """The engine's event of that name: ACK arrived."""
 
 
+@frozen
+class EndpointFound:
+    """One more endpoint to call the peer at: a circuit that opened, or an address just heard of."""
+
+    endpoint: Endpoint
+
+
 Event = (
     CandidateArrived
+    | EndpointFound
     | MessageOpened
     | SessionConfirmed
     | KemGenerated

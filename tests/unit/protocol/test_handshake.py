@@ -22,6 +22,7 @@ from veilnet.protocol.handshake import (
     CandidateArrived,
     Confirmed,
     Dismiss,
+    EndpointFound,
     Failed,
     Identity,
     Initiation,
@@ -193,6 +194,59 @@ def test_nobody_there():
     assert isinstance(failed.error, PeerUnreachable)
     assert "192.0.2.1 port 1" in str(failed.error)
     assert machine.handle(KemGenerated(b"", b""), 11.0) == []
+
+
+def test_an_endpoint_found_late_is_called_at_once():
+    """A circuit that opened while the others stay silent is called in the same moment, once."""
+    machine = initiation_to(ENDPOINTS[0])
+    until_hello(machine)
+    circuit = ("100:0:1:2::3:4", 1)
+    assert hellos(machine.handle(EndpointFound(circuit), 0.1)) == [circuit]
+    assert machine.handle(EndpointFound(circuit), 0.1) == []
+    assert machine.deadline() == pytest.approx(0.5, abs=0.11)
+    machine.handle(CandidateArrived(0, b"ct", circuit), 0.2)
+    machine.handle(MessageOpened(E2, circuit), 0.2)
+    machine.handle(PeerVerified(PEER), 0.2)
+    machine.handle(Signed(b"s"), 0.2)
+    (confirmed,) = machine.handle(SessionConfirmed(), 0.3)
+    assert isinstance(confirmed, Confirmed)
+    assert confirmed.endpoint == circuit
+
+
+def test_an_endpoint_found_before_there_are_keys_is_called_with_the_others():
+    """While the key pair is made nothing is sent; then all known endpoints have their turn."""
+    machine = initiation_to(ENDPOINTS[0])
+    machine.start(0.0)
+    assert machine.handle(EndpointFound(ENDPOINTS[1]), 0.0) == []
+    machine.handle(KemGenerated(b"ek", b"dk"), 0.0)
+    assert hellos(machine.tick(0.25)) == [ENDPOINTS[1]]
+
+
+def test_an_endpoint_found_while_a_peer_proves_itself_waits():
+    """It is called only if what answered before turns out to be false."""
+    machine = initiation_to(ENDPOINTS[0])
+    until_verifying(machine)
+    assert machine.handle(EndpointFound(ENDPOINTS[1]), 0.3) == []
+    machine.handle(WorkFailed(PeerMisbehaved("another identity")), 0.4)
+    assert ENDPOINTS[1] in hellos(machine.tick(0.4))
+
+
+def test_endpoints_found_are_bounded():
+    """No flood of addresses makes one handshake send to more than eight of them."""
+    machine = initiation_to(ENDPOINTS[0])
+    until_hello(machine)
+    found = [machine.handle(EndpointFound(("192.0.2.5", port)), 0.1) for port in range(1, 100)]
+    assert len([endpoint for actions in found for endpoint in hellos(actions)]) == 7
+
+
+def test_the_error_names_no_address_that_is_none():
+    """A circuit's endpoint means nothing to people."""
+    machine = initiation_to(ENDPOINTS[0])
+    until_hello(machine)
+    machine.handle(EndpointFound(("100:0:1:2::3:4", 1)), 0.1)
+    _, failed = machine.tick(10.0)
+    assert "192.0.2.1 port 1 or through a relay" in failed.error.message
+    assert "100:" not in failed.error.message
 
 
 def test_a_false_peer_does_not_stop_the_true_one():
