@@ -5,6 +5,7 @@ link, end - relay       RelayOffer (unasked, on change)
                         RelayReserve -> RelayReserved | RelayRefused
                         CircuitOpen  -> CircuitOpened | RelayRefused
                         CircuitConfirm, CircuitClosed (either way)
+either side             CircuitsHeld, when another session replaced that of the link
 link, relay - target    CircuitIncoming -> CircuitAccepted | RelayRefused
                         CircuitConfirm, CircuitClosed (either way)
 channel, end - end      PathOpen -> PathOpened | PathRefused;  PathClose
@@ -12,7 +13,7 @@ channel, end - end      PathOpen -> PathOpened | PathRefused;  PathClose
 ```
 Answers of links name the circuit, not the question: a circuit outlives the session it was asked
 for on.  A chain is two relays, the first of which is an end to the second: CircuitOpen goes on
-with one hop less and without `through`.
+with one hop less, without `through` and with the `origin` that the first relay authenticated.
 """
 
 from __future__ import annotations
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
 CIRCUIT_ID_BYTES: Final = 16
 HOPS_MAX: Final = 2
 """Relays between two ends at most."""
-FIRST_PATH: Final = 2
+FIRST_PATH: Final = 1
 LAST_PATH: Final = 254
 """Ids of paths opened beside that of the handshake: even ones by the session's initiator."""
+HELD_MAX: Final = 1_024
 
 
 @frozen(kw_only=True)
@@ -79,6 +81,8 @@ class CircuitOpen:
     target: bytes
     hops: int = HOPS_MAX
     through: tuple[bytes, ...] = ()
+    origin: bytes | None = None
+    """For whom a relay asks; a claim, passed on to the target as such."""
 
 
 @frozen(kw_only=True)
@@ -121,6 +125,13 @@ class CircuitClosed:
 
     circuit: bytes
     code: int = 0
+
+
+@frozen(kw_only=True)
+class CircuitsHeld:
+    """What the sender believes to have on this link; each that the receiver lacks is closed."""
+
+    circuits: tuple[bytes, ...] = ()
 
 
 @frozen(kw_only=True)
@@ -180,6 +191,7 @@ RelayMessage = (
     | CircuitAccepted
     | CircuitConfirm
     | CircuitClosed
+    | CircuitsHeld
 )
 PathMessage = PathOpen | PathOpened | PathRefused | PathClose | PathWish | PathHint
 
@@ -211,6 +223,7 @@ TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = {
             2: ("target", KEY),
             3: ("hops", _HOPS),
             4: ("through", ListOf(KEY, HOPS_MAX - 1)),
+            5: ("origin", Maybe(KEY)),
         },
     ),
     53: (CircuitOpened, {1: ("circuit", _CIRCUIT), 2: ("label", U32)}),
@@ -218,6 +231,7 @@ TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = {
     55: (CircuitAccepted, {1: ("circuit", _CIRCUIT)}),
     56: (CircuitConfirm, {1: ("circuit", _CIRCUIT)}),
     57: (CircuitClosed, {1: ("circuit", _CIRCUIT), 2: ("code", U16)}),
+    58: (CircuitsHeld, {1: ("circuits", ListOf(_CIRCUIT, HELD_MAX))}),
     64: (PathOpen, {1: ("path", _PATH), 2: ("circuit", Maybe(_CIRCUIT))}),
     65: (PathOpened, {1: ("path", _PATH)}),
     66: (PathRefused, {1: ("path", Maybe(_PATH)), 2: ("code", U16), 3: ("reason", _WHY)}),
