@@ -2,12 +2,33 @@
 
 `enter` (or `command`, for a subprocess) gets a program into namespaces of its own; `Lab` builds
 hosts and wires there; `Capture` sees what a tap on a wire would see; `Node` is a real VeilNet on a
-host.  ``python -m veilnet.testing COMMAND...`` runs a command in namespaces of its own.
+host.  `Backbone` is a router on which single ways can be cut, `Delays` wires that take time, `Flow`
+a steady stream that says for how long it was silent.
+
+``python -m veilnet.testing COMMAND...`` runs a command in namespaces of its own.
 """
 
+from veilnet.testing.backbone import Backbone
 from veilnet.testing.capture import Capture, Frame
+from veilnet.testing.delay import Delays
 from veilnet.testing.entry import check, command, enter, inside
+from veilnet.testing.flow import Arrivals, Flow
 from veilnet.testing.lab import Host, Lab, Wire
 from veilnet.testing.node import Node
 
-__all__ = ["Capture", "Frame", "Host", "Lab", "Node", "Wire", "check", "command", "enter", "inside"]
+__all__ = [
+    "Arrivals",
+    "Backbone",
+    "Capture",
+    "Delays",
+    "Flow",
+    "Frame",
+    "Host",
+    "Lab",
+    "Node",
+    "Wire",
+    "check",
+    "command",
+    "enter",
+    "inside",
+]

@@ -132,8 +132,13 @@ class Host:
 
     # -- links, addresses, routes ------------------------------------------------------------
 
-    def _index(self, link: str) -> int:
-        found = self.call(self._netlink.link_lookup, ifname=link)
+    def netlink(self, name: str, *arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - pyroute2's
+        """Call pyroute2's `IPRoute.name` here, for what this class has no method of its own."""
+        return self.call(getattr(self._netlink, name), *arguments, **options)
+
+    def index(self, link: str) -> int:
+        """Return the index of *link*.  Raises: UsageError: there is none of that name."""
+        found = self.netlink("link_lookup", ifname=link)
         if not found:
             raise UsageError(f"Host {self.name} has no link {link}.", hint="See Host.links().")
         return int(found[0])
@@ -150,28 +155,28 @@ class Host:
 
     def up(self, link: str) -> None:
         """Set *link* up."""
-        self.call(self._netlink.link, "set", index=self._index(link), state="up")
+        self.netlink("link", "set", index=self.index(link), state="up")
 
     def down(self, link: str) -> None:
         """Set *link* down; its peer loses its carrier."""
-        self.call(self._netlink.link, "set", index=self._index(link), state="down")
+        self.netlink("link", "set", index=self.index(link), state="down")
 
     def mtu(self, link: str, mtu_bytes: int) -> None:
         """Set the MTU of *link*."""
-        self.call(self._netlink.link, "set", index=self._index(link), mtu=mtu_bytes)
+        self.netlink("link", "set", index=self.index(link), mtu=mtu_bytes)
 
     def delete_link(self, link: str) -> None:
         """Delete *link*, and with it the other end of its veth pair."""
-        self.call(self._netlink.link, "del", index=self._index(link))
+        self.netlink("link", "del", index=self.index(link))
 
     def address(self, link: str, address: str) -> None:
         """Give *link* an *address* written with its prefix length, usable at once."""
         text, _, length = address.partition("/")
         extra = {"IFA_FLAGS": _IFA_F_NODAD} if ":" in text else {}
-        self.call(
-            self._netlink.addr,
+        self.netlink(
+            "addr",
             "add",
-            index=self._index(link),
+            index=self.index(link),
             address=text,
             prefixlen=int(length),
             **extra,
@@ -183,10 +188,10 @@ class Host:
         if via is not None:
             wanted["gateway"] = via
         if link is not None:
-            wanted["oif"] = self._index(link)
+            wanted["oif"] = self.index(link)
         if ":" in f"{to}{via}":
             wanted["family"] = 10
-        self.call(self._netlink.route, "replace", **wanted)
+        self.netlink("route", "replace", **wanted)
 
     def sysctl(self, name: str, value: str | None = None) -> str:
         """Return the sysctl *name* (slashes, as under /proc/sys), after setting it to *value*."""
@@ -329,8 +334,8 @@ class Lab:
     ) -> Wire:
         """Join two hosts by a veth pair and give each end its addresses (with prefix lengths)."""
         wire = Wire(left, left.next_link(), right, right.next_link())
-        left.call(
-            left._netlink.link,  # noqa: SLF001 - Host and Lab are one module's two halves
+        left.netlink(
+            "link",
             "add",
             ifname=wire.left_link,
             kind="veth",

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from veilnet.errors import InternalError, VeilError
 
 if TYPE_CHECKING:
-    import subprocess
-
     from veilnet.testing.lab import Host
 
 
@@ -62,6 +61,28 @@ class Node:
     def up(self, *options: str) -> dict[str, Any]:
         """Start it in the background and return its status."""
         return self.ask("up", *options)
+
+    def foreground(self, *options: str, prelude: str = "") -> subprocess.Popen[str]:
+        """Start it as `up --foreground` does, after the statements of *prelude*; return it, up.
+
+        The lab ends it, or the caller does.
+        Raises: InternalError: it ended instead.
+        """
+        run = "import sys\nfrom veilnet.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
+        words = self.command("up", "--foreground", *options)
+        # [python, -P, -m, veilnet, *words]
+        process: subprocess.Popen[str] = self.host.popen(
+            [*words[:2], "-c", f"{prelude}\n{run}", *words[4:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=self._environment,
+        )
+        if process.stdout is None or process.stdout.readline() != "up\n":
+            process.kill()
+            process.communicate()
+            raise InternalError(f"{self.name} did not come up; its log is {self.state}/veilnet.log")
+        return process
 
     def down(self) -> None:
         """Stop it."""
