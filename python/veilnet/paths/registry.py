@@ -9,10 +9,13 @@ import numpy as np
 
 from veilnet.errors import ConfigError
 from veilnet.paths.policy import Policy
+from veilnet.paths.veil import Veil
 
 Factory = Callable[[np.random.Generator], Policy]
 
-_FACTORIES: Final[dict[str, Factory]] = {}
+_FACTORIES: Final[dict[str, Factory]] = {
+    "veil": Veil,
+}
 
 
 def policy_names() -> tuple[str, ...]:

@@ -1,0 +1,470 @@
+"""The shipped policy: a probe-assisted, discounted linear Thompson bandit with a replicator split.
+
+```
+each sample    what it cost -> the arm's level L, swing F, spread R, count n; the node's theta
+each second    forecast c^ = theta.z + b of every arm
+               split   from each active arm that is worse, part of its share to one drawn from
+                       those within 15 % of the best; from a dead one all of it
+               probe   with probability 0.25 one arm: the stalest, else by Thompson sampling
+               standby the best that carries nothing and stands apart from what does
+```
+Data never explores: it moves only to arms that were heard of (probes, or data before).
+
+Invariant: shares of the active columns sum to 1, no two of them share a relay or a prefix, and
+there are at most `MAX_SHARES` of them.
+
+What each rule is for was found in simulation: ADR 7 has the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import exp, inf
+from typing import Final
+
+import numpy as np
+from attrs import frozen
+from numpy.typing import NDArray
+
+from veilnet.paths import ledger as rows
+from veilnet.paths import persistence
+from veilnet.paths.cost import DEAD_MS, KappaGate, cost_ms, is_priced
+from veilnet.paths.ledger import Ledger
+from veilnet.paths.policy import (
+    MAX_DESTINATIONS,
+    MAX_SAMPLES,
+    MAX_SHARES,
+    Arm,
+    ArmView,
+    Decision,
+    Destination,
+    Sample,
+)
+from veilnet.paths.regression import Regression
+from veilnet.paths.words import Standing, say
+
+Costs = NDArray[np.float64]
+
+_DEAD_SWING_MS: Final = 800.0
+"""A swing so large means that the last sample found the arm dead."""
+
+
+@frozen
+class VeilSettings:
+    """Every coefficient, so that an experiment can vary one; the defaults are what ships."""
+
+    gate: KappaGate = KappaGate.BUSY
+    kappa: float = 1.0
+    alpha: float = 0.3
+    """Part of a relative gain that moves per second ..."""
+    alpha_priced: float = 1.0
+    """... where queueing is priced: then moving fast does not oscillate."""
+    window: float = 1.15
+    window_ms: float = 2.0
+    temperature: float = 0.05
+    temperature_ms: float = 1.0
+    gain: float = 0.03
+    gain_ms: float = 3.0
+    open_already: float = 0.3
+    """What is left of the required gain when the path is open: no cost of opening."""
+    least_share: float = 0.05
+    tau_s: float = 15.0
+    level_gain: float = 0.05
+    level_clip_ms: float = 400.0
+    count_max: float = 40.0
+    count_keep: float = 0.997
+    probe_rate: float = 0.25
+    probe_rate_quiet: float = 0.1
+    stalest: float = 0.2
+    s0_ms: float = 30.0
+    q: float = 0.003
+    suspect_sigmas: float = 3.0
+    suspect_drift: float = 1.0
+    suspect_limit: float = 3.0
+    bias_half_life_s: float = 600.0
+    bias_max_ms: float = 1_000.0
+
+
+class Veil:
+    """The policy "veil"."""
+
+    name: str = "veil"
+
+    def __init__(self, rng: np.random.Generator, settings: VeilSettings | None = None) -> None:
+        self.settings = settings or VeilSettings()
+        self._rng = rng
+        self._model = Regression()
+        self._ledgers: dict[Destination, Ledger] = {}
+        self._restored: persistence.Memory = {}
+        """Of destinations that were not asked for since the restart."""
+
+    def set_arms(self, destination: Destination, arms: Sequence[Arm], now_s: float) -> None:
+        """Say which arms there are now; what is known of those that stay is kept."""
+        ledger = self._ledgers.pop(destination, None)
+        if ledger is None:
+            ledger = Ledger(now_s)
+            ledger.gone.update(self._restored.pop(destination, {}))
+            if len(self._ledgers) >= MAX_DESTINATIONS:
+                del self._ledgers[next(iter(self._ledgers))]
+        self._ledgers[destination] = ledger
+        ledger.set_arms(arms)
+
+    def forget(self, destination: Destination) -> None:
+        """Drop all that is known of *destination* alone."""
+        self._ledgers.pop(destination, None)
+        self._restored.pop(destination, None)
+
+    def update(self, destination: Destination, samples: Sequence[Sample], now_s: float) -> None:
+        """Learn from *samples*; those of arms that are not there are ignored."""
+        ledger = self._ledgers.get(destination)
+        if ledger is None:
+            return
+        self._fade(ledger, now_s)
+        for sample in samples[:MAX_SAMPLES]:
+            index = ledger.column(sample.arm)
+            if index >= 0:
+                self._learn(ledger, index, sample, now_s)
+
+    def _learn(self, ledger: Ledger, index: int, sample: Sample, now_s: float) -> None:
+        settings = self.settings
+        column = ledger.table[:, index].tolist()
+        priced = is_priced(sample, settings.gate)
+        cost = cost_ms(sample, kappa=settings.kappa if priced else 0.0)
+        (ledger.priced.add if priced else ledger.priced.discard)(index)
+        count, level = column[rows.COUNT], column[rows.LEVEL]
+        since_s = now_s - ledger.born_s
+        if count == 0.0 and cost >= DEAD_MS:
+            # A first sample that timed out says nothing of the level: it only keeps data away.
+            column[rows.SWING], column[rows.SEEN] = DEAD_MS, since_s
+            ledger.table[:, index] = column
+            return
+        w = count / (count + 1.0)
+        z = np.array(
+            (
+                1e3 * (1.0 - w),
+                1e3 if index == ledger.direct else 0.0,
+                (1.0 - w) * column[rows.OWN],
+                (1.0 - w) * column[rows.FAR],
+                w * level,
+                w * column[rows.SWING] * exp((column[rows.SEEN] - since_s) / settings.tau_s),
+                w * (column[rows.OWN] - column[rows.OWN_THEN]),
+                w * (column[rows.FAR] - column[rows.FAR_THEN]),
+            )
+        )
+        forecast = float(self._model.theta @ z)
+        if count > 0.0 and not sample.probe:
+            expected = forecast + column[rows.BIAS]
+            if cost > expected + settings.suspect_sigmas * self._sigma(column):
+                # A probe has to stand beside it.
+                ledger.suspicion = (index, cost)
+        elif ledger.suspicion is not None and ledger.suspicion[0] == index:
+            self._compare(ledger, column, cost)
+        self._model.learn(z, cost - forecast)
+        if count == 0.0:
+            column[rows.LEVEL], off = cost, 0.0
+        else:
+            clip = settings.level_clip_ms
+            off = min(max(cost - level, -clip), clip)
+            column[rows.LEVEL] = level + max(settings.level_gain, 1.0 / (count + 1.0)) * off
+        column[rows.SWING] = cost - column[rows.LEVEL]
+        column[rows.SPREAD] += 0.1 * (off * off - column[rows.SPREAD])
+        column[rows.COUNT] = min(count + 1.0, settings.count_max)
+        column[rows.SEEN] = since_s
+        gain = max(settings.level_gain, 1.0 / (count + 1.0))
+        column[rows.OWN_THEN] += gain * (column[rows.OWN] - column[rows.OWN_THEN])
+        column[rows.FAR_THEN] += gain * (column[rows.FAR] - column[rows.FAR_THEN])
+        ledger.table[:, index] = column
+
+    def _sigma(self, column: list[float]) -> float:
+        return float(max(column[rows.SPREAD], self._model.sigma2, 1.0) ** 0.5)
+
+    def _compare(self, ledger: Ledger, column: list[float], probe_cost: float) -> None:
+        """Hold the bad second of data that is waiting for it against a probe of the same arm."""
+        settings = self.settings
+        if ledger.suspicion is None:
+            return
+        difference = ledger.suspicion[1] - probe_cost
+        ledger.suspicion = None
+        score = min(max(difference / self._sigma(column), -3.0), 3.0) - settings.suspect_drift
+        column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] + score)
+        if column[rows.SUSPECT] > settings.suspect_limit:
+            column[rows.SUSPECT] = 0.0
+            column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
+
+    def _fade(self, ledger: Ledger, now_s: float) -> None:
+        """Let confidence and bias fade for the time that has passed."""
+        passed_s = now_s - ledger.clock_s
+        if passed_s <= 0.0:
+            return
+        ledger.clock_s = now_s
+        ledger.table[rows.COUNT] *= self.settings.count_keep**passed_s
+        keep = 0.5 ** (passed_s / self.settings.bias_half_life_s)
+        ledger.table[rows.BIAS] *= keep
+        ledger.table[rows.SUSPECT] *= keep
+
+    def forecast_ms(self, ledger: Ledger, now_s: float) -> tuple[Costs, Costs]:
+        """Return what data and what a probe would cost on every arm, in the order of the arms.
+
+        They differ in an arm that was found dead: that frightens data off until it is heard of,
+        probes only as long as any other swing lasts.
+        """
+        table = ledger.table
+        theta = self._model.theta.tolist()
+        count = table[rows.COUNT]
+        unknown = 1.0 / (count + 1.0)
+        known = 1.0 - unknown
+        swing = table[rows.SWING]
+        fresh = np.exp((table[rows.SEEN] - (now_s - ledger.born_s)) / self.settings.tau_s)
+        own, far = table[rows.OWN], table[rows.FAR]
+        base = (
+            unknown * (theta[2] * own + theta[3] * far + 1e3 * theta[0])
+            + known
+            * (
+                theta[4] * table[rows.LEVEL]
+                + theta[6] * (own - table[rows.OWN_THEN])
+                + theta[7] * (far - table[rows.FAR_THEN])
+            )
+            + table[rows.BIAS]
+        )
+        if ledger.direct >= 0:
+            base[ledger.direct] += 1e3 * theta[1]
+        probe = base + (theta[5] * known) * swing * fresh
+        data = np.where(swing > _DEAD_SWING_MS, np.maximum(probe, DEAD_MS), probe)
+        return np.clip(data, 0.1, DEAD_MS), probe
+
+    def decide(self, destination: Destination, now_s: float, *, quiet: bool = False) -> Decision:
+        """Return what to do next; called about once a second for each active destination."""
+        ledger = self._ledgers.get(destination)
+        if ledger is None or not ledger.arms:
+            return Decision((), reason="there is no arm")
+        passed_s = 1.0 if ledger.decided_s is None else max(0.0, now_s - ledger.decided_s)
+        ledger.decided_s = now_s
+        self._fade(ledger, now_s)
+        data, probing = self.forecast_ms(ledger, now_s)
+        costs = data.tolist()
+        shares = ledger.table[rows.SHARE].tolist()
+        if not ledger.active:
+            self._begin(ledger, costs, shares)
+        else:
+            self._split(ledger, costs, shares, passed_s)
+        ledger.table[rows.SHARE] = shares
+        self._choose_standby(ledger, costs)
+        probe = self._choose_probe(ledger, probing, now_s, passed_s, quiet=quiet)
+        arms = ledger.arms
+        order = sorted(ledger.active, key=lambda index: -shares[index])
+        return Decision(
+            shares=tuple((arms[index].id, shares[index]) for index in order),
+            probe=arms[probe].id if probe >= 0 else None,
+            standby=arms[ledger.standby].id if ledger.standby >= 0 else None,
+            reason=ledger.opinion,
+        )
+
+    def _begin(self, ledger: Ledger, costs: list[float], shares: list[float]) -> None:
+        """Put everything on one arm: the direct one, which the handshake took, else by lot."""
+        counts = ledger.table[rows.COUNT].tolist()
+        candidates = [i for i, count in enumerate(counts) if count > 0.0 and costs[i] < DEAD_MS]
+        if not candidates and ledger.direct >= 0 and costs[ledger.direct] < DEAD_MS:
+            candidates = [ledger.direct]
+        if not candidates:
+            candidates = list(range(len(costs)))
+        first = self._draw(candidates, costs)
+        shares[first] = 1.0
+        ledger.active = [first]
+        ledger.opinion = "a first choice"
+
+    def _draw(self, candidates: list[int], costs: list[float]) -> int:
+        """Return one of *candidates*, by lot among those near the best, the better the likelier.
+
+        Everybody who sees the same would otherwise make the same choice.
+        """
+        settings = self.settings
+        best = min(costs[i] for i in candidates)
+        limit = settings.window * best + settings.window_ms
+        heat = settings.temperature * best + settings.temperature_ms
+        near = [i for i in candidates if costs[i] <= limit]
+        if len(near) == 1:
+            return near[0]
+        weights = [exp((best - costs[i]) / heat) for i in near]
+        lot = float(self._rng.random()) * sum(weights)
+        for i, weight in zip(near, weights, strict=True):
+            lot -= weight
+            if lot <= 0.0:
+                return i
+        return near[-1]
+
+    def _split(
+        self, ledger: Ledger, costs: list[float], shares: list[float], passed_s: float
+    ) -> None:
+        """Move part of what worse arms carry to one that is drawn from the best."""
+        active = ledger.active
+        candidates = self._candidates(ledger, costs, shares)
+        if not candidates:
+            ledger.opinion = "no arm answers"
+            return
+        ledger.opinion = "as before"
+        target = self._draw(candidates, costs)
+        arm = ledger.arms[target]
+        rivals = [i for i in active if i != target and arm.overlaps(ledger.arms[i])]
+        if any(costs[i] <= costs[target] for i in rivals):
+            return
+        is_open = shares[target] > 0.0 or target == ledger.standby
+        ease = self.settings.open_already if is_open else 1.0
+        pace = min(max(passed_s, 0.5), 10.0)
+        for i in active:
+            gain = costs[i] - costs[target]
+            part = self._part_that_moves(ledger, i, costs[i], gain, ease=ease, pace=pace)
+            if i == target or part <= 0.0:
+                continue
+            moved = shares[i] * part
+            shares[i] -= moved
+            shares[target] += moved
+            ledger.opinion = "a cheaper arm" if costs[i] < DEAD_MS else "an arm is dead"
+        if shares[target] > 0.0:
+            # Two arms over one relay fall together: not worth two paths.
+            for i in rivals:
+                shares[target] += shares[i]
+                shares[i] = 0.0
+        self._trim(ledger, shares)
+
+    def _part_that_moves(
+        self, ledger: Ledger, index: int, cost: float, gain: float, *, ease: float, pace: float
+    ) -> float:
+        settings = self.settings
+        if cost >= DEAD_MS:
+            return 1.0
+        if gain <= ease * max(settings.gain_ms, settings.gain * cost):
+            return 0.0
+        alpha = settings.alpha_priced if index in ledger.priced else settings.alpha
+        return min(1.0, alpha * pace * gain / cost)
+
+    @staticmethod
+    def _candidates(ledger: Ledger, costs: list[float], shares: list[float]) -> list[int]:
+        """Return the arms that data may move to: alive, and heard of before.
+
+        Where all of those are dead, one that was never tried is better than none.
+        """
+        counts = ledger.table[rows.COUNT].tolist()
+        alive = [i for i, cost in enumerate(costs) if cost < DEAD_MS]
+        return [i for i in alive if counts[i] > 0.0 or shares[i] > 0.0] or alive
+
+    def _trim(self, ledger: Ledger, shares: list[float]) -> None:
+        """Drop crumbs and what is beyond the largest three; make the rest sum to 1."""
+        holders = sorted(
+            (i for i, share in enumerate(shares) if share > 0.0), key=lambda i: -shares[i]
+        )
+        kept = [i for i in holders[:MAX_SHARES] if shares[i] >= self.settings.least_share]
+        kept = kept or holders[:1]
+        total = sum(shares[i] for i in kept)
+        for i in holders:
+            shares[i] = shares[i] / total if i in kept else 0.0
+        ledger.active = kept
+
+    def _choose_standby(self, ledger: Ledger, costs: list[float]) -> None:
+        arms, active = ledger.arms, ledger.active
+        counts = ledger.table[rows.COUNT].tolist()
+        apart = [
+            i
+            for i, arm in enumerate(arms)
+            if i not in active
+            and costs[i] < DEAD_MS
+            and not any(arm.overlaps(arms[j]) for j in active)
+        ]
+        measured = [i for i in apart if counts[i] > 0.0] or apart
+        if not measured:
+            ledger.standby = -1
+            return
+        best = min(costs[i] for i in measured)
+        settings = self.settings
+        # It stays while it is nearly the best: being warm is what it is for.
+        if ledger.standby in measured and costs[ledger.standby] <= (
+            settings.window * best + settings.window_ms
+        ):
+            return
+        ledger.standby = self._draw(measured, costs)
+
+    def _choose_probe(
+        self, ledger: Ledger, probing: Costs, now_s: float, passed_s: float, *, quiet: bool
+    ) -> int:
+        settings = self.settings
+        if ledger.suspicion is not None:
+            index = ledger.suspicion[0]
+            if ledger.table[rows.SHARE, index] > 0.0:
+                return index
+            ledger.suspicion = None
+        rate = settings.probe_rate_quiet if quiet else settings.probe_rate
+        if float(self._rng.random()) >= rate * passed_s:
+            return -1
+        table = ledger.table
+        if len(ledger.active) >= len(ledger.arms):
+            return -1
+        age = (now_s - ledger.born_s) - table[rows.SEEN]
+        age[ledger.active] = -1.0
+        if float(self._rng.random()) < settings.stalest:
+            # Among those never seen, by lot.
+            return int(np.argmax(age + self._rng.random(len(age))))
+        age = np.minimum(age, 1_000.0)
+        fresh = np.exp(age * (-2.0 / settings.tau_s))
+        spread = table[rows.SPREAD]
+        variance = (
+            spread * (1.0 - fresh)
+            + settings.s0_ms**2 / (1.0 + table[rows.COUNT])
+            + settings.q * spread * age
+        )
+        drawn = probing + self._rng.standard_normal(len(age)) * np.sqrt(np.maximum(variance, 0.0))
+        drawn[ledger.active] = inf
+        return int(np.argmin(drawn))
+
+    def explain(self, destination: Destination, now_s: float) -> tuple[ArmView, ...]:
+        """Return every arm as the policy sees it, cheapest first; changes nothing."""
+        ledger = self._ledgers.get(destination)
+        if ledger is None or not ledger.arms:
+            return ()
+        data, _ = self.forecast_ms(ledger, now_s)
+        best = float(data.min())
+        views = []
+        for index, arm in enumerate(ledger.arms):
+            column = ledger.table[:, index].tolist()
+            forecast = float(data[index])
+            heard = column[rows.SEEN] > -1e5
+            age_s = (now_s - ledger.born_s) - column[rows.SEEN] if heard else inf
+            confidence = column[rows.COUNT] / (column[rows.COUNT] + 1.0)
+            standing = Standing(
+                arm=arm,
+                forecast_ms=forecast,
+                share=column[rows.SHARE],
+                bias_ms=column[rows.BIAS],
+                age_s=age_s,
+                measured=column[rows.COUNT] > 0.0,
+                dead=forecast >= DEAD_MS,
+                standby=index == ledger.standby,
+                behind_ms=forecast - best,
+                rival=next(
+                    (ledger.arms[i] for i in ledger.active if arm.overlaps(ledger.arms[i])), None
+                )
+                if index not in ledger.active
+                else None,
+            )
+            views.append(
+                ArmView(
+                    id=arm.id,
+                    forecast_ms=forecast,
+                    confidence=confidence,
+                    share=column[rows.SHARE],
+                    bias_ms=column[rows.BIAS],
+                    age_s=age_s,
+                    reason=say(standing),
+                )
+            )
+        return tuple(sorted(views, key=lambda view: view.forecast_ms))
+
+    def state(self) -> bytes:
+        """Return what deserves to outlive a restart: theta, and of each arm its level and bias."""
+        memory = dict(self._restored)
+        memory.update((key, ledger.memory()) for key, ledger in self._ledgers.items())
+        return persistence.encode(self._model, memory)
+
+    def load_state(self, data: bytes) -> None:
+        """Take back what `state` returned; anything else is logged once and changes nothing."""
+        loaded = persistence.decode(data)
+        if loaded is not None:
+            self._model, self._restored = loaded
