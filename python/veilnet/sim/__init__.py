@@ -1,0 +1,1 @@
+"""The evaluation of path policies: traces, environments, experiments, a Gymnasium adapter."""
