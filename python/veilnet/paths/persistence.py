@@ -14,6 +14,7 @@ is another one after a restart, so that all of it counts as old.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 from zlib import crc32
 
@@ -49,7 +50,7 @@ Memory: TypeAlias = dict[Destination, dict[ArmId, Kept]]
 
 def encode(model: Regression, memory: Memory) -> bytes:
     """Return *model* and the latest of *memory* as bytes."""
-    kept: list[Encodable] = [
+    kept: Sequence[tuple[bytes, list[Encodable]]] = [
         (destination, _rows(arms))
         for destination, arms in memory.items()
         if isinstance(destination, bytes) and len(destination) <= MAX_NAME_BYTES and arms

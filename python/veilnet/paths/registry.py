@@ -8,14 +8,25 @@ from typing import Final
 import numpy as np
 
 from veilnet.errors import ConfigError
+from veilnet.paths.bandits import DiscountedThompson, Exp3, LinUcb, Via
+from veilnet.paths.greedy import Greedy
+from veilnet.paths.plain import Anywhere, Direct
 from veilnet.paths.policy import Policy
 from veilnet.paths.veil import Veil
 
 Factory = Callable[[np.random.Generator], Policy]
 
 _FACTORIES: Final[dict[str, Factory]] = {
-    "veil": Veil,
+    Veil.name: Veil,
+    Greedy.name: Greedy,
+    LinUcb.name: LinUcb,
+    Anywhere.name: Anywhere,
+    Direct.name: Direct,
+    DiscountedThompson.name: DiscountedThompson,
+    Exp3.name: Exp3,
+    Via.name: Via,
 }
+"""By name; those after the first are baselines."""
 
 
 def policy_names() -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp, inf
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 from attrs import frozen
@@ -88,7 +88,7 @@ class VeilSettings:
 class Veil:
     """The policy "veil"."""
 
-    name: str = "veil"
+    name: ClassVar[str] = "veil"
 
     def __init__(self, rng: np.random.Generator, settings: VeilSettings | None = None) -> None:
         self.settings = settings or VeilSettings()
