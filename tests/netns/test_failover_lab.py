@@ -79,7 +79,7 @@ def test_a_lossy_host_loses_only_its_own(scene):
     backbone, left, right, third = scene
     backbone.lose(0.5, third)
     arrived = len(echoes(left, backbone.address(third), count=60, wait_s=0.02))
-    assert 2 <= arrived <= 35  # a quarter, both ways, give or take
+    assert 10 <= arrived <= 50  # a half: the answers are not lost
     assert len(echoes(left, backbone.address(right), count=20, wait_s=0.5)) == 20
     backbone.mend(third)
     assert len(echoes(left, backbone.address(third), count=20, wait_s=0.5)) == 20

@@ -160,12 +160,15 @@ class Backbone:
     # -- spoiling -----------------------------------------------------------------------------
 
     def lose(self, fraction: float, one: Host, other: Host | None = None) -> None:
-        """Lose *fraction* of what passes from and to *one*, or only between it and *other*."""
+        """Lose *fraction* of what passes towards *one*, or both ways between it and *other*.
+
+        Whatever takes its way over a relay *one* passes towards it once.
+        """
         share = round(fraction * 100_000)
         self._spoil("lose", f"numgen random mod 100000 < {share} drop", one, other)
 
     def police(self, rate_bps: float, one: Host, other: Host | None = None) -> None:
-        """Drop what is over *rate_bps* from and to *one*, each way, or only between it and *other*.
+        """Drop what is over *rate_bps* towards *one*, or each way between it and *other*.
 
         Without a queue, as a provider's policer does.
         """
@@ -174,13 +177,18 @@ class Backbone:
 
     def mend(self, one: Host, other: Host | None = None) -> None:
         """Undo `lose` and `police`, called with the same hosts."""
-        for way in self._ways(one, other):
+        for way in self._spoilt(one, other):
             for what in ("lose", "police"):
                 self._rules.pop((what, way), None)
         self._load()
 
+    def _spoilt(self, one: Host, other: Host | None) -> list[Way]:
+        # `_ways` ends with the way towards *one*.
+        ways = self._ways(one, other)
+        return ways[-1:] if other is None else ways
+
     def _spoil(self, what: str, rule: str, one: Host, other: Host | None) -> None:
-        for source, destination in self._ways(one, other):
+        for source, destination in self._spoilt(one, other):
             match = f"ip saddr {source} ip daddr {destination}"
             self._rules[what, (source, destination)] = f"{match} {rule}"
         self._load()

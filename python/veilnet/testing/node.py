@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from veilnet.control import client
 from veilnet.errors import InternalError, VeilError
 
 if TYPE_CHECKING:
@@ -99,6 +100,17 @@ class Node:
     def status(self) -> dict[str, Any]:
         """Return its status."""
         return self.ask("status")
+
+    def look(self) -> dict[str, Any]:
+        """Return its status without starting a program for it: for who looks often."""
+        return dict(client.ask(self.socket, "status"))
+
+    def paths(self, peer: str) -> list[dict[str, Any]]:
+        """Return its paths to *peer*, a name, the one with the largest share first."""
+        for item in self.look()["peers"]:
+            if item["name"] == peer:
+                return sorted(item.get("paths", ()), key=lambda path: -float(path["share"]))
+        return []
 
     def address(self, network: str = "", *, version: int = 4) -> str:
         """Return its overlay address in *network* (an id; its first if none is named).
