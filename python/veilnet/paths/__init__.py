@@ -4,6 +4,7 @@ A policy (`make_policy`) proposes, a `Guard` around it disposes, the daemon acts
 nothing else; no clock, no socket and no random source of its own.
 """
 
+from veilnet.paths.guard import Budgets, Guard
 from veilnet.paths.policy import (
     DIRECT,
     MAX_SHARES,
@@ -23,8 +24,10 @@ __all__ = [
     "Arm",
     "ArmId",
     "ArmView",
+    "Budgets",
     "Decision",
     "Destination",
+    "Guard",
     "Policy",
     "Sample",
     "make_policy",
