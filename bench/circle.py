@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -24,6 +25,11 @@ def wait_until(fact: Callable[[], object], what: str, *, timeout_s: float) -> No
         if time.monotonic() >= deadline:
             raise TimedOut(f"{what}: not so within {timeout_s:g} s")
         time.sleep(_LOOK_S)
+
+
+def pause_until(moment_s: float) -> None:
+    """Return at *moment_s* (monotonic); at once if that is past."""
+    threading.Event().wait(max(0.0, moment_s - time.monotonic()))
 
 
 @dataclass

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circle import Circle, wait_until
+from circle import Circle, pause_until, wait_until
 from report import commit, goals_table, machine, table, write
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter, stall
@@ -148,15 +148,16 @@ class Scene:
             if cell.held:
                 for node in self.circle.nodes.values():
                     stall.stall(node)
-                _pause(_HELD_BEFORE_S)
+                pause_until(time.monotonic() + _HELD_BEFORE_S)
             undo = self._break(cell.case, relay)
             at = time.monotonic()
             try:
                 seen = _wait_for_recovery(flow, at)
+                silence_s = seen.gap_s(at, until_s=time.monotonic())
                 moved = self.a.paths("b")[:1] if not cell.held else []
             finally:
                 undo()
-            silence_s, recovered_s = seen.gap_s(at), seen.recovered_s(at)
+            recovered_s = seen.recovered_s(at)
             try:
                 intact = flow.finish(timeout_s=_PATIENCE_S).intact
             except VeilError:
@@ -196,10 +197,6 @@ class Scene:
 
 def _on_time(seen: Arrivals, begun: float) -> bool:
     return bool(seen.times) and seen.times[-1] > begun + _WARM_S and seen.late_s(-1) < 0.05
-
-
-def _pause(seconds: float) -> None:
-    threading.Event().wait(seconds)
 
 
 def _wait_for_recovery(flow: Flow, at: float) -> Arrivals:

@@ -150,6 +150,8 @@ def test_a_gap_and_a_recovery_are_what_the_arrivals_say():
     assert seen.gap_s(0.5) == pytest.approx(1.2 - 0.49)
     assert seen.gap_s(1.25) == pytest.approx(0.206)
     assert seen.gap_s(0.1, until_s=0.4) == pytest.approx(0.01)
+    assert seen.gap_s(0.5, until_s=0.9) == pytest.approx(0.9 - 0.49)
+    assert seen.gap_s(9.0, until_s=10.0) == pytest.approx(10.0 - times[-1])
     # Byte 119 is due at 1.19 - and in debt by less than 0.1 s from the 113th on.
     late = next(n for n in range(50, 150) if seen.late_s(n) <= 0.1)
     assert seen.recovered_s(0.4) == pytest.approx(times[late - 1] - 0.4)

@@ -14,6 +14,8 @@ with Flow(left, right, address, rate_bps=4e6) as flow:
 from __future__ import annotations
 
 import bisect
+import itertools
+import math
 import subprocess
 import sys
 import threading
@@ -49,15 +51,18 @@ class Arrivals:
     times: tuple[float, ...]
     totals: tuple[int, ...]
 
-    def gap_s(self, after_s: float, *, until_s: float = float("inf")) -> float:
+    def gap_s(self, after_s: float, *, until_s: float = math.inf) -> float:
         """Return the longest time without a byte that ended after *after_s*.
 
-        It begins with the last byte before it, which may be earlier than *after_s*.
+        It begins with the last byte before it, which may be earlier than *after_s*.  Up to
+        *until_s*, if that is given: a silence that lasts then counts as if it ended.
         """
-        first = max(1, bisect.bisect_right(self.times, after_s))
+        first = bisect.bisect_right(self.times, after_s)
         last = bisect.bisect_right(self.times, until_s)
-        pairs = zip(self.times[first - 1 : last], self.times[first:last], strict=False)
-        return max((later - earlier for earlier, later in pairs), default=0.0)
+        seen = self.times[max(0, first - 1) : last]
+        if math.isfinite(until_s):
+            seen += (until_s,)
+        return max((later - earlier for earlier, later in itertools.pairwise(seen)), default=0.0)
 
     def late_s(self, number: int) -> float:
         """Return how late the last byte of arrival *number* was."""

@@ -1,0 +1,331 @@
+"""Many pairs, few relays with little room: does the traffic spread, and does it rest? Experiment G.
+
+    python bench/crowd.py [--quick] [--json FILE] [--pairs N] [--relays N] [--seconds S]
+                          [--policies veil,greedy,...]
+
+```
+s1 ... sN --+              +-- r1 ... rM      relays; towards each no more than `capacity`
+            +--- router ---+
+t1 ... tN --+                                 ends; no two of them reach each other directly
+```
+Every s sends a few paced TCP flows to its t.  Nothing tells the pairs of each other: they see only
+what their own packets go through.  All demand together is three quarters of what the relays carry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circle import Circle, pause_until, wait_until
+from report import commit, goals_table, machine, table, write
+from veilnet.errors import VeilError
+from veilnet.testing import Flow, enter
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from veilnet.testing import Node
+
+FLOWS = 4
+PAIR_BPS = 2.4e6
+PERIOD_S = 0.02
+UTILISATION = 0.75
+OVERHEAD = 1.08  # what headers add, roughly
+BACK_S = 30.0
+WINDOW_S = 30.0
+_LEG_S = 0.004
+_SETTLE_S = 10.0
+_READY_S = 120.0
+
+Shares = dict[str, float]
+"""How much of its traffic a pair sends by each way, by the relays' names."""
+
+
+@dataclass
+class Watch:
+    """What was seen while it ran: shares of every pair and loads of every relay, second by second.
+
+    Shape: ``shares[pair]`` and ``loads[relay]`` have one entry per look, at ``times``.
+    Units: *loads* bytes forwarded so far.
+    """
+
+    times: list[float] = field(default_factory=list)
+    shares: dict[str, list[Shares]] = field(default_factory=lambda: defaultdict(list))
+    loads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+
+
+def jain(values: Sequence[float]) -> float:
+    """Return Jain's index of fairness: 1 if all are equal, 1/n if one has all.
+
+    Source: Jain, Chiu, Hawe 1984, equation 1.
+    """
+    squares = sum(value * value for value in values)
+    return sum(values) ** 2 / (len(values) * squares) if squares else 0.0
+
+
+def moved(watch: Watch) -> float:
+    """Return the share of all traffic that changed its way, per second, on average.
+
+    Every pair sends the same, so that the mean over the pairs is the share of all.
+    """
+    span_s = watch.times[-1] - watch.times[0]
+    total = sum(
+        abs(after.get(arm, 0.0) - before.get(arm, 0.0)) / 2
+        for series in watch.shares.values()
+        for before, after in itertools.pairwise(series)
+        for arm in before.keys() | after.keys()
+    )
+    return total / len(watch.shares) / span_s
+
+
+def moved_back(watch: Watch) -> float:
+    """Return how much of what was moved went back to where it came from within `BACK_S`."""
+    total = back = 0.0
+    for series in watch.shares.values():
+        taken: dict[str, list[list[float]]] = defaultdict(list)  # arm -> [when, how much]
+        for number, (before, after) in enumerate(itertools.pairwise(series)):
+            now = watch.times[number + 1]
+            for arm in before.keys() | after.keys():
+                change = after.get(arm, 0.0) - before.get(arm, 0.0)
+                if change < 0:
+                    taken[arm].append([now, -change])
+                    total -= change
+                for entry in taken[arm]:
+                    if change > 0 and now - entry[0] <= BACK_S:
+                        returned = min(change, entry[1])
+                        entry[1] -= returned
+                        change -= returned
+                        back += returned
+    return back / total if total else 0.0
+
+
+def windows(watch: Watch) -> list[Mapping[str, int]]:
+    """Return each relay's bytes in every whole `WINDOW_S`."""
+    cuts, start = [0], watch.times[0]
+    for number, at in enumerate(watch.times):
+        if at >= start + WINDOW_S * len(cuts):
+            cuts.append(number)
+    return [
+        {relay: series[after] - series[before] for relay, series in watch.loads.items()}
+        for before, after in itertools.pairwise(cuts)
+    ]
+
+
+class Crowd:
+    """The nodes, their flows, and a look at all of them once a second."""
+
+    def __init__(self, circle: Circle, pairs: int, relays: int, policy: str) -> None:
+        self.circle = circle
+        config: dict[str, Any] = {"path_policy": policy} if policy else {}
+        self.relays = [
+            circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S, **config) for n in range(relays)
+        ]
+        backbone = circle.backbone
+        self.pairs: list[tuple[Node, Node]] = []
+        for number in range(pairs):
+            source, sink = (
+                circle.add(f"{letter}{number + 1}", zone=zone, **config)
+                for letter, zone in (("s", 2), ("t", 3))
+            )
+            self.pairs.append((source, sink))
+            _say(f"{len(circle.nodes)} nodes")
+        for source, sink in self.pairs:
+            for node in (source, sink):
+                node.ask("relay", "off")
+        for one, other in ((2, 2), (2, 3), (3, 3)):
+            backbone.part_zones(one, other)
+        self.capacity_bps = pairs * PAIR_BPS * OVERHEAD / relays / UTILISATION
+        for relay in self.relays:
+            backbone.narrow(relay.host, self.capacity_bps)
+
+    def connect(self) -> None:
+        """Connect every pair.  Raises: VeilError: one cannot."""
+        for source, sink in self.pairs:
+            source.connect(sink.name, "--timeout", "60")
+            _say(f"{source.name} -> {sink.name}")
+
+    def run(self, seconds: float) -> tuple[Watch, bool]:
+        """Let all flows run and return what was seen, and whether every flow ended intact."""
+        with ExitStack() as stack:
+            flows = [
+                stack.enter_context(
+                    Flow(
+                        source.host,
+                        sink.host,
+                        sink.address(),
+                        rate_bps=PAIR_BPS / FLOWS,
+                        period_s=PERIOD_S,
+                    )
+                )
+                for source, sink in self.pairs
+                for _ in range(FLOWS)
+            ]
+            wait_until(self._all_carry, "every pair has a relay", timeout_s=_READY_S)
+            pause_until(time.monotonic() + _SETTLE_S)
+            watch = self._watch(seconds)
+            intact = [self._ended(flow) for flow in flows]
+        return watch, all(intact)
+
+    def _ended(self, flow: Flow) -> bool:
+        try:
+            return flow.finish(timeout_s=60).intact
+        except VeilError as error:
+            _say(f"a flow did not end well: {error}")
+            return False
+
+    def _all_carry(self) -> bool:
+        return all(self._shares(*pair) for pair in self.pairs)
+
+    def _shares(self, source: Node, sink: Node) -> Shares:
+        found: Shares = defaultdict(float)
+        for path in source.paths(sink.name):
+            if path["share"] > 0:
+                found["+".join(self.circle.via(path)) or "direct"] += float(path["share"])
+        return dict(found)
+
+    def _watch(self, seconds: float) -> Watch:
+        watch, begun = Watch(), time.monotonic()
+        for number in range(round(seconds) + 1):
+            pause_until(begun + number)
+            watch.times.append(time.monotonic())
+            for source, sink in self.pairs:
+                watch.shares[source.name].append(self._shares(source, sink))
+            for relay in self.relays:
+                watch.loads[relay.name].append(int(relay.look()["relay"]["bytes_total"]))
+            if number and number % 30 == 0:
+                _say(f"{number} s  {_loads(windows(watch)[-1])}")
+        return watch
+
+
+def _loads(window: Mapping[str, int]) -> str:
+    rates = (f"{relay} {size * 8 / WINDOW_S / 1e6:.1f}" for relay, size in window.items())
+    return f"Mbit/s: {'  '.join(rates)}  Jain {jain(list(window.values())):.3f}"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# -- the results ----------------------------------------------------------------------------------
+
+
+def rows(policy: str, watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
+    """Return one row per measure of one run."""
+    parts = windows(watch)
+    totals = [series[-1] - series[0] for series in watch.loads.values()]
+    swings = [
+        statistics.pstdev(loads) / statistics.mean(loads)
+        for relay in watch.loads
+        if (loads := [part[relay] for part in parts]) and statistics.mean(loads)
+    ]
+    measures = (
+        ("jain", "Jain index of relay load, whole run", "", jain(totals)),
+        ("jain_worst", f"Jain index, worst {WINDOW_S:g} s", "",
+         min((jain(list(part.values())) for part in parts), default=0.0)),
+        ("moved", "traffic moved per second", "share", moved(watch)),
+        ("moved_back", f"of what moved, back within {BACK_S:g} s", "share", moved_back(watch)),
+        ("swing", f"a relay's load over {WINDOW_S:g} s: deviation over mean, worst relay", "",
+         max(swings, default=0.0)),
+        ("intact", "all flows intact", "", float(intact)),
+    )  # fmt: skip
+    return [
+        {
+            "row": name,
+            "title": title,
+            "metric": name,
+            "unit": unit,
+            "congestion_control": ["paced"],
+            "systems": {policy: {"median": round(value, 5)}},
+        }
+        for name, title, unit, value in measures
+    ]
+
+
+def goal(found: Sequence[Mapping[str, Any]], nodes: int, seconds: float) -> dict[str, Any]:
+    """Return experiment G's goal, word for word, and what the shipped policy measured of it."""
+    value = {row["row"]: row["systems"]["veil"]["median"] for row in found}
+    index, share = value["jain"], value["moved"]
+    whole = nodes >= 20 and seconds >= 300 and value["intact"] == 1.0
+    met = whole and index >= 0.8 and share <= 0.015
+    return {
+        "goal": "G real nodes: 20+ nodes, several relays and flows, 5 min",
+        "unit": "",
+        "measured": f"Jain {index:.3f}; {share:.2%} of traffic moved per second; {nodes} nodes, "
+        f"{seconds:g} s",
+        "must": "Jain index of relay load >= 0.8, <= 1.5 % of traffic moved per second",
+        "moonshot": "",
+        "met": met,
+        "moonshot_met": met,
+    }
+
+
+def main() -> int:
+    """Run the bench and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a minute")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--pairs", type=int, default=10, help="of ends (%(default)s)")
+    parser.add_argument("--relays", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--seconds", type=float, help="to watch (300; --quick: 60)")
+    parser.add_argument("--policies", default="veil", help="one after the other (%(default)s)")
+    options = parser.parse_args()
+    enter()
+    seconds = options.seconds or (60.0 if options.quick else 300.0)
+    found: list[dict[str, Any]] = []
+    failures: list[dict[str, str]] = []
+    goals: list[dict[str, Any]] = []
+    for policy in options.policies.split(","):
+        with (
+            tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
+            Circle(Path(folder)) as circle,
+        ):
+            try:
+                name = "" if policy == "veil" else policy
+                crowd = Crowd(circle, options.pairs, options.relays, name)
+                crowd.connect()
+                watch, intact = crowd.run(seconds)
+            except (VeilError, OSError) as error:
+                failures.append({"what": policy, "reason": f"{error}\n{circle.logs()}"})
+                _say(f"FAILED {policy}: {failures[-1]['reason']}")
+                continue
+            ours = rows(policy, watch, intact=intact)
+            found += ours
+            if policy == "veil":
+                goals.append(goal(ours, len(circle.nodes), seconds))
+    document = {
+        "commit": commit(),
+        "machine": machine(),
+        "command": f"python bench/crowd.py {' '.join(sys.argv[1:])}".strip(),
+        "pairs": options.pairs,
+        "relays": options.relays,
+        "seconds": seconds,
+        "missing": {},
+        "failures": failures,
+        "rows": found,
+        "goals": goals,
+    }
+    if options.json:
+        write(options.json, document)
+    lines = [
+        [row["title"], policy, f"{value['median']:.4g}", row["unit"]]
+        for row in found
+        for policy, value in row["systems"].items()
+    ]
+    print(table(["measure", "policy", "value", "unit"], lines))
+    print()
+    print(goals_table(goals))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
