@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 FILE_NAME: Final = "config.toml"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+RELAY_FOR: Final = ("own", "all", "off")
 KEM_BACKENDS: Final = ("auto", "liboqs", "cryptography")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -78,6 +79,15 @@ def _between(low: float, high: float, unit: str) -> Any:  # noqa: ANN401
             not isinstance(value, bool) and isinstance(value, (int, float)) and low <= value <= high
         ),
         f"{low:g} to {high:g}{unit}",
+    )
+
+
+def _whole(low: int, high: int, unit: str) -> Any:  # noqa: ANN401
+    return _check(
+        lambda value: (
+            not isinstance(value, bool) and isinstance(value, int) and low <= value <= high
+        ),
+        f"a whole number of {low} to {high}{unit}",
     )
 
 
@@ -162,7 +172,31 @@ class Config:
     gossip_s: float = _key(
         300.0, _between(10, 86400, " s"), "How often members compare their member tables."
     )
-
+    relay: str = _key(
+        "own",
+        _check(lambda value: value in RELAY_FOR, f"one of {', '.join(RELAY_FOR)}"),
+        "Relay for members of own networks (own), for strangers too (all), or for nobody (off).",
+    )
+    relay_circuits: int = _key(
+        64,
+        _whole(1, 4096, ""),
+        "Circuits relayed at once; one peer has at most half of them.",
+    )
+    relay_rate_bps: int = _key(
+        0,
+        _whole(0, 10**12, " bits per second"),
+        "Rate of all that is relayed; one peer has at most half; 0 = no limit.",
+    )
+    relay_volume_bytes: int = _key(
+        0,
+        _whole(0, 10**18, " bytes"),
+        "Bytes relayed in 24 hours; one peer has at most half; 0 = no limit.",
+    )
+    home_relays: int = _key(
+        3,
+        _whole(0, 8, ""),
+        "Links per network kept to members that relay, so that this node can be found by them.",
+    )
     rekey_s: float = _key(
         90.0,
         _between(1, 240, " s"),

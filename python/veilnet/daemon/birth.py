@@ -118,6 +118,7 @@ class Birth:
             node.rekeying.begin(session)
             node.channels.established(session)
         node.gossip.greet(session)
+        node.relaying.session_up(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
 

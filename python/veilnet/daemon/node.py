@@ -26,6 +26,7 @@ from veilnet.daemon.handshakes import Handshakes
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
 from veilnet.daemon.rekeying import Rekeying
+from veilnet.daemon.relaying import Relaying
 from veilnet.daemon.sessions import Session, SessionTable, SharedKeys
 from veilnet.errors import (
     BrokenEngineError,
@@ -41,6 +42,7 @@ from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
+from veilnet.protocol.relay_messages import RelayMessage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -94,6 +96,7 @@ class Node:
         self.gossip = Gossip(self)
         self.joining = Joining(self)
         self.rekeying = Rekeying(self)
+        self.relaying = Relaying(self)
         self._nursery: trio.Nursery | None = None
         self._dirty: set[NetworkId] = set()
         self._dirty_whole: set[NetworkId] = set()
@@ -160,6 +163,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(events.pump, self)
+            nursery.start_soon(self.relaying.run)
             for period_s, round_ in (
                 (lambda: channels.IDLE_LOOK_S, self.channels.look_around),
                 (lambda: self.config.gossip_s, self.gossip.compare),
@@ -331,7 +335,10 @@ class Node:
         for envelope in envelopes:
             kind = type(envelope.message).__name__
             try:
-                self.gossip.handle(session, envelope)
+                if isinstance(envelope.message, RelayMessage):
+                    self.relaying.handle(session, envelope)
+                else:
+                    self.gossip.handle(session, envelope)
             except RemoteProtocolError as error:
                 self._misbehaved(session, error)
                 return
@@ -355,6 +362,7 @@ class Node:
         self._note_heard(session)
         self.sessions.remove(session)
         session.link.close()
+        self.relaying.session_down(session)
         self.engine.close_session(session.sid)
         log.info("session down", peer=session.peer_id.hex()[:12], reason=reason)
         self.route(session)

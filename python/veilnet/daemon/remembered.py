@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -32,6 +32,14 @@ def _uid(value: object) -> int | None:
     return value
 
 
+def _scalars(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("relay is no object")
+    if not all(isinstance(item, int | str) for item in value.values()):
+        raise TypeError("relay has a value that is none")
+    return dict(value)
+
+
 @attrs.define
 class Remembered:
     """The file ``node.json``."""
@@ -41,6 +49,9 @@ class Remembered:
     operator_gid: int | None = attrs.field(default=None, converter=_uid)
     recent: list[tuple[str, str]] = attrs.field(factory=list, converter=_pairs)
     """(network id, peer id) in hex of the sessions that were up: called after a restart."""
+
+    relay: dict[str, Any] = attrs.field(factory=dict, converter=_scalars)
+    """What commands decided about relaying: keys of `config.toml` with their values."""
 
     @classmethod
     def load(cls, store: Store) -> Remembered:

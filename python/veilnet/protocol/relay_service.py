@@ -1,0 +1,594 @@
+"""The relay's side of circuits: consent, caps, quota, and who may talk to whom.
+
+The picture and the words are in `protocol.relay`.
+
+Rules:
+1. A circuit joins two links that are there already.  No address is ever dialled, and no link is
+   opened, for somebody else.
+2. The origin asked (CircuitOpen under a reservation), the target said yes (CircuitAccepted):
+   without both nothing is forwarded.
+3. A circuit passes at most two relays: what is asked for comes with a hop budget, and goes on to
+   another relay with one less.
+4. The caps of `Terms` hold for pending circuits too, and no peer has more than half of them.
+5. `busy` is told to repel newcomers; it never closes and never refuses.
+
+Invariant: every circuit is in the table of both its links, and its label on each of the two is
+used by no other circuit on that link.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from veilnet.protocol.relay import (
+    ASK_S,
+    CONFIRM_S,
+    RESERVATION_S,
+    UNCONFIRMED_BYTES,
+    Closing,
+    Heard,
+    LinkDown,
+    LinkUp,
+    Refusal,
+    Reservations,
+    Send,
+    Terms,
+)
+from veilnet.protocol.relay_messages import (
+    HOPS_MAX,
+    CircuitAccepted,
+    CircuitClosed,
+    CircuitConfirm,
+    CircuitOpen,
+    CircuitOpened,
+    RelayOffer,
+    RelayRefused,
+    RelayReserve,
+    RelayReserved,
+)
+from veilnet.protocol.relay_quota import Quota
+from veilnet.protocol.relay_steps import (
+    PENDING,
+    Action,
+    Announce,
+    CapRate,
+    Counted,
+    Event,
+    Forward,
+    Limit,
+    Phase,
+    Relayed,
+    Remove,
+    SetTerms,
+    Side,
+    Unforwarded,
+    closed,
+    incoming,
+    opened,
+    refused,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from random import Random
+
+    from veilnet.protocol.relay import Key
+
+RESERVATIONS_MAX: Final = 1_024
+BUSY_S: Final = 5.0
+"""So long after the last drop a relay still says that it is busy."""
+FREE_RATE_BPS: Final = 1_000_000_000_000
+"""What stands for no limit in the engine's bucket."""
+FREE_BYTES: Final = 1 << 62
+BURST_S: Final = 0.05
+MIN_BURST_BYTES: Final = 131_072
+"""Two super-packets, or a bucket would cut what the kernel gives us whole."""
+MAX_BURST_BYTES: Final = 16_777_216
+_LABEL_BITS: Final = 31
+_HIGH_BIT: Final = 1 << _LABEL_BITS
+
+
+@define
+class _Link:
+    """What is known of a link: its circuits of both sides, and the labels used on it."""
+
+    initiator: bool
+    own: bool
+    circuits: dict[bytes, None] = field(factory=dict)
+    labels: set[int] = field(factory=set)
+
+
+class RelayService:
+    """All circuits of one relay.
+
+    Units: *now* seconds, monotonic.
+    """
+
+    def __init__(self, *, own_id: bytes, terms: Terms, rng: Random, now: float) -> None:
+        self.terms = terms
+        self.quota = Quota(now)
+        self._own_id = own_id
+        self._rng = rng
+        self._links: dict[Key, _Link] = {}
+        self._circuits: dict[bytes, Relayed] = {}
+        self._reserved: dict[Key, float] = {}
+        self._held = Reservations()
+        self._busy_until_s = -math.inf
+        self._offered = self.offer(now)
+
+    # --- looking ---------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._circuits)
+
+    @property
+    def circuits(self) -> list[Relayed]:
+        """All circuits, pending ones included."""
+        return list(self._circuits.values())
+
+    def get(self, circuit: bytes) -> Relayed | None:
+        """Return the circuit of that id."""
+        return self._circuits.get(circuit)
+
+    def owns(self, key: Key, circuit: bytes) -> bool:
+        """Whether a circuit of that id goes over that link."""
+        link = self._links.get(key)
+        return link is not None and circuit in link.circuits
+
+    def held(self, key: Key) -> list[bytes]:
+        """Return the circuits over a link."""
+        link = self._links.get(key)
+        return [] if link is None else list(link.circuits)
+
+    def needs(self, key: Key) -> bool:
+        """Whether a link is in use: circuits go over it, or its peer has a reservation."""
+        return key in self._reserved or bool(self.held(key))
+
+    def is_own(self, key: Key) -> bool | None:
+        """Whether the peer of a link is one of our own; None: there is no such link."""
+        link = self._links.get(key)
+        return None if link is None else link.own
+
+    @property
+    def reservations(self) -> int:
+        """How many peers have one."""
+        return len(self._reserved)
+
+    def offer(self, now: float) -> RelayOffer:
+        """Return what links are told."""
+        consents = self.terms.for_own or self.terms.for_strangers
+        return RelayOffer(
+            for_own=self.terms.for_own,
+            for_strangers=self.terms.for_strangers,
+            busy=consents and now < self._busy_until_s,
+        )
+
+    def start(self) -> list[Action]:
+        """Return what the engine must know first."""
+        return [CapRate(self.terms.rate_bps or None)]
+
+    # --- driving ---------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Take one event.   Raises: nothing: what a peer asks amiss is refused."""
+        actions: list[Action] = []
+        _EVENTS[type(event)](self, event, now, actions)
+        self._announce(now, actions)
+        return actions
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what is due; call at `deadline()`."""
+        actions: list[Action] = []
+        for key, until_s in list(self._reserved.items()):
+            if until_s <= now:
+                self._end_reservation(key, Closing.EXPIRED, now, actions)
+        for circuit in self.circuits:
+            if circuit.deadline_s <= now and circuit.id in self._circuits:
+                if circuit.phase in PENDING:
+                    self._refuse(circuit, Refusal.TIMEOUT, actions)
+                    actions.append(closed(circuit.far, circuit.id, Closing.DONE))
+                else:
+                    self._close(circuit, Closing.UNCONFIRMED, now, actions)
+        onward = (c.far for c in self._circuits.values() if self._is_onward(c))
+        actions += [Send(key, RelayReserve()) for key in self._held.due(onward, now)]
+        self._announce(now, actions)
+        return actions
+
+    def deadline(self) -> float | None:
+        """Return when `tick` must run; None: not before the next event."""
+        soonest = min(
+            min(self._reserved.values(), default=math.inf),
+            min((circuit.deadline_s for circuit in self._circuits.values()), default=math.inf),
+            self._held.deadline(),
+            self._busy_until_s if self._offered.busy else math.inf,
+        )
+        return None if math.isinf(soonest) else soonest
+
+    # --- links -----------------------------------------------------------------------------------
+
+    def _up(self, event: LinkUp, now: float, actions: list[Action]) -> None:
+        link = self._links.get(event.key)
+        if link is None:
+            self._links[event.key] = _Link(event.initiator, event.own)
+            return
+        link.initiator, link.own = event.initiator, event.own
+        if not self.terms.serves(own=link.own):
+            self._end_reservation(event.key, Closing.OFF, now, actions)
+        for circuit in self._over(link):
+            # What was said on the session before may have been lost with it.
+            if circuit.phase is Phase.ASKING and circuit.far == event.key:
+                actions.append(Send(circuit.far, incoming(circuit)))
+            elif circuit.phase is Phase.EXTENDING and circuit.far == event.key:
+                self._extend(circuit, now, actions)
+
+    def _down(self, event: LinkDown, now: float, actions: list[Action]) -> None:
+        link = self._links.get(event.key)
+        if link is None:
+            return
+        for circuit in self._over(link):
+            if circuit.phase in PENDING and circuit.far == event.key:
+                self._refuse(circuit, Refusal.NO_LINK, actions)
+            else:
+                self._close(circuit, Closing.LINK_LOST, now, actions, but=event.key)
+        self._reserved.pop(event.key, None)
+        self._held.forget(event.key)
+        del self._links[event.key]
+
+    def _over(self, link: _Link) -> list[Relayed]:
+        return [self._circuits[circuit] for circuit in link.circuits]
+
+    # --- reservations ----------------------------------------------------------------------------
+
+    def _heard(self, event: Heard, now: float, actions: list[Action]) -> None:
+        key, message = event.key, event.message
+        if key not in self._links:
+            return
+        match message:
+            case RelayReserve():
+                actions.append(Send(key, self._reserve(key, now)))
+                return
+            case RelayReserved(expires_s=expires_s):
+                self._held.granted(key, expires_s, now)
+                return
+            case RelayRefused(circuit=None):
+                self._held.lost(key)
+                return
+            case CircuitOpen() if message.circuit not in self._circuits:
+                self._ask(key, message, now, actions)
+                return
+        circuit = self._circuits.get(getattr(message, "circuit", b""))
+        side = None if circuit is None else circuit.side(key)
+        if circuit is None or side is None:
+            if isinstance(message, CircuitOpen):
+                actions.append(refused(key, message.circuit, Refusal.TAKEN))
+            return
+        act = _MESSAGES.get((type(message), circuit.phase, side))
+        # What is not in the table comes late, by a race that both sides are allowed to lose.
+        if act is not None:
+            act(self, circuit, message, now, actions)
+
+    def _reserve(self, key: Key, now: float) -> RelayReserved | RelayRefused:
+        if not self.terms.serves(own=self._links[key].own):
+            return RelayRefused(code=Refusal.OFF)
+        if self.quota.left(key, self.terms, now) == 0:
+            return RelayRefused(code=Refusal.VOLUME)
+        if key not in self._reserved and len(self._reserved) >= RESERVATIONS_MAX:
+            return RelayRefused(code=Refusal.FULL)
+        self._reserved[key] = now + RESERVATION_S
+        return RelayReserved(
+            rate_bps=self.terms.peer_rate_bps,
+            limit_bytes=self.terms.peer_volume_bytes,
+            expires_s=RESERVATION_S,
+            hops=HOPS_MAX,
+        )
+
+    def _end_reservation(self, key: Key, why: Closing, now: float, actions: list[Action]) -> None:
+        self._reserved.pop(key, None)
+        for circuit in self._of(key):
+            self._close(circuit, why, now, actions)
+
+    def _of(self, key: Key) -> list[Relayed]:
+        """Return the circuits that count for the peer of *key*: those it asked for."""
+        link = self._links.get(key)
+        return [] if link is None else [c for c in self._over(link) if c.near == key]
+
+    # --- asking ----------------------------------------------------------------------------------
+
+    def _ask(self, key: Key, asked: CircuitOpen, now: float, actions: list[Action]) -> None:
+        far = (key[0], asked.through[0] if asked.through else asked.target)
+        refusal = self._judge(key, far, asked, now)
+        if refusal is not None:
+            actions.append(refused(key, asked.circuit, refusal))
+            return
+        circuit = Relayed(
+            id=asked.circuit,
+            near=key,
+            near_label=self._label(key),
+            far=far,
+            far_label=None if asked.through else self._label(far),
+            target=asked.target,
+            # Only a relay asks for somebody else, and it has spent a hop.
+            origin=asked.origin if asked.origin and asked.hops < HOPS_MAX else key[1],
+            phase=Phase.EXTENDING if asked.through else Phase.ASKING,
+            deadline_s=now + ASK_S,
+        )
+        self._circuits[circuit.id] = circuit
+        for end in (key, far):
+            self._links[end].circuits[circuit.id] = None
+        if circuit.phase is Phase.EXTENDING:
+            self._extend(circuit, now, actions)
+        else:
+            actions.append(Send(far, incoming(circuit)))
+
+    def _extend(self, circuit: Relayed, now: float, actions: list[Action]) -> None:
+        """Ask the next relay as an end would, with one hop less."""
+        if self._held.need(circuit.far, now):
+            actions.append(Send(circuit.far, RelayReserve()))
+        onward = CircuitOpen(
+            circuit=circuit.id, target=circuit.target, hops=HOPS_MAX - 1, origin=circuit.origin
+        )
+        actions.append(Send(circuit.far, onward))
+
+    def _judge(self, key: Key, far: Key, asked: CircuitOpen, now: float) -> Refusal | None:
+        """Return why not, None if nothing speaks against it."""
+        links = self._links
+        peers = [self._own_id, key[1], *asked.through, asked.target]
+        # In this order: what is told first is what the asker can do least about.
+        reasons: tuple[tuple[Refusal, Callable[[], bool]], ...] = (
+            (Refusal.OFF, lambda: not self.terms.serves(own=links[key].own)),
+            (Refusal.NO_RESERVATION, lambda: self._reserved.get(key, -math.inf) <= now),
+            (Refusal.NO_SENSE, lambda: len(set(peers)) < len(peers)),
+            (Refusal.HOPS, lambda: asked.hops < 1 + len(asked.through)),
+            (Refusal.NO_LINK, lambda: far not in links or links[far].own != links[key].own),
+            (Refusal.FULL, lambda: len(self._circuits) >= self.terms.circuits),
+            (Refusal.PEER_FULL, lambda: len(self._of(key)) >= self.terms.peer_circuits),
+            (Refusal.VOLUME, lambda: self.quota.left(key, self.terms, now) == 0),
+        )
+        return next((refusal for refusal, holds in reasons if holds()), None)
+
+    def _label(self, key: Key) -> int:
+        link = self._links[key]
+        high = _HIGH_BIT if link.initiator else 0
+        label = high | self._rng.getrandbits(_LABEL_BITS)
+        while label in link.labels:
+            label = high | self._rng.getrandbits(_LABEL_BITS)
+        link.labels.add(label)
+        return label
+
+    # --- one circuit -----------------------------------------------------------------------------
+
+    def _again(
+        self, circuit: Relayed, message: CircuitOpen, now: float, actions: list[Action]
+    ) -> None:
+        """Answer a question that was repeated because a session was replaced."""
+        del message, now
+        actions.append(Send(circuit.near, opened(circuit)))
+
+    def _accepted(
+        self, circuit: Relayed, message: CircuitAccepted, now: float, actions: list[Action]
+    ) -> None:
+        del message
+        self._join(circuit, now, actions)
+
+    def _extended(
+        self, circuit: Relayed, message: CircuitOpened, now: float, actions: list[Action]
+    ) -> None:
+        labels = self._links[circuit.far].labels
+        if message.label in labels:
+            # The next relay gave one label twice, or one that is ours to give.
+            self._refuse(circuit, Refusal.OTHER, actions)
+            actions.append(closed(circuit.far, circuit.id, Closing.FAILED))
+            return
+        circuit.far_label = message.label
+        labels.add(message.label)
+        self._join(circuit, now, actions)
+
+    def _join(self, circuit: Relayed, now: float, actions: list[Action]) -> None:
+        circuit.phase = Phase.LIMITED
+        circuit.deadline_s = now + CONFIRM_S
+        circuit.rate_bps = self._rate(circuit.near)
+        left = self.quota.left(circuit.near, self.terms, now)
+        circuit.limit_bytes = UNCONFIRMED_BYTES if left is None else min(UNCONFIRMED_BYTES, left)
+        burst = int(circuit.rate_bps / 8 * BURST_S)
+        actions.append(
+            Forward(
+                circuit.id,
+                (circuit.near, circuit.near_label),
+                (circuit.far, circuit.far_label or 0),
+                rate_bps=circuit.rate_bps,
+                burst_bytes=min(max(burst, MIN_BURST_BYTES), MAX_BURST_BYTES),
+                limit_bytes=circuit.limit_bytes,
+            )
+        )
+        actions.append(Send(circuit.near, opened(circuit)))
+        self._relimit(circuit.near, now, actions)
+
+    def _declined(
+        self, circuit: Relayed, message: RelayRefused, now: float, actions: list[Action]
+    ) -> None:
+        del now
+        if circuit.phase is Phase.EXTENDING:
+            self._held.lost(circuit.far)
+            code = message.code
+        else:
+            code = Refusal.DECLINED
+        self._refuse(circuit, code, actions)
+
+    def _confirm(
+        self, circuit: Relayed, message: CircuitConfirm, now: float, actions: list[Action]
+    ) -> None:
+        self._confirmed(circuit, Side.NEAR, message, now, actions)
+
+    def _confirm_far(
+        self, circuit: Relayed, message: CircuitConfirm, now: float, actions: list[Action]
+    ) -> None:
+        self._confirmed(circuit, Side.FAR, message, now, actions)
+
+    def _confirmed(
+        self,
+        circuit: Relayed,
+        side: Side,
+        message: CircuitConfirm,
+        now: float,
+        actions: list[Action],
+    ) -> None:
+        if side in circuit.confirmed:
+            return
+        circuit.confirmed.add(side)
+        # The next relay of a chain has a limit of its own to lift.
+        actions.append(Send(circuit.other(side), message))
+        if len(circuit.confirmed) == len(Side):
+            circuit.phase = Phase.CONFIRMED
+            circuit.deadline_s = math.inf
+            self._relimit(circuit.near, now, actions)
+
+    def _given_up(
+        self, circuit: Relayed, message: CircuitClosed, now: float, actions: list[Action]
+    ) -> None:
+        self._close(circuit, message.code, now, actions, but=circuit.near)
+
+    def _given_up_far(
+        self, circuit: Relayed, message: CircuitClosed, now: float, actions: list[Action]
+    ) -> None:
+        if circuit.phase in PENDING:
+            self._refuse(circuit, Refusal.DECLINED, actions)
+        else:
+            self._close(circuit, message.code, now, actions, but=circuit.far)
+
+    def _refuse(self, circuit: Relayed, code: int, actions: list[Action]) -> None:
+        """End a pending circuit with a no to its origin."""
+        self._drop(circuit, actions)
+        actions.append(refused(circuit.near, circuit.id, code))
+
+    def _close(
+        self,
+        circuit: Relayed,
+        code: int,
+        now: float,
+        actions: list[Action],
+        *,
+        but: Key | None = None,
+    ) -> None:
+        """End a circuit and tell both sides, *but* the one that knows."""
+        self._drop(circuit, actions)
+        actions += [
+            closed(key, circuit.id, code) for key in (circuit.near, circuit.far) if key != but
+        ]
+        self._relimit(circuit.near, now, actions)
+
+    def _drop(self, circuit: Relayed, actions: list[Action]) -> None:
+        del self._circuits[circuit.id]
+        for key, label in ((circuit.near, circuit.near_label), (circuit.far, circuit.far_label)):
+            if (link := self._links.get(key)) is not None:
+                link.circuits.pop(circuit.id, None)
+                link.labels.discard(-1 if label is None else label)
+        if circuit.open:
+            actions.append(Remove(circuit.id, (circuit.near, circuit.near_label)))
+
+    def _is_onward(self, circuit: Relayed) -> bool:
+        return circuit.far[1] != circuit.target
+
+    # --- limits ----------------------------------------------------------------------------------
+
+    def _rate(self, key: Key) -> int:
+        """Return the part of a peer's rate that each of its circuits has."""
+        if not self.terms.rate_bps:
+            return FREE_RATE_BPS
+        count = sum(circuit.open for circuit in self._of(key))
+        return max(1, self.terms.peer_rate_bps // max(1, count))
+
+    def _relimit(self, key: Key, now: float, actions: list[Action]) -> None:
+        """Share a peer's rate and what is left of its volume among its circuits."""
+        circuits = [circuit for circuit in self._of(key) if circuit.open]
+        rate_bps = self._rate(key)
+        left = self.quota.left(key, self.terms, now)
+        for circuit in circuits:
+            limit = FREE_BYTES if left is None else circuit.bytes + left // len(circuits)
+            if circuit.phase is Phase.LIMITED:
+                limit = min(limit, UNCONFIRMED_BYTES)
+            if (rate_bps, limit) != (circuit.rate_bps, circuit.limit_bytes):
+                circuit.rate_bps, circuit.limit_bytes = rate_bps, limit
+                actions.append(Limit((circuit.near, circuit.near_label), rate_bps, limit))
+
+    def _counted(self, event: Counted, now: float, actions: list[Action]) -> None:
+        touched: dict[Key, None] = {}
+        for circuit_id, count in event.counts.items():
+            circuit = self._circuits.get(circuit_id)
+            if circuit is None:
+                continue
+            if count.busy:
+                self._busy_until_s = now + BUSY_S
+            self.quota.spend(circuit.near, max(0, count.bytes - circuit.bytes), now)
+            circuit.bytes = max(count.bytes, circuit.bytes)
+            touched[circuit.near] = None
+        if not self.terms.volume_bytes:
+            return
+        spent = self.quota.spent(self.terms, now)
+        for key in {circuit.near for circuit in self.circuits} if spent else touched:
+            if self.quota.left(key, self.terms, now) == 0:
+                self._end_reservation(key, Closing.VOLUME, now, actions)
+            else:
+                self._relimit(key, now, actions)
+
+    def _unforwarded(self, event: Unforwarded, now: float, actions: list[Action]) -> None:
+        circuit = self._circuits.get(event.circuit)
+        if circuit is not None:
+            self._close(circuit, Closing.FAILED, now, actions)
+
+    def _set_terms(self, event: SetTerms, now: float, actions: list[Action]) -> None:
+        self.terms = event.terms
+        actions.append(CapRate(self.terms.rate_bps or None))
+        for key, link in self._links.items():
+            if not self.terms.serves(own=link.own):
+                self._end_reservation(key, Closing.OFF, now, actions)
+        # The newest go first: those that are older have more to lose.
+        for circuit in self.circuits[self.terms.circuits :]:
+            self._close(circuit, Closing.OFF, now, actions)
+        for key in {circuit.near for circuit in self.circuits}:
+            for circuit in self._of(key)[self.terms.peer_circuits :]:
+                self._close(circuit, Closing.OFF, now, actions)
+            if self.quota.left(key, self.terms, now) == 0:
+                self._end_reservation(key, Closing.VOLUME, now, actions)
+            self._relimit(key, now, actions)
+
+    def _announce(self, now: float, actions: list[Action]) -> None:
+        if len(self._circuits) >= self.terms.circuits or self.quota.spent(self.terms, now):
+            # For a while: who opens and closes the last one must not make us tell all links.
+            self._busy_until_s = max(self._busy_until_s, now + BUSY_S)
+        offer = self.offer(now)
+        if offer != self._offered:
+            self._offered = offer
+            actions.append(Announce(offer))
+
+
+_EVENTS: Final[Mapping[type, Callable[..., None]]] = {
+    LinkUp: RelayService._up,  # noqa: SLF001
+    LinkDown: RelayService._down,  # noqa: SLF001
+    Heard: RelayService._heard,  # noqa: SLF001
+    Counted: RelayService._counted,  # noqa: SLF001
+    Unforwarded: RelayService._unforwarded,  # noqa: SLF001
+    SetTerms: RelayService._set_terms,  # noqa: SLF001
+}
+
+
+def _rows(
+    message: type, side: Side, phases: Iterable[Phase], act: Callable[..., None]
+) -> dict[tuple[type, Phase, Side], Callable[..., None]]:
+    return {(message, phase, side): act for phase in phases}
+
+
+_OPEN: Final = (Phase.LIMITED, Phase.CONFIRMED)
+_MESSAGES: Final[Mapping[tuple[type, Phase, Side], Callable[..., None]]] = {
+    # message, side, phases, what to do
+    **_rows(CircuitOpen, Side.NEAR, _OPEN, RelayService._again),  # noqa: SLF001
+    **_rows(CircuitAccepted, Side.FAR, [Phase.ASKING], RelayService._accepted),  # noqa: SLF001
+    **_rows(CircuitOpened, Side.FAR, [Phase.EXTENDING], RelayService._extended),  # noqa: SLF001
+    **_rows(RelayRefused, Side.FAR, PENDING, RelayService._declined),  # noqa: SLF001
+    **_rows(CircuitConfirm, Side.NEAR, [Phase.LIMITED], RelayService._confirm),  # noqa: SLF001
+    **_rows(CircuitConfirm, Side.FAR, [Phase.LIMITED], RelayService._confirm_far),  # noqa: SLF001
+    **_rows(CircuitClosed, Side.NEAR, Phase, RelayService._given_up),  # noqa: SLF001
+    **_rows(CircuitClosed, Side.FAR, Phase, RelayService._given_up_far),  # noqa: SLF001
+}
