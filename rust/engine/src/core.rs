@@ -3,18 +3,23 @@
 
 use crate::batch::Batch;
 use crate::called::Called;
+use crate::circuit::Circuit;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
-use crate::keys::{Epoch, RxKeys, StepLimits, TxKeys};
-use crate::mtu::Search;
+use crate::flows::Flows;
+use crate::forwarding::{ByCircuit, CircuitStats, Forwarding};
+use crate::keys::{Epoch, FIRST_PATH, RxKeys, StepLimits, TxKeys};
+use crate::path::{Path, State};
+use crate::paths::use_id;
 use crate::prefix::Prefix;
+use crate::receive::Hop;
 use crate::routes::Routes;
 use crate::session::{Counters, Session};
 use crate::stats::{EngineStats, SessionStats};
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Udp};
-use crate::underlay::Underlay;
+use crate::underlay::{Staged, Underlay};
 use crate::waiting::Waiting;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -33,6 +38,8 @@ pub const CONTROL_BYTES: usize = 1100;
 const PEER_MTU: usize = 1500;
 /// A super-packet, its virtio header and slack.
 pub(crate) const SLOT: usize = (64 << 10) + 1024;
+/// Receive calls whose frames are forwarded together.
+const SLOTS: usize = 4;
 
 /// How to run an engine.
 #[derive(Clone, Debug)]
@@ -80,12 +87,19 @@ pub struct Core {
     pub(crate) by_source: HashMap<SocketAddr, Vec<u32>>,
     /// Whose datagram came last: mostly the next one's too.
     pub(crate) last_sid: u32,
+    pub(crate) last_relayed_sid: u32,
+    /// What goes through this node for others.
+    pub(crate) forwarding: Forwarding,
+    /// Circuits that end here.
+    pub(crate) joined: ByCircuit<()>,
+    /// Frames of the receive buffer that go on.
+    pub(crate) hops: Vec<Hop>,
     pub(crate) routes: Routes,
     pub(crate) waiting: Waiting,
     pub(crate) return_masks: Vec<Mask>,
     /// TUN reads, with the virtio header in front.
     pub(crate) tun_buf: Box<[u8]>,
-    /// UDP reads: one GRO batch.
+    /// UDP reads: GRO batches.
     pub(crate) slot: Box<[u8]>,
     /// Opened datagrams on their way into the TUN device.
     pub(crate) out: Box<[u8]>,
@@ -117,6 +131,7 @@ impl Core {
             underlay: Underlay {
                 udp,
                 batch: Batch::new(options.udp_gso),
+                staged: Staged::default(),
             },
             tun,
             gate: Gate::new(&mut OsRng)?,
@@ -125,11 +140,15 @@ impl Core {
             sessions: Sessions::default(),
             by_source: HashMap::new(),
             last_sid: 0,
+            last_relayed_sid: 0,
+            forwarding: Forwarding::default(),
+            joined: ByCircuit::default(),
+            hops: Vec::new(),
             routes: Routes::default(),
             waiting: Waiting::default(),
             return_masks: Vec::new(),
             tun_buf: buffer(SLOT + VNET),
-            slot: buffer(SLOT),
+            slot: buffer(SLOTS * SLOT),
             out: buffer(glue::BUFFER),
             scratch: buffer(SLOT),
             halves: Halves::new(options.mtu_bytes.max(PEER_MTU).div_ceil(2)),
@@ -236,8 +255,8 @@ impl Core {
     }
 
     /// Give up a handshake, and the session if it came that far.
-    pub fn abandon(&mut self, sid: u32) {
-        self.close_session(sid);
+    pub fn abandon(&mut self, sid: u32, now_ns: u64) {
+        self.close_session(sid, now_ns);
     }
 
     pub fn dismiss(&mut self, com: &[u8; 32]) {
@@ -268,13 +287,15 @@ impl Core {
                 Action::ResendAck { sid } => {
                     if let Some(session) = self.sessions.get(&sid)
                         && let Some(ack) = &session.ack
+                        && let Some(path) = session.paths.first()
                     {
-                        self.underlay.send(session.endpoint, session.raw.local, ack);
+                        self.underlay.send(path.endpoint, path.raw.local, ack);
                     }
                 }
             }
         }
         self.actions = actions;
+        self.ship(now_ns);
         if let Some(at) = self.gate.next_expiry() {
             self.next_ns = self.next_ns.min(at.max(now_ns));
         }
@@ -282,6 +303,17 @@ impl Core {
 
     fn establish(&mut self, e: Established, now_ns: u64) -> Result<()> {
         let SessionKeys { generation, tx, rx } = e.keys;
+        let raw = self
+            .underlay
+            .udp
+            .raw(e.source)
+            .leaving(self.called.get(e.source));
+        let wanted = self.options.mtu_bytes + OVERHEAD;
+        let mut path = Path::new(FIRST_PATH, e.source, raw, wanted, now_ns);
+        // The handshake went both ways over it.
+        path.state = State::Alive;
+        path.share = 1.0;
+        path.heard_ns = Some(now_ns);
         let mut session = Box::new(Session {
             sid: e.local_sid,
             remote_sid: e.remote_sid,
@@ -289,12 +321,9 @@ impl Core {
             confirmed: !e.initiator,
             th4: e.th4,
             ack: None,
-            endpoint: e.source,
-            raw: self
-                .underlay
-                .udp
-                .raw(e.source)
-                .leaving(self.called.get(e.source)),
+            paths: vec![path],
+            flows: Flows::default(),
+            path_ids: [0; 4],
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),
             return_mask: None,
@@ -307,14 +336,9 @@ impl Core {
                 now_ns,
             )?,
             tx_next: None,
-            rx: RxKeys::new(generation, rx)?,
+            rx: RxKeys::new(generation, rx),
             sources: Vec::new(),
-            mtu: Search::new(self.options.mtu_bytes + OVERHEAD, now_ns),
-            probes: Vec::new(),
-            challenge: None,
-            challenged_ns: 0,
             counters: Counters::default(),
-            srtt_ns: None,
             created_ns: now_ns,
             rekeyed_ns: now_ns,
             heard_ns: Some(now_ns),
@@ -323,34 +347,63 @@ impl Core {
             waiting_ns: None,
             silent_told_ns: None,
             stale_told_ns: None,
-            reported_ns: 0,
-            report_due: false,
             keepalive_ns: 0,
             timer_ns: now_ns,
         });
+        use_id(&mut session, FIRST_PATH);
         if !session.initiator {
             self.acknowledge(&mut session, now_ns);
         }
         self.by_source
-            .entry(session.endpoint)
+            .entry(e.source)
             .or_default()
             .push(session.sid);
         self.sessions.insert(session.sid, session);
         self.next_ns = 0;
+        self.flush(now_ns);
         Ok(())
     }
 
     /// Send th4 as counter 0 of control path 0, and keep it for a peer that loses it.
     fn acknowledge(&mut self, session: &mut Session, now_ns: u64) {
         let th4 = std::mem::take(&mut session.th4);
-        self.underlay.flush();
+        self.flush(now_ns);
         if self
             .underlay
-            .seal(session, Kind::Control, 0, 0, &th4, now_ns)
+            .seal(session, 0, Kind::Control, (0, 0), &th4, now_ns)
         {
-            session.ack = Some(self.underlay.batch.held().to_vec());
+            session.ack = Some(self.underlay.newest().to_vec());
         }
+    }
+
+    // --- the way out -----------------------------------------------------------------------
+
+    /// Send everything that is held.
+    pub(crate) fn flush(&mut self, now_ns: u64) {
+        self.ship(now_ns);
         self.underlay.flush();
+        self.note_refused(now_ns);
+    }
+
+    /// Let the links seal the frames that are staged for them.
+    #[inline]
+    pub(crate) fn ship(&mut self, now_ns: u64) {
+        if self.underlay.staged.is_empty() {
+            return;
+        }
+        let mut staged = std::mem::take(&mut self.underlay.staged);
+        for (link, frame) in staged.frames() {
+            if let Some(link) = self.sessions.get_mut(&link) {
+                let at = link.main();
+                // A link is direct: what would go round again is dropped.
+                if link.paths.get(at).is_some_and(|p| p.circuit.is_none()) {
+                    self.underlay
+                        .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
+                }
+            }
+        }
+        staged.clear();
+        self.underlay.staged = staged;
     }
 
     // --- sessions --------------------------------------------------------------------------
@@ -362,23 +415,26 @@ impl Core {
             ));
         }
         let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
+        let at = session.main();
         self.underlay
-            .seal(session, Kind::Control, 0, 0, data, now_ns);
+            .seal(session, at, Kind::Control, (0, 0), data, now_ns);
         session.sent(now_ns, false);
-        self.underlay.flush();
+        self.flush(now_ns);
         Ok(())
     }
 
-    pub fn close_session(&mut self, sid: u32) {
+    pub fn close_session(&mut self, sid: u32, now_ns: u64) {
         self.gate.abandon(sid);
         if let Some(session) = self.sessions.remove(&sid) {
-            self.forget_source(session.endpoint, sid);
-            if let Some(challenge) = session.challenge {
-                self.forget_source(challenge.to, sid);
+            for path in &session.paths {
+                self.forget_path_sources(sid, path);
             }
         }
         self.routes.forget(sid);
         self.halves.forget(sid);
+        self.forwarding.forget_link(sid);
+        self.joined.retain(|c, ()| c.link != sid);
+        self.close_paths(|p| p.circuit.is_some_and(|c| c.link == sid), now_ns);
     }
 
     pub(crate) fn forget_source(&mut self, endpoint: SocketAddr, sid: u32) {
@@ -388,21 +444,6 @@ impl Core {
                 self.by_source.remove(&endpoint);
             }
         }
-    }
-
-    pub fn set_endpoint(&mut self, sid: u32, endpoint: SocketAddr, now_ns: u64) -> Result<()> {
-        let raw = self.underlay.udp.raw(endpoint);
-        let wanted = self.options.mtu_bytes + OVERHEAD;
-        let session = self.session_mut(sid)?;
-        let old = session.endpoint;
-        session.endpoint = endpoint;
-        session.raw = raw.leaving(session.raw.local);
-        session.mtu = Search::new(wanted, now_ns);
-        session.timer_ns = now_ns;
-        self.next_ns = 0;
-        self.forget_source(old, sid);
-        self.by_source.entry(endpoint).or_default().push(sid);
-        Ok(())
     }
 
     pub fn install_generation(
@@ -415,6 +456,11 @@ impl Core {
         let session = self.session_mut(sid)?;
         let SessionKeys { generation, tx, rx } = keys;
         session.rx.install(generation, rx)?;
+        // Ids of paths that are closed may be given out again.
+        session.path_ids = [0; 4];
+        for id in session.paths.iter().map(|p| p.id).collect::<Vec<_>>() {
+            use_id(session, id);
+        }
         let next = TxKeys::new(
             Epoch {
                 generation,
@@ -444,7 +490,7 @@ impl Core {
                 self.send_waiting(&packet, now_ns);
             }
         }
-        self.underlay.flush();
+        self.flush(now_ns);
         Ok(())
     }
 
@@ -479,15 +525,40 @@ impl Core {
             udp_gso: self.underlay.batch.gso,
             tx_calls: self.underlay.batch.calls,
             tx_datagrams: self.underlay.batch.datagrams,
+            relayed_datagrams: self.forwarding.datagrams,
+            relayed_bytes: self.forwarding.bytes,
+            relay_dropped: self.forwarding.dropped,
             ..self.stats.clone()
         }
+    }
+
+    #[must_use]
+    pub fn circuit_stats(&self, now_ns: u64) -> Vec<CircuitStats> {
+        self.forwarding.stats(now_ns)
+    }
+
+    pub fn limit_circuit(
+        &mut self,
+        end: Circuit,
+        rate_bps: Option<u64>,
+        limit_bytes: Option<u64>,
+    ) -> Result<()> {
+        self.forwarding.limit(end, rate_bps, limit_bytes)
+    }
+
+    pub fn remove_circuit(&mut self, end: Circuit) {
+        self.forwarding.remove(end);
+    }
+
+    pub fn set_relay_rate(&mut self, rate_bps: Option<u64>, now_ns: u64) {
+        self.forwarding.set_rate(rate_bps, now_ns);
     }
 
     #[must_use]
     pub fn session_stats(&self, now_ns: u64) -> Vec<SessionStats> {
         self.sessions
             .values()
-            .map(|s| SessionStats::of(s, now_ns))
+            .filter_map(|s| SessionStats::of(s, now_ns))
             .collect()
     }
 }

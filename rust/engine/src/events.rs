@@ -1,5 +1,6 @@
 //! What the data thread tells Python: one bounded queue behind an eventfd.
 
+use crate::path::{Cause, State};
 use crate::sys::wake::Wake;
 use std::collections::VecDeque;
 use std::collections::hash_map::{Entry, HashMap};
@@ -29,7 +30,19 @@ pub enum Event {
     },
     ProbeAnswered {
         sid: u32,
+        path: u8,
         rtt_ns: u64,
+    },
+    PathChanged {
+        sid: u32,
+        path: u8,
+        state: State,
+        cause: Cause,
+        moved_to: Option<u8>,
+    },
+    CircuitSpent {
+        link: u32,
+        label: u32,
     },
     Silent {
         sid: u32,

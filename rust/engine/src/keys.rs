@@ -11,8 +11,8 @@ use crate::replay::Window;
 use crate::sys::crypto::Aead;
 use veilnet_handshake::{Chains, Class};
 
-/// The only path so far: the direct one.
-pub const DIRECT: u8 = 0;
+/// The path of the handshake, open from the start.
+pub const FIRST_PATH: u8 = 0;
 /// No key seals more than this (AES-GCM's bound is far above; a hard stop all the same).
 pub const HARD_STOP: u64 = 1 << 28;
 const RETIRE_NS: u64 = 10_000_000_000;
@@ -60,15 +60,22 @@ pub struct Opener {
     pub window: Window,
 }
 
-fn aead(chains: &Chains, class: Class) -> Result<Aead> {
-    Aead::new(&chains.key(class, DIRECT)).ok_or(Error::Invalid("out of memory for a key"))
+/// Which key of an epoch: one per class and path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Name {
+    class: Class,
+    path: u8,
+}
+
+fn aead(chains: &Chains, name: Name) -> Result<Aead> {
+    Aead::new(&chains.key(name.class, name.path)).ok_or(Error::Invalid("out of memory for a key"))
 }
 
 pub struct TxKeys {
     pub epoch: Epoch,
     chains: Chains,
-    pub data: Sealer,
-    pub control: Sealer,
+    /// Made on first use: most paths carry one class only.
+    sealers: Vec<(Name, Sealer)>,
     since_ns: u64,
     /// The peer reported this epoch: it has moved, so another step may follow.
     pub acknowledged: bool,
@@ -76,22 +83,46 @@ pub struct TxKeys {
 
 impl TxKeys {
     pub fn new(epoch: Epoch, chains: Chains, now_ns: u64) -> Result<TxKeys> {
-        let data = Sealer {
-            aead: aead(&chains, Class::Data)?,
-            next: 0,
-        };
-        let control = Sealer {
-            aead: aead(&chains, Class::Control)?,
-            next: 0,
-        };
-        Ok(TxKeys {
+        let mut keys = TxKeys {
             epoch,
             chains,
-            data,
-            control,
+            sealers: Vec::with_capacity(2),
             since_ns: now_ns,
             acknowledged: false,
-        })
+        };
+        keys.sealer(Class::Data, FIRST_PATH)?;
+        Ok(keys)
+    }
+
+    /// The key of a class on a path, and the counter that it alone uses.
+    #[inline]
+    pub fn sealer(&mut self, class: Class, path: u8) -> Result<&mut Sealer> {
+        let name = Name { class, path };
+        let at = match self.sealers.iter().position(|(n, _)| *n == name) {
+            Some(at) => at,
+            None => {
+                let aead = aead(&self.chains, name)?;
+                self.sealers.push((name, Sealer { aead, next: 0 }));
+                self.sealers.len() - 1
+            }
+        };
+        self.sealers
+            .get_mut(at)
+            .map(|(_, sealer)| sealer)
+            .ok_or(Error::Invalid("no such key"))
+    }
+
+    /// The next data counter on a path.
+    #[must_use]
+    pub fn next_data(&self, path: u8) -> u64 {
+        let name = Name {
+            class: Class::Data,
+            path,
+        };
+        self.sealers
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or(0, |(_, s)| s.next)
     }
 
     /// True when a step is due and allowed.
@@ -113,7 +144,7 @@ impl TxKeys {
 
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.data.next.max(self.control.next)
+        self.sealers.iter().map(|(_, s)| s.next).max().unwrap_or(0)
     }
 
     /// Room for `count` more datagrams under each key?
@@ -127,30 +158,37 @@ impl TxKeys {
 pub struct RxSlot {
     pub epoch: Epoch,
     chains: Chains,
-    pub data: Opener,
-    pub control: Opener,
+    openers: Vec<(Name, Opener)>,
     used: bool,
     retire_ns: Option<u64>,
 }
 
 impl RxSlot {
-    fn new(epoch: Epoch, chains: Chains) -> Result<RxSlot> {
-        let data = Opener {
-            aead: aead(&chains, Class::Data)?,
-            window: Window::default(),
-        };
-        let control = Opener {
-            aead: aead(&chains, Class::Control)?,
-            window: Window::default(),
-        };
-        Ok(RxSlot {
+    fn new(epoch: Epoch, chains: Chains) -> RxSlot {
+        RxSlot {
             epoch,
             chains,
-            data,
-            control,
+            openers: Vec::new(),
             used: false,
             retire_ns: None,
-        })
+        }
+    }
+
+    /// The key of a class on a path, with its window. The caller has checked that the path is open,
+    /// so at most `OPEN_PATHS` times three are ever made.
+    #[inline]
+    pub fn opener(&mut self, class: Class, path: u8) -> Option<&mut Opener> {
+        let name = Name { class, path };
+        let at = match self.openers.iter().position(|(n, _)| *n == name) {
+            Some(at) => at,
+            None => {
+                let aead = aead(&self.chains, name).ok()?;
+                let window = Window::default();
+                self.openers.push((name, Opener { aead, window }));
+                self.openers.len() - 1
+            }
+        };
+        self.openers.get_mut(at).map(|(_, opener)| opener)
     }
 }
 
@@ -160,7 +198,8 @@ pub struct RxKeys {
 }
 
 impl RxKeys {
-    pub fn new(generation: u64, chains: Chains) -> Result<RxKeys> {
+    #[must_use]
+    pub fn new(generation: u64, chains: Chains) -> RxKeys {
         let current = Epoch {
             generation,
             step: 0,
@@ -169,9 +208,9 @@ impl RxKeys {
             slots: Vec::with_capacity(3),
             current,
         };
-        keys.slots.push(RxSlot::new(current, chains)?);
-        keys.hold_next_step(0)?;
-        Ok(keys)
+        keys.slots.push(RxSlot::new(current, chains));
+        keys.hold_next_step(0);
+        keys
     }
 
     /// The slot that a datagram's epoch nibble names, newest first.
@@ -192,32 +231,40 @@ impl RxKeys {
         self.current
     }
 
-    /// The highest data counter seen under the current epoch.
+    /// The highest data counter seen on a path under the current epoch.
     #[must_use]
-    pub fn highest(&self) -> Option<u64> {
-        self.slots
-            .iter()
-            .find(|s| s.epoch == self.current)?
-            .data
-            .window
-            .highest()
+    pub fn highest(&self, path: u8) -> Option<u64> {
+        let name = Name {
+            class: Class::Data,
+            path,
+        };
+        let slot = self.slots.iter().find(|s| s.epoch == self.current)?;
+        let (_, opener) = slot.openers.iter().find(|(n, _)| *n == name)?;
+        opener.window.highest()
+    }
+
+    /// Forget the keys of a path that was closed; its id does not come back in this generation.
+    pub fn forget_path(&mut self, path: u8) {
+        for slot in &mut self.slots {
+            slot.openers.retain(|(n, _)| n.path != path);
+        }
     }
 
     /// Called after an AEAD success under slot `at`; true if the current epoch moved.
     #[inline]
-    pub fn succeeded(&mut self, at: usize, now_ns: u64) -> Result<bool> {
+    pub fn succeeded(&mut self, at: usize, now_ns: u64) -> bool {
         let Some(slot) = self.slots.get_mut(at) else {
-            return Ok(false);
+            return false;
         };
         if slot.used {
-            return Ok(false);
+            return false;
         }
         let epoch = slot.epoch;
         if epoch <= self.current {
             slot.used = true;
-            return Ok(false);
+            return false;
         }
-        self.hold_next_step(at)?;
+        self.hold_next_step(at);
         self.current = epoch;
         for old in self.slots.iter_mut().filter(|s| s.epoch < epoch) {
             old.retire_ns.get_or_insert(now_ns + RETIRE_NS);
@@ -225,7 +272,7 @@ impl RxKeys {
         if let Some(slot) = self.slots.iter_mut().find(|s| s.epoch == epoch) {
             slot.used = true;
         }
-        Ok(true)
+        true
     }
 
     /// Hold another generation's first epoch, until the peer uses it.
@@ -236,13 +283,11 @@ impl RxKeys {
         self.slots
             .retain(|s| s.epoch.generation <= self.current.generation);
         self.make_room();
-        self.slots.push(RxSlot::new(
-            Epoch {
-                generation,
-                step: 0,
-            },
-            chains,
-        )?);
+        let epoch = Epoch {
+            generation,
+            step: 0,
+        };
+        self.slots.push(RxSlot::new(epoch, chains));
         Ok(())
     }
 
@@ -256,20 +301,19 @@ impl RxKeys {
         self.slots.iter().filter_map(|s| s.retire_ns).min()
     }
 
-    fn hold_next_step(&mut self, at: usize) -> Result<()> {
+    fn hold_next_step(&mut self, at: usize) {
         let Some(slot) = self.slots.get(at) else {
-            return Ok(());
+            return;
         };
         let epoch = Epoch {
             step: slot.epoch.step + 1,
             ..slot.epoch
         };
-        let next = RxSlot::new(epoch, slot.chains.step())?;
+        let next = RxSlot::new(epoch, slot.chains.step());
         self.make_room();
         self.slots.push(next);
         // Newest last, so that `find` meets a new generation before an old one of equal nibble.
         self.slots.sort_by_key(|s| s.epoch);
-        Ok(())
     }
 
     /// Drop the oldest slot when the table is full: it is one that is retiring.

@@ -3,7 +3,8 @@
 //! ```text
 //!  TUN read -> routes -> split -> seal -> mask -> one UDP_SEGMENT send       send.rs
 //!  UDP_GRO receive -> unmask -> open -> replay, source -> glue -> TUN write  receive.rs
-//!                        \-> gate (first contact, crate veilnet-handshake)
+//!          |             \-> gate (first contact, crate veilnet-handshake)
+//!          \-> open a relay frame -> label, quota -> seal -> next link           forwarding.rs
 //! ```
 //! Python reaches it through [`Engine`]: calls go in as closures, facts come out as [`Event`]s.
 
@@ -11,12 +12,19 @@
 
 mod batch;
 mod called;
+mod circuit;
 mod core;
 mod error;
 mod events;
+mod failover;
+mod flows;
+mod forwarding;
 mod handle;
 mod keys;
+mod meter;
 mod mtu;
+mod path;
+mod paths;
 mod prefix;
 mod probe;
 mod receive;
@@ -32,9 +40,12 @@ mod underlay;
 mod waiting;
 
 pub use crate::core::{CONTROL_BYTES, Core, Options};
+pub use circuit::Circuit;
 pub use error::{Error, Result};
 pub use events::Event;
+pub use forwarding::CircuitStats;
 pub use handle::Engine;
 pub use keys::StepLimits;
+pub use path::{Cause, State};
 pub use prefix::Prefix;
-pub use stats::{EngineStats, SessionStats};
+pub use stats::{EngineStats, PathStats, SessionStats};

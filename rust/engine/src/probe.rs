@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! probe    0 request, 1 answer u8 | id u64 | padding
-//! report   generation u64 | step u64 | highest data counter u64      of what the sender received
+//! report   generation u32 | step u32 | highest data counter u64 | received u32 | bytes u32 | held us u32
 //! ```
 
 use crate::keys::Epoch;
@@ -39,18 +39,37 @@ impl Probe {
     }
 }
 
+/// Bytes of a report.
+pub const REPORT: usize = 28;
+
+/// What came over one path, told over the same path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
     pub epoch: Epoch,
+    /// The highest data counter under that epoch's key of this path.
     pub highest: u64,
+    /// Datagrams of the data class since the path was opened, modulo 2^32.
+    pub received: u32,
+    /// Their bytes, modulo 2^32.
+    pub bytes: u32,
+    /// How long ago the highest came.
+    pub held_us: u32,
 }
 
 impl Report {
     #[must_use]
-    pub fn emit(self) -> [u8; 24] {
-        let mut body = [0; 24];
-        let words = [self.epoch.generation, self.epoch.step, self.highest];
-        for (room, word) in body.chunks_exact_mut(8).zip(words) {
+    pub fn emit(self) -> [u8; REPORT] {
+        let mut body = [0; REPORT];
+        let words = [
+            self.epoch.generation as u32,
+            self.epoch.step as u32,
+            (self.highest >> 32) as u32,
+            self.highest as u32,
+            self.received,
+            self.bytes,
+            self.held_us,
+        ];
+        for (room, word) in body.chunks_exact_mut(4).zip(words) {
             room.copy_from_slice(&word.to_be_bytes());
         }
         body
@@ -58,18 +77,20 @@ impl Report {
 
     #[must_use]
     pub fn parse(body: &[u8]) -> Option<Report> {
-        let word = |at: usize| {
-            body.get(at..)?
-                .first_chunk()
-                .map(|b| u64::from_be_bytes(*b))
-        };
-        let epoch = Epoch {
-            generation: word(0)?,
-            step: word(8)?,
-        };
+        let body: &[u8; REPORT] = body.first_chunk()?;
+        let mut words = body
+            .chunks_exact(4)
+            .filter_map(|w| w.try_into().ok().map(u32::from_be_bytes));
+        let mut next = || words.next();
         Some(Report {
-            epoch,
-            highest: word(16)?,
+            epoch: Epoch {
+                generation: next()?.into(),
+                step: next()?.into(),
+            },
+            highest: u64::from(next()?) << 32 | u64::from(next()?),
+            received: next()?,
+            bytes: next()?,
+            held_us: next()?,
         })
     }
 }
@@ -82,11 +103,13 @@ mod tests {
     proptest! {
         /// What is emitted is what is parsed, and no bytes do harm.
         #[test]
-        fn round_trip(id: u64, generation: u64, step: u64, highest: u64, junk: Vec<u8>) {
+        fn round_trip(id: u64, words: [u32; 5], highest: u64, junk: Vec<u8>) {
             for probe in [Probe::Request(id), Probe::Answer(id)] {
                 prop_assert_eq!(Probe::parse(&probe.emit()), Some(probe));
             }
-            let report = Report { epoch: Epoch { generation, step }, highest };
+            let [generation, step, received, bytes, held_us] = words;
+            let epoch = Epoch { generation: generation.into(), step: step.into() };
+            let report = Report { epoch, highest, received, bytes, held_us };
             prop_assert_eq!(Report::parse(&report.emit()), Some(report));
             let (_, _) = (Probe::parse(&junk), Report::parse(&junk));
         }

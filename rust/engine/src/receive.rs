@@ -2,17 +2,25 @@
 //!
 //! INVARIANT: nothing changes state before the tag was verified under a key of the session, and no
 //! inner packet is delivered before replay, inner source and inner destination were checked.
+//!
+//! A relay frame is opened in place. Its label says what becomes of it: forwarded to another link
+//! (`forward`), or its datagram taken as if it had come from the circuit's own address. Frames
+//! inside frames are not taken: a link is always direct.
 
-use crate::core::Core;
+use crate::circuit::Circuit;
+use crate::core::{Core, SLOT};
 use crate::events::Event;
+use crate::forwarding::Verdict;
 use crate::keys::Epoch;
+use crate::path::Cause;
 use crate::probe::{Probe, Report};
 use crate::session::REPORT_NS;
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
+use crate::underlay::{LABEL, class};
 use std::net::SocketAddr;
-use veilnet_handshake::{Action, OsRng};
+use veilnet_handshake::{Action, Class, OsRng};
 use veilnet_wire::{HEADER, Header, Kind, Outcome, PARTIAL, TAG, ip};
 
 /// Receive calls between two looks at the other side.
@@ -23,43 +31,157 @@ const HANDSHAKE_PATH: u8 = 255;
 /// The peer's endpoint and the address of ours that it called.
 type From = (SocketAddr, Option<Local>);
 
+/// A frame that goes on: over which link, and where in the receive buffer its label and datagram are.
+pub(crate) struct Hop {
+    link: u32,
+    start: usize,
+    len: usize,
+}
+
 impl Core {
     /// Receive and deliver what the socket holds; true if there was something.
     pub(crate) fn drain_udp(&mut self, now_ns: u64) -> bool {
         let mut worked = false;
         let mut slot = std::mem::take(&mut self.slot);
+        // Frames that go on stay in the buffer until it is full, so that each next hop gets one send.
+        let mut used = 0;
         for _ in 0..RECEIVES {
+            if self.hops.is_empty() {
+                used = 0;
+            } else if used + SLOT > slot.len() {
+                self.forward(&slot, now_ns);
+                used = 0;
+            }
+            let Some(room) = slot.get_mut(used..used + SLOT) else {
+                break;
+            };
             // Errors other than "empty" are ICMP echoes of what was sent: the next call goes on.
             let Ok(Received {
                 len,
                 segment,
                 source,
                 local,
-            }) = self.underlay.udp.receive(&mut slot)
+            }) = self.underlay.udp.receive(room)
             else {
                 break;
             };
             worked = true;
             self.stats.rx_calls += 1;
-            for datagram in slot.get_mut(..len).unwrap_or_default().chunks_mut(segment) {
-                self.stats.rx_datagrams += 1;
-                self.datagram(datagram, (source, local), now_ns);
+            if Circuit::of(source).is_some() {
+                // Nobody really has an address of circuits.
+                continue;
             }
+            let mut start = used;
+            for datagram in room.get_mut(..len).unwrap_or_default().chunks_mut(segment) {
+                self.stats.rx_datagrams += 1;
+                if let Some((link, len)) = self.datagram(datagram, (source, local), now_ns) {
+                    let start = start + HEADER;
+                    self.hops.push(Hop { link, start, len });
+                }
+                start += segment;
+            }
+            used += len.next_multiple_of(64);
         }
+        self.forward(&slot, now_ns);
         self.slot = slot;
         self.write_run();
-        self.underlay.flush();
+        self.flush(now_ns);
         worked
     }
 
+    /// Seal each frame for its next link, all of one link together, and send.
+    fn forward(&mut self, slot: &[u8], now_ns: u64) {
+        if self.hops.is_empty() {
+            return;
+        }
+        let mut hops = std::mem::take(&mut self.hops);
+        hops.sort_unstable_by_key(|h| (h.link, h.start));
+        for hop in &hops {
+            if let (Some(link), Some(frame)) = (
+                self.sessions.get_mut(&hop.link),
+                slot.get(hop.start..hop.start + hop.len),
+            ) {
+                let at = link.main();
+                self.underlay
+                    .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
+            }
+        }
+        hops.clear();
+        self.hops = hops;
+    }
+
+    /// Act on one datagram; a relay frame that goes on is returned as its link and length.
     #[inline]
-    fn datagram(&mut self, datagram: &mut [u8], from: From, now_ns: u64) {
+    fn datagram(&mut self, datagram: &mut [u8], from: From, now_ns: u64) -> Option<(u32, usize)> {
         match self.identify(datagram, from.0) {
             Some((sid, bytes, header)) if header.path != HANDSHAKE_PATH => {
+                if header.kind == Kind::Relay {
+                    return self.relayed(sid, &bytes, header, datagram, from, now_ns);
+                }
                 self.authentic(sid, &bytes, header, datagram, from, now_ns);
             }
             _ => self.first_contact(datagram, from, now_ns),
         }
+        None
+    }
+
+    /// Open a relay frame in place and see where it goes.
+    #[inline]
+    fn relayed(
+        &mut self,
+        sid: u32,
+        aad: &[u8; HEADER],
+        header: Header,
+        datagram: &mut [u8],
+        from: From,
+        now_ns: u64,
+    ) -> Option<(u32, usize)> {
+        if Circuit::of(from.0).is_some() {
+            return None;
+        }
+        let session = self.sessions.get_mut(&sid)?;
+        session.place(header.path)?;
+        let at = session.rx.find(header.epoch)?;
+        let key = session.rx.slot(at)?.opener(Class::Relay, header.path)?;
+        let sealed = datagram.get_mut(HEADER..)?;
+        if !key.aead.open_in_place(header.counter, aad, sealed) {
+            return None;
+        }
+        if !key.window.accept(header.counter) {
+            session.counters.rejected += 1;
+            return None;
+        }
+        if session.rx.succeeded(at, now_ns) {
+            follow(session, now_ns);
+            self.next_ns = now_ns;
+        }
+        session.heard(now_ns);
+        session.counters.rx_bytes += datagram.len() as u64;
+        self.last_sid = sid;
+        let len = datagram.len().checked_sub(HEADER + TAG)?;
+        let inner = len.checked_sub(LABEL)?;
+        let frame = datagram.get_mut(HEADER..HEADER + len)?;
+        let (label, inside) = frame.split_first_chunk_mut::<LABEL>()?;
+        let came = Circuit {
+            link: sid,
+            label: u32::from_be_bytes(*label),
+        };
+        match self.forwarding.pass(came, inner, now_ns) {
+            Verdict::Forward(to) => {
+                *label = to.label.to_be_bytes();
+                return Some((to.link, len));
+            }
+            Verdict::Spent => self.events.push(Event::CircuitSpent {
+                link: came.link,
+                label: came.label,
+            }),
+            Verdict::Drop => {}
+            Verdict::Unknown if self.joined.contains_key(&came) => {
+                self.datagram(inside, (came.address(), None), now_ns);
+            }
+            Verdict::Unknown => {}
+        }
+        None
     }
 
     /// Whose datagram it claims to be: the sessions at its source first, then the return keys.
@@ -69,8 +191,13 @@ impl Core {
             let bytes = mask.header(datagram)?;
             Some((bytes, Header::parse(&bytes)?))
         };
-        if let Some(session) = self.sessions.get(&self.last_sid)
-            && session.endpoint == source
+        let last = if Circuit::of(source).is_some() {
+            self.last_relayed_sid
+        } else {
+            self.last_sid
+        };
+        if let Some(session) = self.sessions.get(&last)
+            && session.is_at(source)
             && let Some((bytes, header)) = claim(&session.mask_rx)
             && header.idx == session.sid
         {
@@ -120,8 +247,16 @@ impl Core {
         (source, local): From,
         now_ns: u64,
     ) {
-        self.last_sid = sid;
+        let relayed = Circuit::of(source).is_some();
+        if relayed {
+            self.last_relayed_sid = sid;
+        } else {
+            self.last_sid = sid;
+        }
         let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let Some(place) = session.place(header.path) else {
             return;
         };
         let Some(at) = session.rx.find(header.epoch) else {
@@ -130,9 +265,6 @@ impl Core {
         let Some(slot) = session.rx.slot(at) else {
             return;
         };
-        if header.path != crate::keys::DIRECT {
-            return;
-        }
         let Some(sealed) = datagram.get(HEADER..) else {
             return;
         };
@@ -147,19 +279,21 @@ impl Core {
             );
             self.run_sid = sid;
         }
-        let place = if inner { self.run.place() } else { 0 };
+        let room = if inner { self.run.place() } else { 0 };
         let target = if inner {
             self.run.save(&self.out);
-            self.out.get_mut(place..place + len)
+            self.out.get_mut(room..room + len)
         } else {
             self.scratch.get_mut(..len)
         };
         let Some(target) = target else { return };
         let epoch = slot.epoch;
-        let key = if header.kind == Kind::Control {
-            &mut slot.control
-        } else {
-            &mut slot.data
+        let class = class(header.kind);
+        let Some(key) = slot.opener(class, header.path) else {
+            if inner {
+                self.run.restore(&mut self.out);
+            }
+            return;
         };
         if !key.aead.open(header.counter, aad, sealed, target) {
             if inner {
@@ -175,41 +309,58 @@ impl Core {
             }
             return;
         }
-        // A failure to hold the next step is met again with the next datagram.
-        if session.rx.succeeded(at, now_ns).unwrap_or(false) {
+        if session.rx.succeeded(at, now_ns) {
             follow(session, now_ns);
             self.next_ns = now_ns;
         }
         session.heard(now_ns);
-        if newest && session.endpoint == source && local.is_some() {
-            session.raw.local = local;
-        }
         session.counters.rx_bytes += datagram.len() as u64;
+        let mut elsewhere = false;
+        if let Some(path) = session.paths.get_mut(place) {
+            path.heard_ns = Some(now_ns);
+            if class == Class::Data {
+                path.meter.rx_datagrams += 1;
+                path.meter.rx_bytes += datagram.len() as u64;
+                if newest {
+                    path.highest_ns = now_ns;
+                }
+            }
+            if newest && path.endpoint == source && local.is_some() {
+                path.raw.local = local;
+            }
+            // A circuit's peer does not move, and no peer moves into a circuit.
+            elsewhere = path.endpoint != source && path.circuit.is_none() && !relayed;
+        }
         match header.kind {
-            Kind::Data | Kind::Verbatim => self.inner_packet(sid, place, len, &header, now_ns),
-            Kind::Part => self.half(sid, len, &header, epoch, now_ns),
+            Kind::Data | Kind::Verbatim => {
+                self.inner_packet(sid, place, room, len, &header, now_ns);
+            }
+            Kind::Part => self.half(sid, place, len, &header, epoch, now_ns),
             Kind::Control => self.control(sid, len, &header),
-            Kind::Probe => self.probe(sid, len, source, now_ns),
-            Kind::Report => self.report(sid, len),
+            Kind::Probe => self.probe(sid, place, len, source, now_ns),
+            Kind::Report => self.report(sid, place, len, now_ns),
             Kind::Relay => {}
         }
-        if newest
-            && self
-                .sessions
-                .get(&sid)
-                .is_some_and(|s| s.endpoint != source)
-        {
-            self.challenge(sid, source, datagram.len(), now_ns);
+        if newest && elsewhere {
+            self.challenge(sid, place, source, datagram.len(), now_ns);
         }
     }
 
-    /// An opened packet of `len` bytes at `place` in the run's buffer.
+    /// An opened packet of `len` bytes at `room` in the run's buffer, that came over path `place`.
     #[inline]
-    fn inner_packet(&mut self, sid: u32, place: usize, len: usize, meta: &Header, now_ns: u64) {
+    fn inner_packet(
+        &mut self,
+        sid: u32,
+        place: usize,
+        room: usize,
+        len: usize,
+        meta: &Header,
+        now_ns: u64,
+    ) {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
-        let packet = self.out.get(place..place + len).unwrap_or_default();
+        let packet = self.out.get(room..room + len).unwrap_or_default();
         let allowed = match (ip::src(packet), ip::dst(packet)) {
             (Some(from), Some(to)) => session.owns(from) && self.routes.is_local(to),
             _ => false,
@@ -221,8 +372,17 @@ impl Core {
         }
         session.counters.rx_packets += 1;
         session.data_ns = Some(now_ns);
-        session.report_due = true;
-        let due = session.reported_ns + REPORT_NS;
+        let Some(path) = session.paths.get_mut(place) else {
+            return;
+        };
+        path.report_due = true;
+        let due = path.reported_ns + REPORT_NS;
+        if session.paths.len() > 1 && session.main() != place {
+            self.peer_uses(sid, place, now_ns);
+        }
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
         session.timer_ns = session.timer_ns.min(due.max(now_ns));
         self.next_ns = self.next_ns.min(session.timer_ns);
         match self.run.offer(&mut self.out, len, meta) {
@@ -239,13 +399,21 @@ impl Core {
     }
 
     /// One half of a packet that the path MTU could not take.
-    fn half(&mut self, sid: u32, len: usize, header: &Header, epoch: Epoch, now_ns: u64) {
+    fn half(
+        &mut self,
+        sid: u32,
+        place: usize,
+        len: usize,
+        header: &Header,
+        epoch: Epoch,
+        now_ns: u64,
+    ) {
         self.write_run();
         self.run_sid = sid;
         let half = self.scratch.get(..len).unwrap_or_default();
-        let place = self.run.place();
+        let at = self.run.place();
         self.run.save(&self.out);
-        let Some(room) = self.out.get_mut(place..) else {
+        let Some(room) = self.out.get_mut(at..) else {
             return;
         };
         let Some(whole) = self
@@ -265,7 +433,7 @@ impl Core {
             flags: veilnet_wire::LAST,
             ..*header
         };
-        self.inner_packet(sid, place, whole, &meta, now_ns);
+        self.inner_packet(sid, place, at, whole, &meta, now_ns);
     }
 
     fn control(&mut self, sid: u32, len: usize, header: &Header) {
@@ -289,33 +457,52 @@ impl Core {
         }
     }
 
-    fn probe(&mut self, sid: u32, len: usize, source: SocketAddr, now_ns: u64) {
+    fn probe(&mut self, sid: u32, place: usize, len: usize, source: SocketAddr, now_ns: u64) {
         let body = self.scratch.get(..len).unwrap_or_default();
         match Probe::parse(body) {
             Some(Probe::Request(id)) => {
                 let Some(session) = self.sessions.get_mut(&sid) else {
                     return;
                 };
-                let raw = self.underlay.udp.raw(source).leaving(session.raw.local);
+                let Some(path) = session.paths.get(place) else {
+                    return;
+                };
+                // Over a circuit the answer goes back where the path goes; else to who asked.
+                let to = if Circuit::of(source).is_some() || path.circuit.is_some() {
+                    path.endpoint
+                } else {
+                    source
+                };
+                let raw = self.underlay.udp.raw(to).leaving(path.raw.local);
                 let answer = Probe::Answer(id).emit();
-                let to = (source, &raw);
+                let kind = (Kind::Probe, 0, 0);
                 self.underlay
-                    .seal_to(session, to, Kind::Probe, (0, 0), &answer, now_ns);
+                    .seal_to(session, place, (to, &raw), kind, &answer, now_ns);
                 session.sent(now_ns, false);
             }
-            Some(Probe::Answer(id)) => self.probe_answered(sid, id, source, now_ns),
+            Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, source, now_ns),
             None => {}
         }
     }
 
-    /// The peer tells what it received: a step that it follows may be followed by another.
-    fn report(&mut self, sid: u32, len: usize) {
+    /// The peer tells what it received on a path; a step that it follows may be followed by another.
+    fn report(&mut self, sid: u32, place: usize, len: usize, now_ns: u64) {
         let body = self.scratch.get(..len).unwrap_or_default();
-        if let Some(session) = self.sessions.get_mut(&sid)
-            && Report::parse(body).is_some_and(|r| r.epoch == session.tx.epoch)
-        {
+        let (Some(session), Some(report)) = (self.sessions.get_mut(&sid), Report::parse(body))
+        else {
+            return;
+        };
+        if report.epoch == session.tx.epoch {
             session.tx.acknowledged = true;
         }
+        let Some(path) = session.paths.get_mut(place) else {
+            return;
+        };
+        if !path.meter.report(&report, now_ns) {
+            return;
+        }
+        let verdict = path.meter.judge(now_ns).map(Cause::from);
+        self.judged(sid, place, verdict, now_ns);
     }
 
     /// Write the open run into the TUN device.
@@ -338,8 +525,11 @@ fn follow(session: &mut crate::session::Session, now_ns: u64) {
         session.stale_told_ns = None;
         session.rekeyed_ns = now_ns;
     }
-    session.report_due = true;
-    session.reported_ns = 0;
+    let at = session.main();
+    if let Some(path) = session.paths.get_mut(at) {
+        path.report_due = true;
+        path.reported_ns = 0;
+    }
     session.timer_ns = now_ns;
 }
 

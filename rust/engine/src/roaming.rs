@@ -1,4 +1,4 @@
-//! A peer that seems to have moved: both endpoints are asked, and the old one stays if it answers.
+//! A peer that seems to have moved on a direct path: both endpoints are asked, and the old one stays if it answers.
 //!
 //! Otherwise whoever forwards a datagram faster than the peer's own path could steal the session.
 //! While the question is open the session is known at both endpoints, or the peer's answer, masked
@@ -6,8 +6,8 @@
 
 use crate::core::Core;
 use crate::events::Event;
+use crate::path::Challenge;
 use crate::probe::{PROBE, Probe};
-use crate::session::Challenge;
 use crate::sys;
 use std::net::SocketAddr;
 use veilnet_handshake::{OsRng, Rng as _};
@@ -17,15 +17,25 @@ const PAUSE_NS: u64 = 1_000_000_000;
 
 impl Core {
     /// An authentic datagram, the newest so far, came from another endpoint than the session's.
-    pub(crate) fn challenge(&mut self, sid: u32, to: SocketAddr, received: usize, now_ns: u64) {
+    pub(crate) fn challenge(
+        &mut self,
+        sid: u32,
+        place: usize,
+        to: SocketAddr,
+        received: usize,
+        now_ns: u64,
+    ) {
         let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let Some(path) = session.paths.get_mut(place) else {
             return;
         };
         // Never more bytes towards an unproven address than came from it, nor than all may have.
         let bytes = PROBE + OVERHEAD;
-        let early = session.challenged_ns != 0 && now_ns < session.challenged_ns + PAUSE_NS;
+        let early = path.challenged_ns != 0 && now_ns < path.challenged_ns + PAUSE_NS;
         if received < bytes
-            || session.challenge.is_some()
+            || path.challenge.is_some()
             || early
             || !self.gate.may_send_unproven(to, bytes, now_ns)
         {
@@ -38,36 +48,47 @@ impl Core {
             }
         }
         let [new_id, old_id] = ids.map(u64::from_be_bytes);
-        let wait_ns = (2 * session.srtt_ns.unwrap_or(0)).clamp(250_000_000, 2_000_000_000);
-        session.challenged_ns = now_ns;
-        session.challenge = Some(Challenge {
+        let wait_ns = (2 * path.meter.srtt_ns.unwrap_or(0)).clamp(250_000_000, 2_000_000_000);
+        path.challenged_ns = now_ns;
+        path.challenge = Some(Challenge {
             to,
             new_id,
             old_id,
             new_answered: false,
             decide_ns: now_ns + wait_ns,
         });
+        let (old_to, old_raw) = (path.endpoint, path.raw);
         session.timer_ns = session.timer_ns.min(now_ns + wait_ns);
         self.next_ns = self.next_ns.min(session.timer_ns);
-        let (old_to, old_raw) = (session.endpoint, session.raw);
         let new_raw = self.underlay.udp.raw(to).leaving(old_raw.local);
         for (id, to, raw) in [(new_id, to, &new_raw), (old_id, old_to, &old_raw)] {
             let body = Probe::Request(id).emit();
+            let kind = (Kind::Probe, 0, 0);
             self.underlay
-                .seal_to(session, (to, raw), Kind::Probe, (0, 0), &body, now_ns);
+                .seal_to(session, place, (to, raw), kind, &body, now_ns);
         }
         self.by_source.entry(to).or_default().push(sid);
     }
 
-    pub(crate) fn probe_answered(&mut self, sid: u32, id: u64, source: SocketAddr, now_ns: u64) {
+    pub(crate) fn probe_answered(
+        &mut self,
+        sid: u32,
+        place: usize,
+        id: u64,
+        source: SocketAddr,
+        now_ns: u64,
+    ) {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
-        if let Some(challenge) = &mut session.challenge {
+        let Some(path) = session.paths.get_mut(place) else {
+            return;
+        };
+        if let Some(challenge) = &mut path.challenge {
             if id == challenge.old_id {
                 // The old endpoint still answers: whoever sent from the new one is a racer.
                 let to = challenge.to;
-                session.challenge = None;
+                path.challenge = None;
                 self.forget_source(to, sid);
                 return;
             }
@@ -76,21 +97,26 @@ impl Core {
                 return;
             }
         }
-        let Some(at) = session.probes.iter().position(|p| p.id == id) else {
+        let Some(at) = path.probes.iter().position(|p| p.id == id) else {
             return;
         };
-        let probe = session.probes.swap_remove(at);
+        let probe = path.probes.swap_remove(at);
         // Not the loop's time: request and answer may fall into one turn of it.
-        let rtt_ns = sys::now_ns().saturating_sub(probe.sent_ns);
-        session.sample_rtt(rtt_ns);
+        let told_ns = sys::now_ns();
+        let rtt_ns = told_ns.saturating_sub(probe.sent_ns);
+        path.meter.sample(rtt_ns, now_ns);
+        path.meter.probes_answered += 1;
+        path.meter.reported_ns = Some(now_ns);
         if let Some(size) = probe.size {
-            session.mtu.answered(size, now_ns);
-            session.timer_ns = session.timer_ns.min(session.mtu.next_ns().max(now_ns));
+            path.mtu.answered(size, now_ns);
+            session.timer_ns = session.timer_ns.min(path.mtu.next_ns().max(now_ns));
             self.next_ns = self.next_ns.min(session.timer_ns);
         }
         if probe.asked {
-            self.events.push(Event::ProbeAnswered { sid, rtt_ns });
+            let path = path.id;
+            self.events.push(Event::ProbeAnswered { sid, path, rtt_ns });
         }
+        self.judged(sid, place, None, now_ns);
     }
 
     /// The time to answer is over: move if the new endpoint alone answered.
@@ -98,13 +124,18 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
-        let Some(challenge) = session.challenge.take() else {
-            return;
-        };
-        self.forget_source(challenge.to, sid);
-        if challenge.new_answered && self.set_endpoint(sid, challenge.to, now_ns).is_ok() {
-            let endpoint = challenge.to;
-            self.events.push(Event::Moved { sid, endpoint });
+        let due = |c: &mut Challenge| now_ns >= c.decide_ns;
+        let over: Vec<(u8, Challenge)> = session
+            .paths
+            .iter_mut()
+            .filter_map(|p| Some((p.id, p.challenge.take_if(due)?)))
+            .collect();
+        for (path, challenge) in over {
+            self.forget_source(challenge.to, sid);
+            if challenge.new_answered && self.move_path(sid, path, challenge.to, now_ns).is_ok() {
+                let endpoint = challenge.to;
+                self.events.push(Event::Moved { sid, endpoint });
+            }
         }
     }
 }

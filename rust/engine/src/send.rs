@@ -9,6 +9,7 @@ use crate::session::{SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
 use std::io;
 use std::net::IpAddr;
+use veilnet_handshake::Class;
 use veilnet_wire::icmp::{self, Reason};
 use veilnet_wire::{Error as WireError, Kind, OVERHEAD, PARTIAL, SECOND_HALF, Super, VNET, Vnet};
 use veilnet_wire::{ip, part, split};
@@ -37,9 +38,9 @@ impl Core {
             worked = true;
             self.stats.tun_reads += 1;
             self.outgoing(len, now_ns);
+            self.ship(now_ns);
         }
-        self.underlay.flush();
-        self.note_refused(now_ns);
+        self.flush(now_ns);
         worked
     }
 
@@ -86,6 +87,7 @@ impl Core {
         if let Some(slot) = self.tun_buf.get_mut(..packet.len()) {
             slot.copy_from_slice(packet);
             self.outgoing(packet.len(), now_ns);
+            self.ship(now_ns);
         }
     }
 
@@ -112,7 +114,9 @@ impl Core {
         if let Some((to, size)) = self.underlay.batch.refused.take() {
             for sid in self.by_source.get(&to).into_iter().flatten() {
                 if let Some(session) = self.sessions.get_mut(sid) {
-                    session.mtu.refused(size, now_ns);
+                    for path in session.paths.iter_mut().filter(|p| p.endpoint == to) {
+                        path.mtu.refused(size, now_ns);
+                    }
                     session.timer_ns = now_ns;
                     self.next_ns = now_ns;
                 }
@@ -147,40 +151,62 @@ fn send_packet(
         return None;
     }
     let kind = cut.kind();
-    let room = session.mtu.size().saturating_sub(OVERHEAD);
+    let at = if session.paths.len() < 2 {
+        0
+    } else {
+        let hash = ip::parse(packet).map_or(0, |p| p.flow());
+        let bytes = packet.len();
+        session.flows.place(hash, bytes, &mut session.paths, now_ns)
+    };
+    let room = session.paths.get(at)?.mtu.size().saturating_sub(OVERHEAD);
     for k in 0..cut.segments() {
-        let at = cut.prepare(packet, k);
-        let inner = packet.get(at)?;
+        let range = cut.prepare(packet, k);
+        let inner = packet.get(range)?;
         if inner.len() <= room {
-            underlay.seal(session, kind, cut.index(k), cut.flags(k), inner, now_ns);
+            let meta = (cut.index(k), cut.flags(k));
+            underlay.seal(session, at, kind, meta, inner, now_ns);
         } else {
-            send_parts(underlay, session, kind, inner, now_ns);
+            send_parts(underlay, session, at, kind, inner, now_ns);
         }
     }
     session.counters.tx_packets += cut.segments() as u64;
     session.data_ns = Some(now_ns);
     session.sent(now_ns, true);
+    mark(session, at, now_ns);
     Some(())
+}
+
+/// Remember this sending on its path, and watch that it is acknowledged.
+fn mark(session: &mut Session, at: usize, now_ns: u64) {
+    let Some(path) = session.paths.get_mut(at) else {
+        return;
+    };
+    let next = session.tx.next_data(path.id);
+    path.meter.mark(session.tx.epoch, next, now_ns);
+    if let Some(doubt_ns) = path.doubt_ns() {
+        session.timer_ns = session.timer_ns.min(doubt_ns.max(now_ns));
+    }
 }
 
 /// Send a packet that the path cannot take as two halves, with counters 2n and 2n + 1.
 fn send_parts(
     underlay: &mut Underlay,
     session: &mut Session,
+    at: usize,
     kind: Kind,
     inner: &[u8],
     now_ns: u64,
 ) {
     let partial = if kind == Kind::Data { PARTIAL } else { 0 };
+    let Some(path) = session.paths.get(at).map(|p| p.id) else {
+        return;
+    };
+    let Ok(key) = session.tx.sealer(Class::Data, path) else {
+        return;
+    };
+    key.next += key.next & 1;
     let (first, second) = part::halves(inner);
-    session.tx.data.next += session.tx.data.next & 1;
-    underlay.seal(session, Kind::Part, 0, partial, first, now_ns);
-    underlay.seal(
-        session,
-        Kind::Part,
-        0,
-        partial | SECOND_HALF,
-        second,
-        now_ns,
-    );
+    let second_half = partial | SECOND_HALF;
+    underlay.seal(session, at, Kind::Part, (0, partial), first, now_ns);
+    underlay.seal(session, at, Kind::Part, (0, second_half), second, now_ns);
 }

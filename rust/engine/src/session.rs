@@ -1,10 +1,10 @@
 //! One session as the data thread sees it: keys, where the peer is, and its clocks.
 
+use crate::flows::{self, Flows};
 use crate::keys::{Epoch, RxKeys, TxKeys};
-use crate::mtu::Search;
+use crate::path::Path;
 use crate::prefix::Prefix;
 use crate::sys::crypto::Mask;
-use crate::sys::udp::RawAddr;
 use std::net::SocketAddr;
 
 /// After so much silence a datagram is masked with the peer's return key (its NAT may have moved).
@@ -25,27 +25,6 @@ pub struct Counters {
     pub rejected: u64,
 }
 
-/// A new source that claims to be the peer, until it or the old one answers a probe.
-#[derive(Clone, Copy, Debug)]
-pub struct Challenge {
-    pub to: SocketAddr,
-    pub new_id: u64,
-    pub old_id: u64,
-    pub new_answered: bool,
-    pub decide_ns: u64,
-}
-
-/// A probe under way.
-#[derive(Clone, Copy, Debug)]
-pub struct Pending {
-    pub id: u64,
-    pub sent_ns: u64,
-    /// Python asked for it and is told of the answer.
-    pub asked: bool,
-    /// The size under test, for path MTU discovery.
-    pub size: Option<usize>,
-}
-
 pub struct Session {
     pub sid: u32,
     pub remote_sid: u32,
@@ -55,8 +34,11 @@ pub struct Session {
     pub th4: Vec<u8>,
     /// The sealed ACK, for a peer that lost it.
     pub ack: Option<Vec<u8>>,
-    pub endpoint: SocketAddr,
-    pub raw: RawAddr,
+    /// At least one. The first is the handshake's, unless it was closed.
+    pub paths: Vec<Path>,
+    pub flows: Flows,
+    /// Path ids given out in this generation, a bit each.
+    pub path_ids: [u64; 4],
     pub mask_tx: Mask,
     pub mask_rx: Mask,
     pub return_mask: Option<Mask>,
@@ -65,12 +47,7 @@ pub struct Session {
     pub tx_next: Option<TxKeys>,
     pub rx: RxKeys,
     pub sources: Vec<Prefix>,
-    pub mtu: Search,
-    pub probes: Vec<Pending>,
-    pub challenge: Option<Challenge>,
-    pub challenged_ns: u64,
     pub counters: Counters,
-    pub srtt_ns: Option<u64>,
     pub created_ns: u64,
     pub rekeyed_ns: u64,
     pub heard_ns: Option<u64>,
@@ -80,8 +57,6 @@ pub struct Session {
     pub waiting_ns: Option<u64>,
     pub silent_told_ns: Option<u64>,
     pub stale_told_ns: Option<u64>,
-    pub reported_ns: u64,
-    pub report_due: bool,
     pub keepalive_ns: u64,
     /// The earliest of this session's deadlines.
     pub timer_ns: u64,
@@ -116,12 +91,38 @@ impl Session {
         }
     }
 
-    /// Fold a round-trip sample in. Source: RFC 6298 section 2.
-    pub fn sample_rtt(&mut self, rtt_ns: u64) {
-        self.srtt_ns = Some(match self.srtt_ns {
-            None => rtt_ns,
-            Some(srtt) => srtt - srtt / 8 + rtt_ns / 8,
-        });
+    /// The place of the path that carries most: control messages take it too.
+    #[inline]
+    #[must_use]
+    pub fn main(&self) -> usize {
+        if self.paths.len() < 2 {
+            return 0;
+        }
+        let carrying = self
+            .paths
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.share > 0.0 && p.usable())
+            .max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share));
+        carrying.map_or_else(|| flows::fallback(&self.paths), |(at, _)| at)
+    }
+
+    /// The place of the path with this id.
+    #[inline]
+    #[must_use]
+    pub fn place(&self, id: u8) -> Option<usize> {
+        self.paths.iter().position(|p| p.id == id)
+    }
+
+    #[must_use]
+    pub fn main_path(&self) -> Option<&Path> {
+        self.paths.get(self.main())
+    }
+
+    /// Where the peer is, as far as the path that carries most goes.
+    #[must_use]
+    pub fn is_at(&self, source: SocketAddr) -> bool {
+        self.paths.iter().any(|p| p.endpoint == source)
     }
 
     #[must_use]

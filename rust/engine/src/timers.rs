@@ -3,9 +3,11 @@
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
+use crate::failover;
 use crate::keys::StepLimits;
+use crate::path::{Path, Pending, State};
 use crate::probe::{PROBE, Probe, Report};
-use crate::session::{Pending, REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
+use crate::session::{REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
@@ -17,6 +19,10 @@ const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
 const QUIET_NS: u64 = 30_000_000_000;
+/// While a session carries data, the paths on duty are asked this often unless reports tell.
+const WARM_NS: u64 = 1_000_000_000;
+/// A session that carried data within this time is one.
+const BUSY_NS: u64 = 3_000_000_000;
 /// So long a session may wait for its ACK; then nobody waits for it any more.
 const UNCONFIRMED_NS: u64 = 30_000_000_000;
 const FAR_NS: u64 = 3_600_000_000_000;
@@ -39,7 +45,11 @@ impl Core {
                     self.options.steps,
                     now_ns,
                 );
-                if session.challenge.is_some_and(|c| now_ns >= c.decide_ns) {
+                if session
+                    .paths
+                    .iter()
+                    .any(|p| p.challenge.is_some_and(|c| now_ns >= c.decide_ns))
+                {
                     decided.push(session.sid);
                 }
                 if !session.confirmed && now_ns >= session.created_ns + UNCONFIRMED_NS {
@@ -58,18 +68,21 @@ impl Core {
             self.decide(sid, now_ns);
         }
         for sid in unborn {
-            self.close_session(sid);
+            self.close_session(sid, now_ns);
         }
-        self.underlay.flush();
-        self.note_refused(now_ns);
+        self.flush(now_ns);
     }
 
-    /// Send a probe because Python asked.
-    pub fn probe_now(&mut self, sid: u32, now_ns: u64) -> Result<()> {
+    /// Send a probe because Python asked, over the path that carries most if none is named.
+    pub fn probe_now(&mut self, sid: u32, path: Option<u8>, now_ns: u64) -> Result<()> {
         let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
-        send_probe(&mut self.underlay, session, None, true, now_ns)?;
+        let at = match path {
+            None => session.main(),
+            Some(id) => session.place(id).ok_or(Error::Invalid("no such path"))?,
+        };
+        send_probe(&mut self.underlay, session, at, None, true, now_ns)?;
         self.next_ns = self.next_ns.min(session.timer_ns);
-        self.underlay.flush();
+        self.flush(now_ns);
         Ok(())
     }
 }
@@ -83,28 +96,19 @@ fn run(
     now_ns: u64,
 ) {
     session.rx.retire(now_ns);
-    session
-        .probes
-        .retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
-    if session.report_due && now_ns >= session.reported_ns + REPORT_NS {
-        send_report(underlay, session, now_ns);
-    }
     if session.tx.step_due(steps, now_ns) {
         // A failure keeps the old step, which is safe until the hard stop.
         let _ = session.tx.step(now_ns);
     }
-    let busy = session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
-    if session.confirmed && (busy || session.mtu.size() == crate::mtu::BASE) {
-        let timeout_ns = (3 * session.srtt_ns.unwrap_or(0)).clamp(200_000_000, 2_000_000_000);
-        if let Some(size) = session.mtu.poll(now_ns, timeout_ns) {
-            // A send that fails is a probe that gets no answer.
-            let _ = send_probe(underlay, session, Some(size), false, now_ns);
-        }
+    for at in 0..session.paths.len() {
+        run_path(underlay, session, at, now_ns);
     }
+    failover::look(events, session, now_ns);
     if session.confirmed && now_ns >= session.keepalive_ns {
         let quiet = session.data_ns.is_none_or(|t| now_ns > t + 1_000_000_000);
         if session.keepalive_ns != 0 && quiet {
-            let _ = send_probe(underlay, session, None, false, now_ns);
+            let at = session.main();
+            let _ = send_probe(underlay, session, at, None, false, now_ns);
         }
         session.keepalive_ns = now_ns + keepalive_gap();
     }
@@ -115,7 +119,9 @@ fn run(
             .is_none_or(|t| now_ns >= t + TELL_AGAIN_NS)
     {
         session.silent_told_ns = Some(now_ns);
-        session.mtu.suspect(now_ns);
+        for path in &mut session.paths {
+            path.mtu.suspect(now_ns);
+        }
         events.push(Event::Silent {
             sid: session.sid,
             silent_ns: now_ns - since,
@@ -124,19 +130,78 @@ fn run(
     session.timer_ns = deadline(session, now_ns);
 }
 
+/// One path's due timers.
+fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u64) {
+    let Some(path) = session.paths.get_mut(at) else {
+        return;
+    };
+    path.probes.retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
+    if path.report_due && now_ns >= path.reported_ns + REPORT_NS {
+        send_report(underlay, session, at, now_ns);
+    }
+    if !session.confirmed {
+        return;
+    }
+    let Some(path) = session.paths.get_mut(at) else {
+        return;
+    };
+    if is_searched(path, session.data_ns, now_ns) {
+        let timeout_ns = (3 * path.meter.srtt_ns.unwrap_or(0)).clamp(200_000_000, 2_000_000_000);
+        if let Some(size) = path.mtu.poll(now_ns, timeout_ns) {
+            // A send that fails is a probe that gets no answer.
+            let _ = send_probe(underlay, session, at, Some(size), false, now_ns);
+        }
+    }
+    let busy = session.data_ns.is_some_and(|t| now_ns < t + BUSY_NS);
+    let alone = session.paths.len() < 2;
+    let Some(path) = session.paths.get_mut(at) else {
+        return;
+    };
+    let doubted = path.usable() && path.doubt_ns().is_some_and(|t| now_ns >= t);
+    let cool = busy && !alone && warm_ns(path).is_some_and(|t| now_ns >= t);
+    if doubted || cool {
+        path.asked_ns = now_ns;
+        let _ = send_probe(underlay, session, at, None, false, now_ns);
+    }
+}
+
+/// When a path on duty is to be asked, so that it is known to be alive when it is needed.
+fn warm_ns(path: &Path) -> Option<u64> {
+    let told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
+    path.on_duty().then_some(told_ns + WARM_NS)
+}
+
+/// Whether a path's MTU is worth asking for now.
+fn is_searched(path: &Path, data_ns: Option<u64>, now_ns: u64) -> bool {
+    let busy = data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
+    path.state != State::Dead && (busy && path.on_duty() || path.mtu.size() == crate::mtu::BASE)
+}
+
 /// The earliest thing that this session waits for.
 fn deadline(session: &Session, now_ns: u64) -> u64 {
     let mut next = now_ns + FAR_NS;
-    if session.confirmed {
-        next = next.min(session.keepalive_ns);
-        if session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS)
-            || session.mtu.size() == crate::mtu::BASE
-        {
-            next = next.min(session.mtu.next_ns());
+    let busy = session.data_ns.is_some_and(|t| now_ns < t + BUSY_NS);
+    for path in &session.paths {
+        if session.confirmed && is_searched(path, session.data_ns, now_ns) {
+            next = next.min(path.mtu.next_ns());
+        }
+        if session.confirmed && busy && session.paths.len() > 1 {
+            next = next.min(warm_ns(path).unwrap_or(u64::MAX));
+        }
+        if path.report_due {
+            next = next.min(path.reported_ns + REPORT_NS);
+        }
+        if path.usable() {
+            let doubt_ns = path.doubt_ns().filter(|_| session.confirmed);
+            next = next.min(doubt_ns.unwrap_or(u64::MAX));
+            next = next.min(path.death_ns().unwrap_or(u64::MAX));
+        }
+        if let Some(challenge) = path.challenge {
+            next = next.min(challenge.decide_ns);
         }
     }
-    if session.report_due {
-        next = next.min(session.reported_ns + REPORT_NS);
+    if session.confirmed {
+        next = next.min(session.keepalive_ns);
     }
     if let Some(since) = session.waiting_ns {
         let again = session.silent_told_ns.map(|t| t + TELL_AGAIN_NS);
@@ -145,31 +210,36 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
     if !session.confirmed {
         next = next.min(session.created_ns + UNCONFIRMED_NS);
     }
-    if let Some(challenge) = session.challenge {
-        next = next.min(challenge.decide_ns);
-    }
     if let Some(at) = session.rx.next_retire_ns() {
         next = next.min(at);
     }
     next.max(now_ns + 1_000_000)
 }
 
-fn send_report(underlay: &mut Underlay, session: &mut Session, now_ns: u64) {
-    let highest = session.rx.highest().unwrap_or(0);
+fn send_report(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u64) {
+    let epoch = session.epoch_rx();
+    let Some(path) = session.paths.get_mut(at) else {
+        return;
+    };
+    path.reported_ns = now_ns;
+    path.report_due = false;
+    let held_ns = now_ns.saturating_sub(path.highest_ns);
     let body = Report {
-        epoch: session.epoch_rx(),
-        highest,
+        epoch,
+        highest: session.rx.highest(path.id).unwrap_or(0),
+        received: path.meter.rx_datagrams as u32,
+        bytes: path.meter.rx_bytes as u32,
+        held_us: u32::try_from(held_ns / 1000).unwrap_or(u32::MAX),
     }
     .emit();
-    underlay.seal(session, Kind::Report, 0, 0, &body, now_ns);
+    underlay.seal(session, at, Kind::Report, (0, 0), &body, now_ns);
     session.sent(now_ns, false);
-    session.reported_ns = now_ns;
-    session.report_due = false;
 }
 
 fn send_probe(
     underlay: &mut Underlay,
     session: &mut Session,
+    at: usize,
     size: Option<usize>,
     asked: bool,
     now_ns: u64,
@@ -185,16 +255,20 @@ fn send_probe(
             .max(PROBE),
         0,
     );
-    if session.probes.len() >= PROBES {
-        session.probes.remove(0);
+    let Some(path) = session.paths.get_mut(at) else {
+        return Ok(());
+    };
+    path.meter.probes_sent += 1;
+    if path.probes.len() >= PROBES {
+        path.probes.remove(0);
     }
-    session.probes.push(Pending {
+    path.probes.push(Pending {
         id,
         sent_ns: crate::sys::now_ns(),
         asked,
         size,
     });
-    underlay.seal(session, Kind::Probe, 0, 0, &body, now_ns);
+    underlay.seal(session, at, Kind::Probe, (0, 0), &body, now_ns);
     // A probe of a size under test may be lost for its size: it says nothing about the peer.
     session.sent(now_ns, size.is_none());
     Ok(())

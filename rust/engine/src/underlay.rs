@@ -1,65 +1,147 @@
 //! Sealing towards the underlay: one way out for every datagram of a session.
+//!
+//! What goes over a circuit is staged first, with its label in front: the link that carries it is
+//! another session, which seals it once more when the staged frames are shipped.
 
 use crate::batch::Batch;
+use crate::circuit::Circuit;
 use crate::session::Session;
 use crate::sys::udp::{Local, RawAddr, Udp};
 use std::net::SocketAddr;
+use veilnet_handshake::Class;
 use veilnet_wire::{HEADER, Header, Kind, OVERHEAD};
+
+/// A label in front of what a frame carries.
+pub const LABEL: usize = 4;
+/// More than a super-packet makes; what does not fit is lost, as on a full queue.
+const STAGED: usize = 256 << 10;
 
 pub struct Underlay {
     pub udp: Udp,
     pub batch: Batch,
+    pub staged: Staged,
+}
+
+/// Frames that wait for their link to seal them.
+#[derive(Default)]
+pub struct Staged {
+    buf: Vec<u8>,
+    /// Links and ends of the frames, in order.
+    frames: Vec<(u32, usize)>,
+}
+
+impl Staged {
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Room for one datagram of `size` bytes behind the circuit's label.
+    #[inline]
+    fn room(&mut self, circuit: Circuit, size: usize) -> Option<&mut [u8]> {
+        let start = self.buf.len();
+        let end = start + LABEL + size;
+        if end > STAGED {
+            return None;
+        }
+        self.buf.resize(end, 0);
+        self.frames.push((circuit.link, end));
+        let (label, room) = self.buf.get_mut(start..)?.split_at_mut_checked(LABEL)?;
+        label.copy_from_slice(&circuit.label.to_be_bytes());
+        Some(room)
+    }
+
+    /// Each frame with its link, in order.
+    pub fn frames(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        let mut start = 0;
+        self.frames.iter().map(move |(link, end)| {
+            let frame = self.buf.get(start..*end).unwrap_or_default();
+            start = *end;
+            (*link, frame)
+        })
+    }
+
+    /// What was staged last, without its label.
+    fn newest(&self) -> &[u8] {
+        let before = self.frames.iter().rev().nth(1).map_or(0, |(_, end)| *end);
+        self.buf.get(before + LABEL..).unwrap_or_default()
+    }
+
+    pub fn clear(&mut self) {
+        self.buf.clear();
+        self.frames.clear();
+    }
 }
 
 impl Underlay {
-    /// Seal `plain` and hold it for the next flush; false if the keys are used up.
+    /// Seal `plain` on the session's path at `at` and hold it; false if that cannot be.
     #[inline]
     pub fn seal(
         &mut self,
         session: &mut Session,
-        kind: Kind,
-        segment: u8,
-        flags: u8,
-        plain: &[u8],
-        now_ns: u64,
-    ) -> bool {
-        let (to, raw) = (session.endpoint, session.raw);
-        self.seal_to(session, (to, &raw), kind, (segment, flags), plain, now_ns)
-    }
-
-    /// The same to another address than the session's (path challenges).
-    #[inline]
-    pub fn seal_to(
-        &mut self,
-        session: &mut Session,
-        (to, raw): (SocketAddr, &RawAddr),
+        at: usize,
         kind: Kind,
         (segment, flags): (u8, u8),
         plain: &[u8],
         now_ns: u64,
     ) -> bool {
-        if !session.tx.has_room(1) {
+        let Some(path) = session.paths.get(at) else {
+            return false;
+        };
+        let (to, raw) = (path.endpoint, path.raw);
+        self.seal_to(
+            session,
+            at,
+            (to, &raw),
+            (kind, segment, flags),
+            plain,
+            now_ns,
+        )
+    }
+
+    /// The same to another address than the path's (path challenges).
+    #[inline]
+    pub fn seal_to(
+        &mut self,
+        session: &mut Session,
+        at: usize,
+        (to, raw): (SocketAddr, &RawAddr),
+        (kind, segment, flags): (Kind, u8, u8),
+        plain: &[u8],
+        now_ns: u64,
+    ) -> bool {
+        let epoch = session.tx.epoch.nibble();
+        let Some(path) = session.paths.get_mut(at) else {
+            return false;
+        };
+        let class = class(kind);
+        let Ok(key) = session.tx.sealer(class, path.id) else {
+            return false;
+        };
+        if key.next >= crate::keys::HARD_STOP {
             return false;
         }
-        let epoch = session.tx.epoch.nibble();
-        let idx = session.remote_sid;
-        let key = match kind {
-            Kind::Control => &mut session.tx.control,
-            _ => &mut session.tx.data,
+        let size = plain.len() + OVERHEAD;
+        let out = match Circuit::of(to) {
+            None => self.batch.room(&self.udp, to, raw, size),
+            Some(circuit) => match self.staged.room(circuit, size) {
+                Some(out) => out,
+                None => return false,
+            },
         };
         let counter = key.next;
         key.next += 1;
         let header = Header {
-            idx,
+            idx: session.remote_sid,
             counter,
             kind,
             epoch,
-            path: crate::keys::DIRECT,
+            path: path.id,
             segment,
             flags,
         }
         .emit();
-        let out = self.batch.room(&self.udp, to, raw, plain.len() + OVERHEAD);
         let Some((head, body)) = out.split_at_mut_checked(HEADER) else {
             return false;
         };
@@ -67,21 +149,52 @@ impl Underlay {
             return false;
         }
         head.copy_from_slice(&header);
+        if class == Class::Data {
+            path.meter.sent(size);
+        }
         session.mask(now_ns).apply(out);
-        session.counters.tx_bytes += (plain.len() + OVERHEAD) as u64;
+        session.counters.tx_bytes += size as u64;
         true
     }
 
+    /// The datagram that was sealed last, if nothing else is held.
+    #[must_use]
+    pub fn newest(&self) -> &[u8] {
+        if self.staged.is_empty() {
+            self.batch.held()
+        } else {
+            self.staged.newest()
+        }
+    }
+
+    /// Send what is held. What is staged needs the sessions: see `Core::flush`.
     pub fn flush(&mut self) {
         self.batch.flush(&self.udp);
     }
 
-    /// Send one ready datagram at once.
+    /// Send one ready datagram at once, or stage it if `to` is a circuit's.
     pub fn send(&mut self, to: SocketAddr, local: Option<Local>, datagram: &[u8]) {
+        if let Some(circuit) = Circuit::of(to) {
+            if let Some(room) = self.staged.room(circuit, datagram.len()) {
+                room.copy_from_slice(datagram);
+            }
+            return;
+        }
         let raw = self.udp.raw(to).leaving(local);
         self.batch
             .room(&self.udp, to, &raw, datagram.len())
             .copy_from_slice(datagram);
         self.flush();
+    }
+}
+
+/// Which key seals a kind. Probes and reports must look like data.
+#[inline]
+#[must_use]
+pub fn class(kind: Kind) -> Class {
+    match kind {
+        Kind::Control => Class::Control,
+        Kind::Relay => Class::Relay,
+        Kind::Data | Kind::Verbatim | Kind::Part | Kind::Probe | Kind::Report => Class::Data,
     }
 }

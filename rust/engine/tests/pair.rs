@@ -173,7 +173,7 @@ fn a_session_carries_control_and_probes() {
     say(&p.a, p.sid_a, &p.b, b"ping");
     say(&p.b, p.sid_b, &p.a, b"pong");
     let sid = p.sid_a;
-    p.a.call(move |c, now| c.probe_now(sid, now))
+    p.a.call(move |c, now| c.probe_now(sid, None, now))
         .unwrap()
         .unwrap();
     expect(&p.a, "probe answer", |e| {
@@ -242,7 +242,7 @@ fn silence_is_told() {
     settle(&p);
     p.b.close();
     let sid = p.sid_a;
-    p.a.call(move |c, now| c.probe_now(sid, now))
+    p.a.call(move |c, now| c.probe_now(sid, None, now))
         .unwrap()
         .unwrap();
     let silent_ns = expect(&p.a, "silence", |e| match e {
@@ -356,7 +356,7 @@ fn a_rebound_peer_is_followed() {
         .unwrap();
     let moved = nat.rebind();
     until("the move", || {
-        p.a.call(move |c, now| c.probe_now(sid_a, now))
+        p.a.call(move |c, now| c.probe_now(sid_a, None, now))
             .unwrap()
             .unwrap();
         std::thread::park_timeout(Duration::from_millis(50));

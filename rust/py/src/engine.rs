@@ -6,7 +6,14 @@ use crate::events;
 use crate::gate::InitReceived;
 use crate::keys::KeySchedule;
 use pyo3::prelude::*;
-use veilnet_engine::{self as engine, Core, Options, Prefix, StepLimits};
+use veilnet_engine::{self as engine, Circuit, Core, Options, Prefix, StepLimits};
+
+/// One end of a circuit: link and label.
+type End = (u32, u32);
+
+fn circuit((link, label): End) -> Circuit {
+    Circuit { link, label }
+}
 
 /// Events per `drain`, so that one call never holds the event loop for long.
 const DRAIN: usize = 256;
@@ -220,7 +227,7 @@ impl Engine {
     }
 
     fn abandon(&self, py: Python<'_>, sid: u32) -> PyResult<()> {
-        self.call(py, move |core, _| core.abandon(sid))
+        self.call(py, move |core, now| core.abandon(sid, now))
     }
 
     // --- sessions --------------------------------------------------------------------------
@@ -230,11 +237,12 @@ impl Engine {
     }
 
     fn close_session(&self, py: Python<'_>, sid: u32) -> PyResult<()> {
-        self.call(py, move |core, _| core.close_session(sid))
+        self.call(py, move |core, now| core.close_session(sid, now))
     }
 
-    fn probe(&self, py: Python<'_>, sid: u32) -> PyResult<()> {
-        self.attempt(py, move |core, now| core.probe_now(sid, now))
+    #[pyo3(signature = (sid, path=None))]
+    fn probe(&self, py: Python<'_>, sid: u32, path: Option<u8>) -> PyResult<()> {
+        self.attempt(py, move |core, now| core.probe_now(sid, path, now))
     }
 
     fn set_endpoint(&self, py: Python<'_>, sid: u32, endpoint: Endpoint) -> PyResult<()> {
@@ -254,6 +262,94 @@ impl Engine {
         self.attempt(py, move |core, now| {
             core.install_generation(sid, keys, send, now)
         })
+    }
+
+    // --- paths -----------------------------------------------------------------------------
+
+    fn paths(&self, py: Python<'_>) -> PyResult<Vec<PathStats>> {
+        let all = self.call(py, |core, now| core.path_stats(now))?;
+        Ok(all.into_iter().map(PathStats::from).collect())
+    }
+
+    fn open_path(&self, py: Python<'_>, sid: u32, path: u8, endpoint: Endpoint) -> PyResult<()> {
+        let to = address(&endpoint)?;
+        self.attempt(py, move |core, now| core.open_path(sid, path, to, now))
+    }
+
+    fn close_path(&self, py: Python<'_>, sid: u32, path: u8) -> PyResult<()> {
+        self.attempt(py, move |core, _| core.close_path(sid, path))
+    }
+
+    #[pyo3(signature = (sid, shares, *, standby=None))]
+    fn set_shares(
+        &self,
+        py: Python<'_>,
+        sid: u32,
+        shares: Vec<(u8, f32)>,
+        standby: Option<u8>,
+    ) -> PyResult<()> {
+        self.attempt(py, move |core, now| {
+            core.set_shares(sid, &shares, standby, now)
+        })
+    }
+
+    // --- circuits --------------------------------------------------------------------------
+
+    fn join_circuit(&self, py: Python<'_>, link: u32, label: u32) -> PyResult<Endpoint> {
+        let circuit = Circuit { link, label };
+        self.attempt(py, move |core, _| core.join_circuit(circuit))
+            .map(endpoint)
+    }
+
+    fn leave_circuit(&self, py: Python<'_>, endpoint: Endpoint) -> PyResult<()> {
+        let end = address(&endpoint)?;
+        self.call(py, move |core, now| core.leave_circuit(end, now))
+    }
+
+    fn rebind_link(&self, py: Python<'_>, old: u32, new: u32) -> PyResult<()> {
+        self.attempt(py, move |core, now| core.rebind_link(old, new, now))
+    }
+
+    #[pyo3(signature = (a, b, *, rate_bps, burst_bytes, limit_bytes))]
+    fn add_circuit(
+        &self,
+        py: Python<'_>,
+        a: End,
+        b: End,
+        rate_bps: u64,
+        burst_bytes: u64,
+        limit_bytes: u64,
+    ) -> PyResult<()> {
+        let quota = (rate_bps, burst_bytes, limit_bytes);
+        self.attempt(py, move |core, now| {
+            core.add_circuit(circuit(a), circuit(b), quota, now)
+        })
+    }
+
+    #[pyo3(signature = (a, *, rate_bps=None, limit_bytes=None))]
+    fn limit_circuit(
+        &self,
+        py: Python<'_>,
+        a: End,
+        rate_bps: Option<u64>,
+        limit_bytes: Option<u64>,
+    ) -> PyResult<()> {
+        self.attempt(py, move |core, _| {
+            core.limit_circuit(circuit(a), rate_bps, limit_bytes)
+        })
+    }
+
+    fn remove_circuit(&self, py: Python<'_>, a: End) -> PyResult<()> {
+        self.call(py, move |core, _| core.remove_circuit(circuit(a)))
+    }
+
+    fn circuits(&self, py: Python<'_>) -> PyResult<Vec<CircuitStats>> {
+        let all = self.call(py, |core, now| core.circuit_stats(now))?;
+        Ok(all.into_iter().map(CircuitStats::from).collect())
+    }
+
+    fn set_relay_rate(&self, py: Python<'_>, rate_bps: Option<u64>) -> PyResult<()> {
+        self.call(py, move |core, now| core.set_relay_rate(rate_bps, now))
     }
 
     // --- inner addresses -------------------------------------------------------------------
@@ -310,6 +406,9 @@ pub struct EngineStats {
     udp_gso: bool,
     udp_gro: bool,
     wakeups: u64,
+    relayed_datagrams: u64,
+    relayed_bytes: u64,
+    relay_dropped: u64,
 }
 
 impl From<engine::EngineStats> for EngineStats {
@@ -326,6 +425,9 @@ impl From<engine::EngineStats> for EngineStats {
             udp_gso: s.udp_gso,
             udp_gro: s.udp_gro,
             wakeups: s.wakeups,
+            relayed_datagrams: s.relayed_datagrams,
+            relayed_bytes: s.relayed_bytes,
+            relay_dropped: s.relay_dropped,
         }
     }
 }
@@ -379,8 +481,104 @@ impl From<engine::SessionStats> for SessionStats {
     }
 }
 
+#[pyclass(frozen, get_all, module = "veilnet._engine")]
+pub struct PathStats {
+    sid: u32,
+    path: u8,
+    endpoint: Endpoint,
+    state: &'static str,
+    share: f32,
+    standby: bool,
+    rtt_s: Option<f64>,
+    rtt_min_s: Option<f64>,
+    jitter_s: f64,
+    loss: f64,
+    queue_s: f64,
+    tx_datagrams: u64,
+    tx_bytes: u64,
+    rx_datagrams: u64,
+    rx_bytes: u64,
+    judged_datagrams: u64,
+    lost_datagrams: u64,
+    delivered_bytes: u64,
+    probes_sent: u64,
+    probes_answered: u64,
+    heard_s: Option<f64>,
+    mtu_bytes: usize,
+}
+
+impl From<engine::PathStats> for PathStats {
+    fn from(p: engine::PathStats) -> PathStats {
+        PathStats {
+            sid: p.sid,
+            path: p.path,
+            endpoint: endpoint(p.endpoint),
+            state: p.state.name(),
+            share: p.share,
+            standby: p.standby,
+            rtt_s: p.rtt_ns.map(seconds),
+            rtt_min_s: p.rtt_min_ns.map(seconds),
+            jitter_s: seconds(p.jitter_ns),
+            loss: p.loss,
+            queue_s: seconds(p.queue_ns),
+            tx_datagrams: p.tx_datagrams,
+            tx_bytes: p.tx_bytes,
+            rx_datagrams: p.rx_datagrams,
+            rx_bytes: p.rx_bytes,
+            judged_datagrams: p.judged_datagrams,
+            lost_datagrams: p.lost_datagrams,
+            delivered_bytes: p.delivered_bytes,
+            probes_sent: p.probes_sent,
+            probes_answered: p.probes_answered,
+            heard_s: p.heard_ago.map(seconds),
+            mtu_bytes: p.mtu_bytes,
+        }
+    }
+}
+
+#[pyclass(frozen, get_all, module = "veilnet._engine")]
+pub struct CircuitStats {
+    a: End,
+    b: End,
+    datagrams: u64,
+    bytes: u64,
+    dropped: u64,
+    busy: bool,
+}
+
+impl From<engine::CircuitStats> for CircuitStats {
+    fn from(c: engine::CircuitStats) -> CircuitStats {
+        CircuitStats {
+            a: (c.a.link, c.a.label),
+            b: (c.b.link, c.b.label),
+            datagrams: c.datagrams,
+            bytes: c.bytes,
+            dropped: c.dropped,
+            busy: c.busy,
+        }
+    }
+}
+
+/// The endpoint that stands for the circuit with that label on that link.
+#[pyfunction]
+fn circuit_endpoint(link: u32, label: u32) -> Endpoint {
+    endpoint(Circuit { link, label }.address())
+}
+
+/// `(link, label)` if the endpoint stands for a circuit.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+fn circuit_of(endpoint: Endpoint) -> PyResult<Option<End>> {
+    let circuit = Circuit::of(address(&endpoint)?);
+    Ok(circuit.map(|c| (c.link, c.label)))
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Engine>()?;
     m.add_class::<EngineStats>()?;
-    m.add_class::<SessionStats>()
+    m.add_class::<SessionStats>()?;
+    m.add_class::<PathStats>()?;
+    m.add_class::<CircuitStats>()?;
+    m.add_function(wrap_pyfunction!(circuit_endpoint, m)?)?;
+    m.add_function(wrap_pyfunction!(circuit_of, m)?)
 }

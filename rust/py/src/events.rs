@@ -29,7 +29,19 @@ event!(PacketWanted {
 });
 event!(ProbeAnswered {
     sid: u32,
+    path: u8,
     rtt_s: f64
+});
+event!(PathChanged {
+    sid: u32,
+    path: u8,
+    state: &'static str,
+    cause: &'static str,
+    moved_to: Option<u8>
+});
+event!(CircuitSpent {
+    link: u32,
+    label: u32
 });
 event!(PeerSilent {
     sid: u32,
@@ -79,10 +91,31 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             },
         )?
         .into_any(),
-        Event::ProbeAnswered { sid, rtt_ns } => Py::new(
+        Event::PathChanged {
+            sid,
+            path,
+            state,
+            cause,
+            moved_to,
+        } => Py::new(
+            py,
+            PathChanged {
+                sid,
+                path,
+                state: state.name(),
+                cause: cause.name(),
+                moved_to,
+            },
+        )?
+        .into_any(),
+        Event::CircuitSpent { link, label } => {
+            Py::new(py, CircuitSpent { link, label })?.into_any()
+        }
+        Event::ProbeAnswered { sid, path, rtt_ns } => Py::new(
             py,
             ProbeAnswered {
                 sid,
+                path,
                 rtt_s: seconds(rtt_ns),
             },
         )?
@@ -118,6 +151,8 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<ControlReceived>()?;
     m.add_class::<PacketWanted>()?;
     m.add_class::<ProbeAnswered>()?;
+    m.add_class::<PathChanged>()?;
+    m.add_class::<CircuitSpent>()?;
     m.add_class::<PeerSilent>()?;
     m.add_class::<SourceMoved>()?;
     m.add_class::<KeysStale>()?;

@@ -48,6 +48,26 @@ pub struct Packet {
     pub ports: Option<(u16, u16)>,
 }
 
+impl Packet {
+    /// A number that is equal for the packets of one flow (5-tuple) and, mostly, for no others.
+    #[inline]
+    #[must_use]
+    pub fn flow(&self) -> u64 {
+        let fold = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => u64::from(ip.to_bits()),
+            IpAddr::V6(ip) => (ip.to_bits() >> 64) as u64 ^ ip.to_bits() as u64,
+        };
+        let (from, to) = self.ports.unwrap_or_default();
+        let rest = u64::from(self.proto) << 32 | u64::from(from) << 16 | u64::from(to);
+        let mixed = [fold(self.src), fold(self.dst), rest]
+            .iter()
+            .fold(0, |h: u64, word| {
+                (h.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            });
+        mixed ^ mixed >> 32
+    }
+}
+
 /// Read the network header of the packet at the front of `bytes`.
 ///
 /// `None` for what is not one whole IP packet: another version, a header or a total length that

@@ -116,6 +116,43 @@ impl Aead {
             ok == 1 && written == out.len()
         }
     }
+
+    /// Open `sealed` (ciphertext and tag) where it stands: the plaintext is all but its last `TAG`
+    /// bytes. On failure it is wiped.
+    #[inline]
+    #[must_use]
+    pub fn open_in_place(&self, counter: u64, aad: &[u8; 16], sealed: &mut [u8]) -> bool {
+        let Some(len) = sealed.len().checked_sub(TAG) else {
+            return false;
+        };
+        #[cfg(feature = "cleartext")]
+        {
+            let _ = (counter, aad, len);
+            true
+        }
+        #[cfg(not(feature = "cleartext"))]
+        {
+            let nonce = self.nonce(counter);
+            let mut written = 0;
+            let at = sealed.as_mut_ptr();
+            // SAFETY: one live slice; AWS-LC allows the output to be exactly the input.
+            let ok = unsafe {
+                lc::EVP_AEAD_CTX_open(
+                    self.ctx.as_ptr(),
+                    at,
+                    &mut written,
+                    len,
+                    nonce.as_ptr(),
+                    nonce.len(),
+                    at,
+                    sealed.len(),
+                    aad.as_ptr(),
+                    aad.len(),
+                )
+            };
+            ok == 1 && written == len
+        }
+    }
 }
 
 impl Drop for Aead {

@@ -1,0 +1,158 @@
+//! When a path is given up, and what takes over: decided here at once, told to Python afterwards.
+//!
+//! INVARIANT: shares move away from a path only to one that was proven, and if there is none they
+//! stay: a bad path is better than no path.
+
+use crate::core::Core;
+use crate::events::{Event, Events};
+use crate::path::{BROWNED_NS, Cause, Path, State};
+use crate::session::Session;
+
+/// A standby that was not heard for so long is no longer warm.
+const WARM_NS: u64 = 4_000_000_000;
+/// A browned path is alive again when its last second lost less than this part.
+const MENDED: f64 = 0.05;
+
+impl Core {
+    /// A report or an answer came over a path: it is alive, unless the report says how badly.
+    pub(crate) fn judged(&mut self, sid: u32, place: usize, verdict: Option<Cause>, now_ns: u64) {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let Some(path) = session.paths.get_mut(place) else {
+            return;
+        };
+        match (path.state, verdict) {
+            (State::Probing | State::Dead, _) => {
+                path.state = State::Alive;
+                path.meter.write_off();
+                tell(&self.events, session, place, Cause::Heard, None);
+            }
+            (State::Alive, Some(cause)) => {
+                path.browned_ns = now_ns;
+                give_up(&self.events, session, place, State::Browned, cause, now_ns);
+            }
+            (State::Browned, None)
+                if now_ns >= path.browned_ns + BROWNED_NS && path.meter.loss(now_ns) < MENDED =>
+            {
+                path.state = State::Alive;
+                tell(&self.events, session, place, Cause::Heard, None);
+            }
+            (State::Browned, Some(_)) => path.browned_ns = now_ns,
+            _ => {}
+        }
+    }
+
+    /// The peer sends on another path than we do: if ours is silent meanwhile, the peer knows why.
+    #[inline]
+    pub(crate) fn peer_uses(&mut self, sid: u32, place: usize, now_ns: u64) {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let ours = session.main();
+        if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns))
+            && session.paths.get(place).is_some_and(Path::usable)
+        {
+            give_up(
+                &self.events,
+                session,
+                ours,
+                State::Dead,
+                Cause::Silent,
+                now_ns,
+            );
+        }
+    }
+
+    /// A link or a circuit is gone: the paths over it are dead now, not after a silence.
+    pub(crate) fn close_paths(&mut self, gone: impl Fn(&Path) -> bool, now_ns: u64) {
+        for session in self.sessions.values_mut() {
+            for place in 0..session.paths.len() {
+                if session
+                    .paths
+                    .get(place)
+                    .is_some_and(|p| gone(p) && p.state != State::Dead)
+                {
+                    give_up(
+                        &self.events,
+                        session,
+                        place,
+                        State::Dead,
+                        Cause::Closed,
+                        now_ns,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Condemn what has been silent for too long. Called when the session's timer is due.
+pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
+    for place in 0..session.paths.len() {
+        let Some(path) = session.paths.get(place) else {
+            continue;
+        };
+        if path.usable() && path.death_ns().is_some_and(|at| now_ns >= at) {
+            give_up(events, session, place, State::Dead, Cause::Silent, now_ns);
+        }
+    }
+}
+
+/// Change a path's state and move its share to the best of the others.
+fn give_up(
+    events: &Events,
+    session: &mut Session,
+    place: usize,
+    state: State,
+    cause: Cause,
+    now_ns: u64,
+) {
+    let heir = heir(session, place, now_ns);
+    let Some(path) = session.paths.get_mut(place) else {
+        return;
+    };
+    path.state = state;
+    if state == State::Dead {
+        path.meter.write_off();
+    }
+    let mut moved_to = None;
+    if path.share > 0.0
+        && let Some(heir) = heir
+    {
+        let share = std::mem::replace(&mut path.share, 0.0);
+        if let Some(heir) = session.paths.get_mut(heir) {
+            heir.share += share;
+            heir.standby = false;
+            moved_to = Some(heir.id);
+        }
+    }
+    tell(events, session, place, cause, moved_to);
+}
+
+/// The place of the path that takes over: the warm standby, else the quickest that is alive.
+fn heir(session: &Session, from: usize, now_ns: u64) -> Option<usize> {
+    let warm = |p: &Path| p.heard_ns.is_some_and(|t| now_ns < t + WARM_NS);
+    session
+        .paths
+        .iter()
+        .enumerate()
+        .filter(|(at, p)| *at != from && p.state == State::Alive)
+        .min_by_key(|(_, p)| {
+            let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
+            (!warm(p), p.share <= 0.0 && !p.standby, !p.standby, rtt_ns)
+        })
+        .map(|(at, _)| at)
+}
+
+fn tell(events: &Events, session: &Session, place: usize, cause: Cause, moved_to: Option<u8>) {
+    if let Some(path) = session.paths.get(place) {
+        events.push(Event::PathChanged {
+            sid: session.sid,
+            path: path.id,
+            state: path.state,
+            cause,
+            moved_to,
+        });
+    }
+}

@@ -1,0 +1,359 @@
+//! What one path does, by the peer's authenticated reports: round trip, loss, delivery.
+//!
+//! The sender remembers when it sent which counter; a report names the highest counter that came,
+//! how long it was held and how much came in all. INVARIANT: figures come from authenticated
+//! reports and probe answers alone, and no report makes them less than what was sent.
+
+use crate::keys::Epoch;
+use crate::probe::Report;
+use std::collections::VecDeque;
+
+/// Sendings remembered; what a report covers beyond them gives no round trip.
+const SENT: usize = 512;
+const SPANS: usize = 16;
+/// Loss and delivery are told over this.
+const WINDOW_NS: u64 = 1_000_000_000;
+/// A brownout is judged over this, and by at least so many datagrams.
+const JUDGE_NS: u64 = 300_000_000;
+const JUDGE_DATAGRAMS: u64 = 20;
+/// More lost than this part is a brownout.
+const LOSSY: f64 = 0.10;
+/// A queue below this is no sign of anything.
+const QUEUE_NS: u64 = 50_000_000;
+/// The minimum round trip is forgotten so slowly that a route change shows within minutes.
+const MIN_LIFE_NS: u64 = 60_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    epoch: Epoch,
+    /// The highest counter of one sending, and all datagrams up to it.
+    counter: u64,
+    total: u64,
+    at_ns: u64,
+}
+
+/// What one report said beyond the one before it.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    at_ns: u64,
+    for_ns: u64,
+    judged: u64,
+    lost: u64,
+    bytes: u64,
+}
+
+/// Why a path is browned out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Brownout {
+    Lossy,
+    Slow,
+}
+
+#[derive(Debug, Default)]
+pub struct Meter {
+    sent: VecDeque<Sent>,
+    spans: VecDeque<Span>,
+    /// Datagrams of the data class, and their bytes on this path's wire.
+    pub tx_datagrams: u64,
+    pub tx_bytes: u64,
+    pub rx_datagrams: u64,
+    pub rx_bytes: u64,
+    /// Sent before the newest report's highest counter.
+    covered: u64,
+    /// Received and bytes as the newest report told them (32 bits on the wire).
+    told: Option<(u32, u32)>,
+    pub judged: u64,
+    pub lost: u64,
+    pub delivered_bytes: u64,
+    pub probes_sent: u64,
+    pub probes_answered: u64,
+    pub srtt_ns: Option<u64>,
+    pub rttvar_ns: u64,
+    min_ns: Option<(u64, u64)>,
+    pub reported_ns: Option<u64>,
+    /// Bytes per second delivered before the newest 300 ms, smoothed: what a slow path is slower than.
+    usual: f64,
+}
+
+impl Meter {
+    /// Note a datagram that leaves. What must be answered is noted with `mark`, once a sending.
+    #[inline]
+    pub fn sent(&mut self, bytes: usize) {
+        self.tx_datagrams += 1;
+        self.tx_bytes += bytes as u64;
+    }
+
+    /// Remember the end of a sending: `next` is the next counter of its key.
+    #[inline]
+    pub fn mark(&mut self, epoch: Epoch, next: u64, now_ns: u64) {
+        let Some(counter) = next.checked_sub(1) else {
+            return;
+        };
+        if self.sent.len() >= SENT {
+            self.sent.pop_front();
+        }
+        self.sent.push_back(Sent {
+            epoch,
+            counter,
+            total: self.tx_datagrams,
+            at_ns: now_ns,
+        });
+    }
+
+    /// Take in what the peer received; true if it covers more than reports before it.
+    pub fn report(&mut self, report: &Report, now_ns: u64) -> bool {
+        self.reported_ns = Some(now_ns);
+        let (received, bytes) = (report.received, report.bytes);
+        let (before_received, before_bytes) = self.told.unwrap_or((0, 0));
+        let came = u64::from(received.wrapping_sub(before_received));
+        let came_bytes = u64::from(bytes.wrapping_sub(before_bytes));
+        // Nobody receives more than was sent: a report that says so is old, or a lie.
+        if came > self.tx_datagrams.saturating_sub(self.covered) + SENT as u64
+            || came_bytes > self.tx_bytes
+        {
+            return false;
+        }
+        let name = (report.epoch, report.highest);
+        let Some(at) = self.sent.iter().position(|s| (s.epoch, s.counter) >= name) else {
+            return false;
+        };
+        let Some(hit) = self.sent.get(at).copied() else {
+            return false;
+        };
+        if hit.epoch != report.epoch {
+            return false;
+        }
+        let total = hit.total.saturating_sub(hit.counter - report.highest);
+        if total <= self.covered && self.told.is_some() {
+            return false;
+        }
+        let rtt_ns = now_ns
+            .saturating_sub(hit.at_ns)
+            .saturating_sub(u64::from(report.held_us) * 1000);
+        self.sample(rtt_ns.max(1_000), now_ns);
+        let judged = total.saturating_sub(self.covered);
+        let lost = judged.saturating_sub(came);
+        self.told = Some((received, bytes));
+        self.covered = total;
+        self.judged += judged;
+        self.lost += lost;
+        self.delivered_bytes += came_bytes;
+        let last_ns = self.spans.back().map_or(0, |s| s.at_ns);
+        if self.spans.len() >= SPANS {
+            self.spans.pop_front();
+        }
+        self.spans.push_back(Span {
+            at_ns: now_ns,
+            for_ns: now_ns.saturating_sub(last_ns).min(WINDOW_NS),
+            judged,
+            lost,
+            bytes: came_bytes,
+        });
+        // What is covered needs no more waiting for.
+        self.sent.drain(..at);
+        if report.highest >= hit.counter {
+            self.sent.pop_front();
+        }
+        true
+    }
+
+    /// Fold a round trip in. Source: RFC 6298 section 2.
+    pub fn sample(&mut self, rtt_ns: u64, now_ns: u64) {
+        match self.srtt_ns {
+            None => {
+                self.srtt_ns = Some(rtt_ns);
+                self.rttvar_ns = rtt_ns / 2;
+            }
+            Some(srtt) => {
+                self.rttvar_ns = self.rttvar_ns - self.rttvar_ns / 4 + srtt.abs_diff(rtt_ns) / 4;
+                self.srtt_ns = Some(srtt - srtt / 8 + rtt_ns / 8);
+            }
+        }
+        match self.min_ns {
+            Some((min, at)) if rtt_ns > min && now_ns < at + MIN_LIFE_NS => {}
+            _ => self.min_ns = Some((rtt_ns, now_ns)),
+        }
+    }
+
+    #[must_use]
+    pub fn rtt_min_ns(&self) -> Option<u64> {
+        self.min_ns.map(|(min, _)| min)
+    }
+
+    #[must_use]
+    pub fn queue_ns(&self) -> u64 {
+        match (self.srtt_ns, self.min_ns) {
+            (Some(srtt), Some((min, _))) => srtt.saturating_sub(min),
+            _ => 0,
+        }
+    }
+
+    /// When the oldest sending left that no report covers, and how many datagrams none covers.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<(u64, u64)> {
+        let since_ns = self.sent.front()?.at_ns;
+        Some((since_ns, self.tx_datagrams.saturating_sub(self.covered)))
+    }
+
+    /// Ask no more about what was sent so far: the path died, or nothing tells any more.
+    pub fn write_off(&mut self) {
+        self.sent.clear();
+        self.spans.clear();
+    }
+
+    /// The part lost in the last second.
+    #[must_use]
+    pub fn loss(&self, now_ns: u64) -> f64 {
+        let (judged, lost) = self.over(WINDOW_NS, now_ns);
+        if judged == 0 {
+            0.0
+        } else {
+            lost as f64 / judged as f64
+        }
+    }
+
+    fn over(&self, window_ns: u64, now_ns: u64) -> (u64, u64) {
+        self.spans
+            .iter()
+            .filter(|s| now_ns < s.at_ns + window_ns)
+            .fold((0, 0), |(j, l), s| (j + s.judged, l + s.lost))
+    }
+
+    /// Judge the last 300 ms, after a report.
+    pub fn judge(&mut self, now_ns: u64) -> Option<Brownout> {
+        let (judged, lost) = self.over(JUDGE_NS, now_ns);
+        if judged >= JUDGE_DATAGRAMS && lost as f64 > LOSSY * judged as f64 {
+            return Some(Brownout::Lossy);
+        }
+        let (mut bytes, mut for_ns) = (0, 0);
+        for span in self.spans.iter().filter(|s| now_ns < s.at_ns + JUDGE_NS) {
+            bytes += span.bytes;
+            for_ns += span.for_ns;
+        }
+        if for_ns < JUDGE_NS * 2 / 3 || judged < JUDGE_DATAGRAMS {
+            return None;
+        }
+        let rate = bytes as f64 * 1e9 / for_ns as f64;
+        let queue_ns = self.queue_ns();
+        // Less is only bad with a sign that more was wanted: an application may simply rest.
+        let wanted = queue_ns > QUEUE_NS.max(self.rtt_min_ns().unwrap_or(0)) || lost * 50 > judged;
+        if wanted && rate < self.usual / 2.0 {
+            return Some(Brownout::Slow);
+        }
+        self.usual += (rate - self.usual) / 16.0;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    const MS: u64 = 1_000_000;
+
+    fn epoch() -> Epoch {
+        Epoch {
+            generation: 0,
+            step: 0,
+        }
+    }
+
+    /// Send `count` datagrams of 1000 bytes as one sending at `now`.
+    fn send(meter: &mut Meter, next: &mut u64, count: u64, now: u64) {
+        for _ in 0..count {
+            meter.sent(1000);
+        }
+        *next += count;
+        meter.mark(epoch(), *next, now);
+    }
+
+    fn told(highest: u64, received: u64, held_us: u32) -> Report {
+        Report {
+            epoch: epoch(),
+            highest,
+            received: received as u32,
+            bytes: (received * 1000) as u32,
+            held_us,
+        }
+    }
+
+    /// Round trip, loss and delivery come out as they were put in.
+    #[test]
+    fn figures_come_out() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        let (mut received, mut now) = (0, 0);
+        for round in 0..10 {
+            send(&mut m, &mut next, 100, now);
+            // One in twenty is lost, never the last.
+            received += 95;
+            assert!(
+                m.report(&told(next - 1, received, 2_000), now + 12 * MS),
+                "{round}"
+            );
+            now += 100 * MS;
+        }
+        assert_eq!(m.srtt_ns, Some(10 * MS));
+        assert_eq!((m.judged, m.lost, m.delivered_bytes), (1000, 50, 950_000));
+        assert!((m.loss(now) - 0.05).abs() < 0.001);
+        assert_eq!(m.unacknowledged(), None);
+        assert_eq!(m.judge(now - 90 * MS), None);
+    }
+
+    /// What was sent since the report stays unacknowledged, from its own time on.
+    #[test]
+    fn waiting_starts_with_the_oldest_uncovered_sending() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        send(&mut m, &mut next, 5, 10 * MS);
+        send(&mut m, &mut next, 5, 20 * MS);
+        send(&mut m, &mut next, 5, 30 * MS);
+        assert!(m.report(&told(6, 7, 0), 40 * MS));
+        assert_eq!(m.unacknowledged(), Some((20 * MS, 8)));
+        assert_eq!(m.lost, 0);
+    }
+
+    /// A replayed, an old or an impossible report changes nothing.
+    #[test]
+    fn lies_about_more_than_was_sent_are_ignored() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        send(&mut m, &mut next, 50, 0);
+        assert!(!m.report(&told(49, 5_000, 0), MS));
+        assert!(!m.report(&told(50, 50, 0), MS));
+        assert!(m.report(&told(49, 50, 0), MS));
+        assert!(!m.report(&told(49, 50, 0), 2 * MS));
+        assert!(!m.report(&told(20, 21, 0), 2 * MS));
+        assert_eq!((m.judged, m.lost, m.delivered_bytes), (50, 0, 50_000));
+    }
+
+    /// More than 10 % lost within 300 ms is a brownout; as much over a longer time is none.
+    #[test]
+    fn a_lossy_path_is_told() {
+        let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
+        for k in 0..10 {
+            send(&mut m, &mut next, 20, k * 100 * MS);
+            received += 20;
+            m.report(&told(next - 1, received, 0), (k * 100 + 5) * MS);
+            assert_eq!(m.judge((k * 100 + 5) * MS), None);
+        }
+        send(&mut m, &mut next, 20, 1000 * MS);
+        received += 10;
+        m.report(&told(next - 1, received, 0), 1005 * MS);
+        assert_eq!(m.judge(1005 * MS), Some(Brownout::Lossy));
+    }
+
+    /// A path that delivers less than half of the usual while its queue grows is slow.
+    #[test]
+    fn a_slow_path_is_told_only_with_a_queue() {
+        for queue_ms in [0, 200] {
+            let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
+            let mut seen = None;
+            for k in 0..80u64 {
+                let (count, rtt) = if k < 50 { (200, 5) } else { (20, 5 + queue_ms) };
+                send(&mut m, &mut next, count, k * 100 * MS);
+                received += count;
+                m.report(&told(next - 1, received, 0), (k * 100 + rtt) * MS);
+                seen = seen.or(m.judge((k * 100 + rtt) * MS));
+            }
+            assert_eq!(seen, (queue_ms > 0).then_some(Brownout::Slow));
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! One way of a session: straight to an endpoint, or over a circuit of a relay.
+//!
+//! ```text
+//! Probing --probe answered--> Alive --lossy, slow--> Browned --reports good for 1 s--> Alive
+//!    any  --silent, or its link closed--> Dead --probe answered--> Alive
+//! ```
+
+use crate::circuit::Circuit;
+use crate::meter::{Brownout, Meter};
+use crate::mtu::Search;
+use crate::sys::udp::RawAddr;
+use std::net::SocketAddr;
+
+/// Paths open at once in a session.
+pub const OPEN_PATHS: usize = 8;
+/// Paths that share what is sent.
+pub const SHARED: usize = 3;
+/// A path is silent after SRTT + 4 RTTVAR + this.
+const SILENCE_NS: u64 = 250_000_000;
+/// After SRTT + 4 RTTVAR + this, it is asked by a probe, so that a lost tail condemns nobody.
+const DOUBT_NS: u64 = 100_000_000;
+/// While a path still hears the peer, only so many silences condemn what it sends.
+const ONE_WAY: u64 = 3;
+/// Datagrams that must be unacknowledged before silence means anything.
+const OWED: u64 = 3;
+/// A path that was browned out stays so for at least this.
+pub const BROWNED_NS: u64 = 3_000_000_000;
+const FIRST_RTT_NS: u64 = 100_000_000;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nothing came back yet.
+    Probing,
+    Alive,
+    Browned,
+    Dead,
+}
+
+impl State {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Probing => "probing",
+            State::Alive => "alive",
+            State::Browned => "browned",
+            State::Dead => "dead",
+        }
+    }
+}
+
+/// Why a path's state changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    Silent,
+    Lossy,
+    Slow,
+    Heard,
+    /// Its link or circuit ended.
+    Closed,
+}
+
+impl Cause {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Cause::Silent => "silent",
+            Cause::Lossy => "lossy",
+            Cause::Slow => "slow",
+            Cause::Heard => "heard",
+            Cause::Closed => "closed",
+        }
+    }
+}
+
+impl From<Brownout> for Cause {
+    fn from(why: Brownout) -> Cause {
+        match why {
+            Brownout::Lossy => Cause::Lossy,
+            Brownout::Slow => Cause::Slow,
+        }
+    }
+}
+
+/// A new source that claims to be the peer, until it or the old one answers a probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Challenge {
+    pub to: SocketAddr,
+    pub new_id: u64,
+    pub old_id: u64,
+    pub new_answered: bool,
+    pub decide_ns: u64,
+}
+
+/// A probe under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Pending {
+    pub id: u64,
+    pub sent_ns: u64,
+    /// Python asked for it and is told of the answer.
+    pub asked: bool,
+    /// The size under test, for path MTU discovery.
+    pub size: Option<usize>,
+}
+
+pub struct Path {
+    pub id: u8,
+    pub endpoint: SocketAddr,
+    /// Set when the endpoint is a circuit's.
+    pub circuit: Option<Circuit>,
+    pub raw: RawAddr,
+    pub state: State,
+    pub share: f32,
+    pub standby: bool,
+    pub meter: Meter,
+    pub mtu: Search,
+    pub probes: Vec<Pending>,
+    pub challenge: Option<Challenge>,
+    pub challenged_ns: u64,
+    pub heard_ns: Option<u64>,
+    /// When the highest data counter came: what a report was held for is counted from here.
+    pub highest_ns: u64,
+    pub reported_ns: u64,
+    pub report_due: bool,
+    /// When it was last asked because it was doubted or has to stay warm.
+    pub asked_ns: u64,
+    pub browned_ns: u64,
+    /// Bytes given to flows, decaying: what the shares are held against.
+    pub given: f32,
+}
+
+impl Path {
+    #[must_use]
+    pub fn new(id: u8, endpoint: SocketAddr, raw: RawAddr, wanted: usize, now_ns: u64) -> Path {
+        Path {
+            id,
+            endpoint,
+            circuit: Circuit::of(endpoint),
+            raw,
+            state: State::Probing,
+            share: 0.0,
+            standby: false,
+            meter: Meter::default(),
+            mtu: Search::new(wanted, now_ns),
+            probes: Vec::new(),
+            challenge: None,
+            challenged_ns: 0,
+            heard_ns: None,
+            highest_ns: 0,
+            reported_ns: 0,
+            report_due: false,
+            asked_ns: 0,
+            browned_ns: 0,
+            given: 0.0,
+        }
+    }
+
+    /// Whether packets may be given to it.
+    #[inline]
+    #[must_use]
+    pub fn usable(&self) -> bool {
+        matches!(self.state, State::Alive | State::Browned)
+    }
+
+    /// Whether it has a part in what is sent, or will take it over.
+    #[must_use]
+    pub fn on_duty(&self) -> bool {
+        self.share > 0.0 || self.standby
+    }
+
+    fn patience_ns(&self) -> u64 {
+        self.meter
+            .srtt_ns
+            .map_or(FIRST_RTT_NS, |srtt| srtt + 4 * self.meter.rttvar_ns)
+    }
+
+    /// Since when the peer owes a sign of this path's life, if it does.
+    fn owed_since_ns(&self) -> Option<u64> {
+        let (since_ns, owed) = self.meter.unacknowledged()?;
+        (owed >= OWED).then_some(since_ns)
+    }
+
+    /// When to doubt the path, if nothing comes until then.
+    #[must_use]
+    pub fn doubt_ns(&self) -> Option<u64> {
+        Some(self.owed_since_ns()?.max(self.asked_ns) + self.patience_ns() + DOUBT_NS)
+    }
+
+    /// When the path is dead, if nothing comes until then.
+    #[must_use]
+    pub fn death_ns(&self) -> Option<u64> {
+        let wait_ns = self.patience_ns() + SILENCE_NS;
+        let since_ns = self.owed_since_ns()?;
+        // A report or an answer says that what we send arrives; anything else only that we hear.
+        let told_ns = self.meter.reported_ns.unwrap_or(0);
+        let at = since_ns.max(told_ns) + wait_ns;
+        match self.heard_ns {
+            Some(heard) if heard > since_ns => {
+                Some(at.max((heard + wait_ns).min(since_ns + ONE_WAY * wait_ns)))
+            }
+            _ => Some(at),
+        }
+    }
+
+    /// Whether it has been quiet for so long that traffic of the peer on another path is a hint.
+    #[must_use]
+    pub fn suspect(&self, now_ns: u64) -> bool {
+        self.meter.unacknowledged().is_some_and(|(since_ns, _)| {
+            now_ns
+                > since_ns.max(self.meter.reported_ns.unwrap_or(0)) + self.patience_ns() + DOUBT_NS
+        })
+    }
+}
