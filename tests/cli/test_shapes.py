@@ -9,7 +9,7 @@ import typer
 
 from tests.cli.schema import faults, load
 from veilnet.cli.app import app
-from veilnet.demo.result import Result
+from veilnet.demo.result import Direct, Look, Relayed, Result
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "commands.md"
 
@@ -31,18 +31,25 @@ def test_status_and_connect_have_the_documented_shapes(hosts):
 
 def test_the_demo_has_the_documented_shape():
     """The figures that scripts may rely on."""
-    result = Result(
-        nodes=2,
+    look = Look(on_wire=0, inside=9, frames=9)
+    direct = Direct(
         handshake_ms=4.0,
-        direct_mbps=900.0,
-        plaintext_on_wire=0,
-        plaintext_inside=9,
-        wire_frames=9,
+        suite="S1",
         ping_ms=0.3,
         pings_answered=3,
         pings_sent=3,
-        suite="S1",
+        mbps=900.0,
+        look=look,
     )
+    relayed = Relayed(
+        failover_ms=400.0,
+        mbps=300.0,
+        look=look,
+        back_s=2.0,
+        stream_bytes=9,
+        stream_intact=True,
+    )
+    result = Result(nodes=3, direct=direct, relayed=relayed)
     assert faults(result.to_json(), load("demo")) == []
 
 

@@ -1,10 +1,13 @@
-"""`veilnet demo`: two real nodes in namespaces, a real tunnel, and a tap that looks for clear text.
+"""`veilnet demo`: three real nodes in namespaces, a real tunnel, and taps that look for clear text.
 
 ```
-laptop 192.0.2.1 ============== wire, tapped ============== 192.0.2.2 server
-  veilnet up, invite                                          veilnet connect veil:...
-  TUN, tapped too: here the text must be seen                 TCP sink
+laptop 10.1.1.2 --- tap +--------+         +---------+
+  veilnet up, invite    | router |---------| 2 ms    |--- tap --- 10.1.3.2 relay
+server 10.1.2.2 --------+--------+         +---------+              veilnet connect veil:...
+  veilnet connect veil:...
 ```
+First act: the two connect directly.  Second act: while a stream runs, the router drops whatever
+passes between laptop and server; the relay takes over, and gives back when the way is free again.
 
 `run` plays it in a process of its own (namespaces need a fresh one) and returns a `Result`;
 `main` shows it to a person or, as JSON, to a script.

@@ -10,7 +10,8 @@ import tempfile
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
-from veilnet.demo.result import Result, Step
+from veilnet.demo.result import Look, Relayed, Result, Step
+from veilnet.demo.traffic import speed
 from veilnet.errors import InternalError, PrivilegeError, TimedOut, VeilError
 from veilnet.testing import check, command
 
@@ -43,7 +44,7 @@ def run(*, on_step: Callable[[Step], None] = lambda _: None) -> Result:
             elif "error" in said:
                 raise VeilError.from_json(said["error"])
             else:
-                return Result(**said["result"])
+                return Result.from_dict(said["result"])
         code = process.wait()
         noise = (process.stderr.read() if process.stderr else "").strip()
     if code in {126, 127} or "Permission denied" in noise:
@@ -134,18 +135,30 @@ class _Show:
 
 
 def _table(result: Result) -> str:
-    speed = result.direct_mbps
-    shown = f"{speed / 1000:.2f} Gbit/s" if speed >= 1000 else f"{speed:.0f} Mbit/s"
+    direct, relayed = result.direct, result.relayed
     rows = [
-        ("handshake", f"{result.handshake_ms:.1f} ms", result.suite),
-        ("ping", f"{result.ping_ms:.2f} ms", f"{result.pings_answered} of {result.pings_sent}"),
-        ("TCP", shown, "one stream through the tunnel"),
+        ("handshake", f"{direct.handshake_ms:.1f} ms", direct.suite),
+        ("ping", f"{direct.ping_ms:.2f} ms", f"{direct.pings_answered} of {direct.pings_sent}"),
+        ("TCP", speed(direct.mbps), "one stream, direct"),
+        ("", speed(relayed.mbps), "one stream, over the relay"),
         (
-            "clear text",
-            f"{result.plaintext_on_wire} packets",
-            f"of {result.wire_frames} on the wire; {result.plaintext_inside} inside the tunnel",
+            "failover",
+            f"{relayed.failover_ms:.0f} ms",
+            "direct way cut: last byte before to first byte after, at the receiver",
         ),
+        ("", f"{relayed.back_s:.1f} s", "direct way mended: until it carried again"),
+        ("", "whole" if relayed.stream_intact else "CHANGED", _stream(relayed)),
+        ("clear text", f"{direct.look.on_wire} packets", f"{_seen(direct.look)}, on the wire"),
+        ("", f"{relayed.look.on_wire} packets", f"{_seen(relayed.look)}, at the relay"),
         ("result", "ok" if result.ok else "FAILED", f"{result.nodes} nodes, {result.took_s:g} s"),
     ]
     lines = [f"  {name:<11} {value:<14} {detail}".rstrip() for name, value, detail in rows]
     return "\n" + "\n".join(lines) + "\n"
+
+
+def _stream(relayed: Relayed) -> str:
+    return f"the stream that ran all the while, {relayed.stream_bytes / 1e6:.1f} MB"
+
+
+def _seen(look: Look) -> str:
+    return f"of {look.frames} ({look.inside} inside the tunnel)"

@@ -2,69 +2,88 @@
 
 from __future__ import annotations
 
-import json
-import secrets
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from veilnet.demo import _transfer
+import attrs
+
 from veilnet.demo.icmp import ping
-from veilnet.demo.result import Result, Step
-from veilnet.errors import InternalError
-from veilnet.testing import Capture, Host, Lab, Node
+from veilnet.demo.result import Direct, Look, Relayed, Result, Step
+from veilnet.demo.traffic import PINGS, look, speed, transfer_mbps
+from veilnet.errors import InternalError, TimedOut
+from veilnet.testing import Backbone, Delays, Flow, Host, Lab, Node
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-_PORT = 4711
-_PINGS = 20
-_COPIES = 10
-"""How often the canary is sent by each of ICMP, UDP and TCP."""
+_LEG_S = 0.002
+"""The relay is further away than the server: so it is a second choice, as relays are."""
+
+_STREAM_BPS = 20e6
+_WARM_BYTES = 1 << 20
+_LOOK_S = 0.05
+_READY_S = 20.0
+_BACK_S = 30.0
 
 
-def play(folder: Path, tell: Callable[[Step], None], *, seconds: float = 3.0) -> Result:
-    """Build the lab, make the tunnel, use it, look at the wire; everything is gone afterwards."""
+@attrs.frozen
+class Stage:
+    """Three hosts around a router."""
+
+    backbone: Backbone
+    laptop: Node
+    server: Node
+    relay: Node
+
+    @classmethod
+    def build(cls, lab: Lab, delays: Delays, folder: Path) -> Stage:
+        """Wire the hosts; no node runs yet."""
+        backbone = Backbone(lab, delays=delays)
+        nodes = []
+        for name, delay_s in (("laptop", 0.0), ("server", 0.0), ("relay", _LEG_S)):
+            host = lab.host(name)
+            backbone.attach(host, delay_s=delay_s, super_packets=True)
+            nodes.append(Node(host, folder))
+        return cls(backbone, *nodes)
+
+    def places(self) -> str:
+        """Say who is where."""
+        nodes = (self.laptop, self.server, self.relay)
+        return ", ".join(f"{node.name} {self.backbone.address(node.host)}" for node in nodes)
+
+
+@attrs.frozen
+class Tunnel:
+    """The server's address inside, the laptop's TUN link, and what `connect` said."""
+
+    inside: str
+    link: str
+    said: dict[str, Any]
+
+
+def play(folder: Path, tell: Callable[[Step], None], *, seconds: float = 2.0) -> Result:
+    """Build the lab, play both acts; everything is gone afterwards."""
     started = time.monotonic()
-    with Lab() as lab:
-        tell(Step("two namespaces joined by a veth pair"))
-        laptop, server = lab.host("laptop"), lab.host("server")
-        lab.wire(laptop, "192.0.2.1/24", server, "192.0.2.2/24")
-        tell(Step("two namespaces joined by a veth pair", "192.0.2.1 -- 192.0.2.2"))
-        inside, link, connected = _connect(Node(laptop, folder), Node(server, folder), tell)
-        tell(Step("ping through the tunnel"))
-        times = ping(laptop, inside, count=_PINGS)
-        if not times:
-            raise InternalError("the tunnel is up, but no ping through it was answered")
-        rtt_ms = statistics.median(times)
-        tell(Step("ping through the tunnel", f"{len(times)} of {_PINGS}, {rtt_ms:.2f} ms"))
-        wire, tun = _look(laptop, server, link, inside, tell)
-        tell(Step(f"one TCP stream for {seconds:g} s"))
-        mbps = _transfer_mbps(laptop, server, inside, seconds)
-        tell(Step(f"one TCP stream for {seconds:g} s", _speed(mbps)))
+    with Lab() as lab, Delays() as delays:
+        tell(Step("three namespaces around a router"))
+        stage = Stage.build(lab, delays, folder)
+        tell(Step("three namespaces around a router", stage.places()))
+        tunnel = connect(stage, tell)
+        direct = first_act(stage, tunnel, tell, seconds)
+        relayed = second_act(stage, tunnel, tell, seconds)
     return Result(
-        nodes=2,
-        handshake_ms=round(float(connected["handshake_ms"]), 2),
-        direct_mbps=round(mbps, 1),
-        plaintext_on_wire=wire.hits,
-        plaintext_inside=tun.hits,
-        wire_frames=wire.seen,
-        ping_ms=round(rtt_ms, 3),
-        pings_answered=len(times),
-        pings_sent=_PINGS,
-        suite=str(connected["suite"]),
-        took_s=round(time.monotonic() - started, 1),
+        nodes=3, direct=direct, relayed=relayed, took_s=round(time.monotonic() - started, 1)
     )
 
 
-def _connect(
-    laptop: Node, server: Node, tell: Callable[[Step], None]
-) -> tuple[str, str, dict[str, Any]]:
-    """Return the server's overlay address, the laptop's TUN link, and what connect said."""
+# -- the first act: directly ----------------------------------------------------------------------
+
+
+def connect(stage: Stage, tell: Callable[[Step], None]) -> Tunnel:
+    """Let the laptop found a network and the server join it."""
+    laptop, server = stage.laptop, stage.server
     tell(Step("veilnet up"))
     status = laptop.up()
     network = status["networks"][0]
@@ -73,89 +92,129 @@ def _connect(
     invite = laptop.invite()
     tell(Step("veilnet invite", f"{invite[:24]}... ({len(invite)} characters)"))
     tell(Step("veilnet connect veil:..."))
-    connected = server.connect(invite)
-    path = connected["path"]
-    tell(Step("veilnet connect veil:...", f"{path['kind']}, {connected['handshake_ms']:.1f} ms"))
-    address = server.address(network["id"])
-    status = laptop.status()
-    connected["suite"] = next(p["suite"] for p in status["peers"] if address in p["addresses"])
-    return address, status["tun"], connected
+    said = server.connect(invite)
+    path = said["path"]
+    tell(Step("veilnet connect veil:...", f"{path['kind']}, {said['handshake_ms']:.1f} ms"))
+    inside = server.address(network["id"])
+    status = laptop.look()
+    said["suite"] = next(p["suite"] for p in status["peers"] if inside in p["addresses"])
+    return Tunnel(inside, status["tun"], said)
+
+
+def first_act(stage: Stage, tunnel: Tunnel, tell: Callable[[Step], None], seconds: float) -> Direct:
+    """Ping, look for clear text on the laptop's wire, measure the speed."""
+    laptop = stage.laptop.host
+    tell(Step("ping through the tunnel"))
+    times = ping(laptop, tunnel.inside, count=PINGS)
+    if not times:
+        raise InternalError("the tunnel is up, but no ping through it was answered")
+    rtt_ms = statistics.median(times)
+    tell(Step("ping through the tunnel", f"{len(times)} of {PINGS}, {rtt_ms:.2f} ms"))
+    return Direct(
+        handshake_ms=round(float(tunnel.said["handshake_ms"]), 2),
+        suite=str(tunnel.said["suite"]),
+        ping_ms=round(rtt_ms, 3),
+        pings_answered=len(times),
+        pings_sent=PINGS,
+        look=_look("looking for clear text on the wire", stage, tunnel, laptop, tell),
+        mbps=_speed("one TCP stream, direct", stage, tunnel, tell, seconds),
+    )
 
 
 def _look(
-    laptop: Host, server: Host, link: str, inside: str, tell: Callable[[Step], None]
-) -> tuple[Capture, Capture]:
-    """Send a text nobody else has through the tunnel, with a tap on the wire and one inside."""
-    tell(Step("looking for clear text on the wire"))
-    canary = f"canary-{secrets.token_hex(16)}".encode()
-    with (
-        laptop.capture("eth0", needle=canary) as wire,
-        laptop.capture(link, needle=canary) as tun,
-    ):
-        ping(laptop, inside, count=_COPIES, payload=canary)
-        _say_by_udp(laptop, server, inside, canary)
-        _say_by_tcp(laptop, server, inside, canary)
-        tun.wait_until(lambda tap: tap.hits >= 3 * _COPIES)
-    if wire.dropped:
-        raise InternalError(
-            f"the tap on the wire missed {wire.dropped} packets, so it proves nothing"
-        )
-    found = f"{wire.hits} of {wire.seen} packets on the wire, {tun.hits} inside the tunnel"
-    tell(Step("looking for clear text on the wire", found))
-    return wire, tun
+    text: str, stage: Stage, tunnel: Tunnel, tapped: Host, tell: Callable[[Step], None]
+) -> Look:
+    tell(Step(text))
+    found = look(stage.laptop.host, stage.server.host, tunnel.link, tunnel.inside, tapped)
+    where = f"{found.on_wire} of {found.frames} packets on the wire, {found.inside} inside"
+    tell(Step(text, f"{where} the tunnel"))
+    return found
 
 
-def _say_by_udp(laptop: Host, server: Host, inside: str, text: bytes) -> None:
-    with (
-        server.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink,
-        laptop.socket(socket.AF_INET, socket.SOCK_DGRAM) as source,
-    ):
-        sink.bind((inside, 0))
-        sink.settimeout(5)
-        for _ in range(_COPIES):
-            source.sendto(text, sink.getsockname())
-            if sink.recv(2048) != text:
-                raise InternalError("a UDP datagram came out of the tunnel changed")
+def _speed(
+    text: str, stage: Stage, tunnel: Tunnel, tell: Callable[[Step], None], seconds: float
+) -> float:
+    tell(Step(text))
+    mbps = transfer_mbps(stage.laptop.host, stage.server.host, tunnel.inside, seconds)
+    tell(Step(text, speed(mbps)))
+    return round(mbps, 1)
 
 
-def _say_by_tcp(laptop: Host, server: Host, inside: str, text: bytes) -> None:
-    with (
-        server.socket(socket.AF_INET, socket.SOCK_STREAM) as listener,
-        laptop.socket(socket.AF_INET, socket.SOCK_STREAM) as source,
-    ):
-        listener.bind((inside, 0))
-        listener.listen()
-        listener.settimeout(5)
-        source.settimeout(5)
-        source.connect(listener.getsockname())
-        stream, _ = listener.accept()
-        with stream:
-            stream.settimeout(5)
-            for _ in range(_COPIES):
-                source.sendall(text)
-                if stream.recv(len(text), socket.MSG_WAITALL) != text:
-                    raise InternalError("a TCP stream came out of the tunnel changed")
+# -- the second act: over the relay ---------------------------------------------------------------
 
 
-def _transfer_mbps(laptop: Host, server: Host, inside: str, seconds: float) -> float:
-    program = [sys.executable, "-I", "-S", _transfer.__file__]
-    receiver: subprocess.Popen[str] = server.popen(
-        [*program, "receive", inside, str(_PORT)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def second_act(
+    stage: Stage, tunnel: Tunnel, tell: Callable[[Step], None], seconds: float
+) -> Relayed:
+    """Cut the direct way under a running stream, use the relay, mend the way.
+
+    Raises: TimedOut: the relay did not take over, or the direct path was not taken again.
+    """
+    laptop, server = stage.laptop.host, stage.server.host
+    tell(Step("a relay joins"))
+    stage.relay.connect(stage.laptop.invite())
+    with Flow(laptop, server, tunnel.inside, rate_bps=_STREAM_BPS) as stream:
+        _wait_until(lambda: _stands_by(stage), "no relay stood by", _READY_S)
+        tell(Step("a relay joins", f"and stands by; a stream of {_STREAM_BPS / 1e6:g} Mbit/s runs"))
+        stream.wait_for(_WARM_BYTES)
+        failover_s = _cut(stage, stream, tell)
+        mbps = _speed("one more TCP stream, relayed", stage, tunnel, tell, seconds)
+        found = _look("looking for clear text at the relay", stage, tunnel, stage.relay.host, tell)
+        back_s = _mend(stage, stream, tell)
+        tell(Step("the stream ends"))
+        ended = stream.finish()
+        whole = "every byte as it was sent" if ended.intact else "CHANGED"
+        tell(Step("the stream ends", f"{ended.received_bytes / 1e6:.1f} MB, {whole}"))
+    return Relayed(
+        failover_ms=round(failover_s * 1000, 1),
+        mbps=mbps,
+        look=found,
+        back_s=round(back_s, 1),
+        stream_bytes=ended.received_bytes,
+        stream_intact=ended.intact,
     )
-    try:
-        if receiver.stdout is None or receiver.stdout.readline() != "ready\n":
-            raise InternalError(f"the TCP sink did not start: {receiver.communicate()[1]}")
-        laptop.run([*program, "send", inside, str(_PORT), str(seconds)], timeout_s=seconds + 20)
-        out, _ = receiver.communicate(timeout=20)
-    finally:
-        receiver.kill()
-        receiver.communicate()
-    moved = json.loads(out)
-    return float(moved["bytes"] * 8 / moved["seconds"] / 1e6)
 
 
-def _speed(mbps: float) -> str:
-    return f"{mbps / 1000:.2f} Gbit/s" if mbps >= 1000 else f"{mbps:.0f} Mbit/s"
+def _cut(stage: Stage, stream: Flow, tell: Callable[[Step], None]) -> float:
+    """Cut the direct way and return for how long nothing arrived.  Units: seconds."""
+    tell(Step("the direct way is cut"))
+    stage.backbone.part(stage.laptop.host, stage.server.host)
+    at = time.monotonic()
+    seen = stream.wait_until(lambda s: s.recovered_s(at) is not None, timeout_s=_READY_S)
+    silence_s = seen.gap_s(at)
+    tell(Step("the direct way is cut", f"the relay took over after {silence_s * 1000:.0f} ms"))
+    return silence_s
+
+
+def _mend(stage: Stage, stream: Flow, tell: Callable[[Step], None]) -> float:
+    """Mend the direct way and return after what time it carries again.  Units: seconds."""
+    tell(Step("the direct way is mended"))
+    stage.backbone.join(stage.laptop.host, stage.server.host)
+    at = time.monotonic()
+    _wait_until(lambda: _carries_directly(stage), "the direct path was not taken again", _BACK_S)
+    back_s = time.monotonic() - at
+    stream.wait_for(_WARM_BYTES)
+    tell(Step("the direct way is mended", f"it carries again after {back_s:.1f} s"))
+    return back_s
+
+
+def _stands_by(stage: Stage) -> bool:
+    """Say whether both ends have another way than the one that carries."""
+    ends = ((stage.laptop, stage.server), (stage.server, stage.laptop))
+    return all(
+        any(path["state"] == "standby" or path["share"] < 1 for path in one.paths(other.name))
+        for one, other in ends
+    )
+
+
+def _carries_directly(stage: Stage) -> bool:
+    paths = stage.laptop.paths(stage.server.name)
+    return bool(paths) and paths[0]["kind"] == "direct" and paths[0]["state"] == "active"
+
+
+def _wait_until(fact: Callable[[], bool], otherwise: str, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        if time.monotonic() > deadline:
+            raise TimedOut(f"{otherwise} within {timeout_s:g} s")
+        time.sleep(_LOOK_S)
