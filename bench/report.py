@@ -37,6 +37,10 @@ class Series:
         """Keep one value."""
         self.samples[Key(row, metric, system)][round_] = value
 
+    def value(self, row: str, metric: str, system: str, round_: int) -> float | None:
+        """Return what was measured in one round."""
+        return self.samples.get(Key(row, metric, system), {}).get(round_)
+
     def spread(self, row: str, metric: str, system: str) -> Spread | None:
         """Return median, least and greatest, or nothing if it was never measured."""
         return _spread(self.samples.get(Key(row, metric, system), {}).values())
@@ -87,7 +91,7 @@ class Bound:
         """Return *figure* with its unit, as people read it."""
         if figure is None:
             return "not measured"
-        unit = {None: "", "raw": " raw", "wireguard-go": "x wireguard-go"}.get(self.to, "")
+        unit = {None: "", "raw": " raw"}.get(self.to, f"x {self.to}")
         return f"{figure:.3g}{unit}"
 
 
