@@ -163,6 +163,16 @@ class Config:
     idle_close_s: float = _key(
         300.0, _between(5, 86400, " s"), "Close a channel that carried nothing for so long."
     )
+    relayed_idle_close_s: float = _key(
+        60.0,
+        _between(5, 86400, " s"),
+        "The same for a channel over a relay, and for further paths of any channel.",
+    )
+    path_trace: str = _key(
+        "",
+        _check(lambda value: isinstance(value, str), "a path"),
+        "Write what the path policy is told and says to this file, for a replay; empty = do not.",
+    )
     queue_s: float = _key(
         5.0, _between(1, 30, " s"), "How long a first packet may wait for its channel."
     )

@@ -32,6 +32,7 @@ from veilnet.protocol import work
 if TYPE_CHECKING:
     from veilnet._engine import ControlReceived, Engine
     from veilnet.daemon.sessions import Session
+    from veilnet.protocol.fields import Endpoint
     from veilnet.protocol.work import Primitives
 
 ACCEPTANCES_MAX: Final = 64
@@ -128,9 +129,17 @@ class Handshakes:
         finally:
             self._acceptances -= 1
 
-    async def run(self, machine: Machine, primitives: Primitives, birth: Birth) -> Session:
+    async def run(
+        self,
+        machine: Machine,
+        primitives: Primitives,
+        birth: Birth,
+        *,
+        late: trio.MemoryReceiveChannel[Endpoint] | None = None,
+    ) -> Session:
         """Run *machine* to its end, and return the session that *birth* made of it.
 
+        *late*: further endpoints to call, as they are found.
         Raises: what the machine failed with, or what `Birth.prepare` raises.
         """
         ended: Session | VeilError | None = None
@@ -138,6 +147,8 @@ class Handshakes:
         try:
             async with trio.open_nursery() as nursery:
                 run = _Run(machine, primitives, birth, nursery, put)
+                if late is not None:
+                    nursery.start_soon(self._found, late, put)
                 actions = deque(machine.start(trio.current_time()))
                 while True:
                     ended = self._act(run, actions)
@@ -160,6 +171,12 @@ class Handshakes:
         if isinstance(ended, Exception):
             raise ended
         return ended
+
+    async def _found(
+        self, late: trio.MemoryReceiveChannel[Endpoint], inbox: trio.MemorySendChannel[vnh1.Event]
+    ) -> None:
+        async for endpoint in late:
+            await inbox.send(vnh1.EndpointFound(endpoint))
 
     def _act(self, run: _Run, actions: deque[vnh1.Action]) -> Session | VeilError | None:
         """Carry out *actions*; return the end if one of them is it."""

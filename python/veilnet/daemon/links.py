@@ -153,4 +153,7 @@ _ANSWERS: Final = (
     messages.Members,
     messages.RenewGrant,
     messages.RenewRefuse,
+    messages.PathOpened,
+    messages.PathRefused,
+    messages.PathHint,
 )

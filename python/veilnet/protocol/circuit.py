@@ -23,3 +23,8 @@ def is_circuit(endpoint: Endpoint) -> bool:
     host = endpoint[0]
     # Most endpoints are IPv4, and this is asked of every one that a session is seen at.
     return ":" in host and ipaddress.ip_address(host) in BLOCK
+
+
+def link_of(endpoint: Endpoint) -> int:
+    """Return the sid of the link that a circuit's endpoint goes over; ask `is_circuit` first."""
+    return int(ipaddress.IPv6Address(endpoint[0])) >> 64 & 0xFFFF_FFFF

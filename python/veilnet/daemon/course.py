@@ -1,0 +1,282 @@
+"""What is known of the ways to one peer, and how a decision becomes what the engine is told.
+
+```
+open ways + candidates --arms()--> policy --Decision--> steer() --> shares, standby, what to open
+```
+Invariant: a way that was never proven gets no share, and while none of the wanted ways is usable
+the engine keeps the shares it has.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from typing import TYPE_CHECKING, Final
+
+import trio
+from attrs import define, field, frozen
+
+from veilnet.daemon.ways import PROBING, PathIds, Way, best_of
+from veilnet.paths import DIRECT, Arm, Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.sessions import Session
+    from veilnet.paths import ArmId
+    from veilnet.protocol.fields import Endpoint
+    from veilnet.units import NetworkId, PeerId
+
+FIRST_SHUN_S: Final = 5.0
+MAX_SHUN_S: Final = 300.0
+SHUNNED_MAX: Final = 64
+HINT_S: Final = 120.0
+"""So long a far leg's hint counts as fresh."""
+HINTS_MAX: Final = 64
+OPENINGS_BURST: Final = 4.0
+OPENINGS_PER_S: Final = 0.2
+"""Circuits and paths that may be opened for one peer, whatever the policy wants."""
+SHARE_STEP: Final = 0.005
+"""A smaller change of a share is not told to the engine."""
+FIRST_DIRECT_S: Final = 5.0
+MAX_DIRECT_S: Final = 60.0
+
+
+@frozen
+class Hint:
+    """How far a relay is from the peer, as the peer says; None: it has no link to it."""
+
+    rtt_s: float | None
+    at_s: float
+
+
+@frozen
+class Leg:
+    """This node's link to a relay."""
+
+    rtt_s: float | None
+    endpoint: Endpoint
+
+
+@frozen
+class Steering:
+    """What a decision means now: for the engine, and what has to be opened first."""
+
+    shares: tuple[tuple[int, float], ...]
+    """Empty: leave them as they are."""
+    standby: int | None
+    missing: tuple[ArmId, ...]
+    """Wanted by the decision and not open, what carries first."""
+
+
+@define
+class _Shun:
+    until_s: float
+    pause_s: float
+
+
+@define(eq=False, kw_only=True)
+class Course:
+    """The ways to one peer, from its first session to the last in a row."""
+
+    session: Session
+    ids: PathIds
+    ways: dict[int, Way] = field(factory=dict)
+    circuits: dict[ArmId, Circuit] = field(factory=dict)
+    """Those that this node asked for, used by a way or about to be."""
+    hints: dict[PeerId, Hint] = field(factory=dict)
+    asking: set[PeerId] = field(factory=set)
+    """Relays whose far leg the peer is being asked for."""
+    opening: set[ArmId] = field(factory=set)
+    decision: Decision | None = None
+    arms_told: tuple[tuple[ArmId, float, float, frozenset[str]], ...] | None = None
+    driving: bool = False
+    wake: trio.Event = field(factory=trio.Event)
+    direct_due_s: float = 0.0
+    direct_pause_s: float = FIRST_DIRECT_S
+    direct_turn: int = 0
+    active_s: float = -math.inf
+    """When it last carried data."""
+    _shunned: dict[ArmId, _Shun] = field(factory=dict)
+    _tokens: float = OPENINGS_BURST
+    _tokens_s: float = -math.inf
+
+    @property
+    def key(self) -> tuple[NetworkId, PeerId]:
+        """Whose ways they are."""
+        return self.session.key
+
+    @property
+    def name(self) -> bytes:
+        """How the policy knows the peer."""
+        return destination(self.session.network_id, self.session.peer_id)
+
+    def best(self) -> dict[ArmId, Way]:
+        """Return the best open way of each arm."""
+        return best_of(self.ways.values())
+
+    def usable_direct(self) -> bool:
+        """Whether a direct way is proven and not dead."""
+        return any(way.is_direct and way.usable for way in self.ways.values())
+
+    # --- bounds ----------------------------------------------------------------------------------
+
+    def may_open(self, now_s: float) -> bool:
+        """Take one opening out of the budget, if there is one."""
+        passed_s = min(max(now_s - self._tokens_s, 0.0), 3_600.0)
+        self._tokens = min(OPENINGS_BURST, self._tokens + passed_s * OPENINGS_PER_S)
+        self._tokens_s = now_s
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    def shun(self, arm: ArmId, now_s: float) -> None:
+        """Leave *arm* alone for a while that doubles: it could not be opened."""
+        before = self._shunned.pop(arm, None)
+        pause_s = FIRST_SHUN_S if before is None else min(2 * before.pause_s, MAX_SHUN_S)
+        self._shunned[arm] = _Shun(now_s + pause_s, pause_s)
+        if len(self._shunned) > SHUNNED_MAX:
+            del self._shunned[next(iter(self._shunned))]
+
+    def welcome(self, arm: ArmId) -> None:
+        """Forget that *arm* ever failed."""
+        self._shunned.pop(arm, None)
+
+    def shuns(self, arm: ArmId, now_s: float) -> bool:
+        """Whether *arm* is left alone now."""
+        shun = self._shunned.get(arm)
+        return shun is not None and now_s < shun.until_s
+
+    def hinted(self, relay: PeerId, rtt_s: float | None, now_s: float) -> None:
+        """Keep what the peer says of *relay*."""
+        self.hints.pop(relay, None)
+        self.hints[relay] = Hint(rtt_s, now_s)
+        if len(self.hints) > HINTS_MAX:
+            del self.hints[next(iter(self.hints))]
+
+    # --- arms ------------------------------------------------------------------------------------
+
+    def arms(
+        self,
+        candidates: Iterable[PeerId],
+        leg: Callable[[PeerId], Leg | None],
+        now_s: float,
+    ) -> list[Arm]:
+        """Return what the policy may choose from: what is open, then relays that could be."""
+        found: dict[ArmId, Arm] = {}
+        for arm, way in self.best().items():
+            if arm == DIRECT and not any(w.was_alive or w.path == 0 for w in self._of(DIRECT)):
+                continue  # an attempt, and no way yet
+            rtt_s = None if way.stats is None else way.stats.rtt_min_s
+            found[arm] = self._arm(arm, leg, direct_rtt_s=rtt_s)
+        for relay in candidates:
+            if (relay,) not in found and not self.shuns((relay,), now_s):
+                hint = self.hints.get(relay)
+                if hint is None or hint.rtt_s is not None or now_s > hint.at_s + HINT_S:
+                    found[(relay,)] = self._arm((relay,), leg)
+        return list(found.values())
+
+    def _of(self, arm: ArmId) -> list[Way]:
+        return [way for way in self.ways.values() if way.arm == arm]
+
+    def _arm(
+        self,
+        arm: ArmId,
+        leg: Callable[[PeerId], Leg | None],
+        *,
+        direct_rtt_s: float | None = None,
+    ) -> Arm:
+        if arm == DIRECT:
+            return Arm(DIRECT, math.nan if direct_rtt_s is None else direct_rtt_s, 0.0)
+        own, hint = leg(arm[0]), self.hints.get(arm[-1])
+        return Arm(
+            arm,
+            math.nan if own is None or own.rtt_s is None else own.rtt_s,
+            math.nan if hint is None or hint.rtt_s is None else hint.rtt_s,
+            prefixes_of(own.endpoint) if own is not None else frozenset(),
+        )
+
+    # --- decisions -------------------------------------------------------------------------------
+
+    def steer(self, decision: Decision) -> Steering:
+        """Return what *decision* means with the ways that are open now."""
+        best = self.best()
+        wanted = [(best.get(arm), share) for arm, share in decision.shares]
+        carried = [(way.path, share) for way, share in wanted if way is not None and way.usable]
+        missing = [arm for arm, _ in decision.shares if arm not in best]
+        total = sum(share for _, share in carried)
+        shares = tuple((path, share / total) for path, share in carried) if total > 0 else ()
+        standby: int | None = None
+        if decision.standby is not None:
+            spare = best.get(decision.standby)
+            if spare is None:
+                missing.append(decision.standby)
+            elif spare.usable and spare.path not in dict(shares):
+                standby = spare.path
+        return Steering(shares, standby, tuple(arm for arm in missing if arm != DIRECT))
+
+    def news(self, steering: Steering) -> bool:
+        """Whether the engine has other shares, or another standby, than *steering* says."""
+        if not steering.shares:
+            return False
+        wanted = dict(steering.shares)
+        for path, way in self.ways.items():
+            if way.stats is None:
+                continue
+            if abs(way.stats.share - wanted.get(path, 0.0)) > SHARE_STEP:
+                return True
+            if way.stats.standby != (path == steering.standby):
+                return True
+        return False
+
+    def to_give_up(self, now_s: float, *, idle_s: float, trial_s: float) -> list[Way]:
+        """Return our own ways that nobody needs: unused, or direct tries that came to nothing."""
+        unused = []
+        for way in self.ways.values():
+            on_duty = way.stats is not None and (way.stats.share > 0 or way.stats.standby)
+            tried = way.is_direct and way.state == PROBING and not way.was_alive
+            if way.path == 0 or not way.ours or on_duty:
+                continue
+            if (tried and now_s > way.opened_s + trial_s) or now_s > way.used_s + idle_s:
+                unused.append(way)
+        return unused
+
+    def least_used(self) -> Way | None:
+        """Return the way of ours to close first when there is no room for another."""
+        spare = [
+            way
+            for way in self.ways.values()
+            if way.ours
+            and way.path != 0
+            and not (way.stats is not None and (way.stats.share > 0 or way.stats.standby))
+        ]
+        return min(spare, key=lambda way: (way.usable, way.used_s), default=None)
+
+
+def destination(network_id: NetworkId, peer_id: PeerId) -> bytes:
+    """Return how the policy knows a peer."""
+    return network_id + peer_id
+
+
+def told(arms: Sequence[Arm]) -> tuple[tuple[ArmId, float, float, frozenset[str]], ...]:
+    """Return *arms* as far as a policy should be bothered with a change of them."""
+
+    def coarse(leg_s: float) -> float:
+        # A tenth up or down is no other relay; NaN would differ from itself.
+        return -1.0 if math.isnan(leg_s) else float(round(math.log(max(leg_s, 1e-4)) * 10))
+
+    return tuple((a.id, coarse(a.own_leg_s), coarse(a.far_leg_s), a.prefixes) for a in arms)
+
+
+def prefixes_of(endpoint: Endpoint) -> frozenset[str]:
+    """Return the place that *endpoint* shares with others: its /24, or /48 in IPv6.
+
+    An address of a private network says nothing of what fails together with it.
+    """
+    address = ipaddress.ip_address(endpoint[0].partition("%")[0])
+    if not address.is_global:
+        return frozenset()
+    length = 24 if address.version == 4 else 48
+    return frozenset({str(ipaddress.ip_network((address, length), strict=False))})

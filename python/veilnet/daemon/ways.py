@@ -1,0 +1,217 @@
+"""The open paths of one session as the daemon keeps them, and what a second of them showed.
+
+```
+engine counters before, after --samples_of--> Sample (data, of what has a share) + Sample (probe)
+```
+No clock and no engine in here: `PathStats` and the time are arguments.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+from attrs import define, field
+
+from veilnet.paths import DIRECT, Sample
+from veilnet.protocol.circuit import is_circuit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from veilnet._engine import PathStats
+    from veilnet.daemon.relaying import Circuit
+    from veilnet.paths import ArmId
+    from veilnet.protocol.fields import Endpoint
+
+ALIVE: Final = "alive"
+BROWNED: Final = "browned"
+DEAD: Final = "dead"
+PROBING: Final = "probing"
+OPEN_MAX: Final = 8
+"""Paths of one session, as the engine has it."""
+LAST_ID: Final = 254
+PROBE_PATIENCE_S: Final = 1.0
+"""A probe without an answer after this, or four round trips, found nothing."""
+
+
+@define(eq=False, kw_only=True)
+class Way:
+    """One open path: which arm it is, and what was counted of it when it was last looked at."""
+
+    path: int
+    arm: ArmId
+    endpoint: Endpoint
+    ours: bool
+    """Whether this node opened it; the handshake's own is nobody's to close."""
+    opened_s: float
+    circuit: Circuit | None = None
+    stats: PathStats | None = None
+    """The newest counters."""
+    used_s: float = field(default=0.0)
+    """When it last had a share, was the standby or was opened."""
+    was_alive: bool = False
+    told_rtts: list[float] = field(factory=list)
+    """Round trips of answered probes that no sample told yet."""
+    asked_s: float | None = None
+    """Since when a probe of ours waits for its answer."""
+    _counted: PathStats | None = None
+    _counted_s: float = 0.0
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether no relay is in between."""
+        return not is_circuit(self.endpoint)
+
+    @property
+    def state(self) -> str:
+        """What the engine last said of it."""
+        return PROBING if self.stats is None else self.stats.state
+
+    @property
+    def usable(self) -> bool:
+        """Whether something may be sent over it: it was proven, now or by the handshake."""
+        return self.state in (ALIVE, BROWNED) or (self.path == 0 and self.state == PROBING)
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, int]:
+        """Order of several ways of one arm, best first."""
+        rtt_s = None if self.stats is None else self.stats.rtt_s
+        return (
+            not self.usable,
+            self.state == BROWNED,
+            math.inf if rtt_s is None else rtt_s,
+            self.path,
+        )
+
+    def look(self, stats: PathStats, now_s: float) -> None:
+        """Take the newest counters."""
+        self.stats = stats
+        self.endpoint = stats.endpoint
+        self.was_alive |= stats.state in (ALIVE, BROWNED)
+        if stats.share > 0 or stats.standby:
+            self.used_s = now_s
+
+    def probe_sent(self, now_s: float) -> None:
+        """Note that a probe was asked for."""
+        if self.asked_s is None:
+            self.asked_s = now_s
+
+    def probe_answered(self, rtt_s: float) -> None:
+        """Note the answer."""
+        self.asked_s = None
+        self.told_rtts.append(rtt_s)
+        del self.told_rtts[:-16]
+
+    def samples(self, now_s: float, *, busy: bool = False) -> list[Sample]:
+        """Return what was seen since the last call: of data, of probes, of both or nothing."""
+        stats, before = self.stats, self._counted
+        if stats is None:
+            return []
+        since_s = max(now_s - self._counted_s, 1e-3)
+        self._counted, self._counted_s = stats, now_s
+        if before is None:
+            # The counters may be old; what happens from here on counts.
+            return []
+        found: list[Sample] = []
+        judged = stats.judged_datagrams - before.judged_datagrams
+        lost = stats.lost_datagrams - before.lost_datagrams
+        loss = min(max(lost / judged, 0.0), 1.0) if judged > 0 else min(max(stats.loss, 0.0), 1.0)
+        rtt_s = None if stats.state == DEAD else stats.rtt_s
+        dead = stats.state == DEAD
+        minimum_s = min((v for v in (stats.rtt_min_s, stats.rtt_s) if v is not None), default=0.0)
+        if stats.share > 0 and (rtt_s is not None or dead):
+            sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
+            came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
+            if sent_bps > 0 or dead:
+                found.append(
+                    Sample(
+                        arm=self.arm,
+                        rtt_s=rtt_s,
+                        loss=1.0 if dead else loss,
+                        jitter_s=stats.jitter_s,
+                        rtt_min_s=minimum_s,
+                        demand_bps=max(sent_bps, 0.0),
+                        # Reports lag behind: what is not judged yet is not lost.
+                        goodput_bps=max(came_bps, sent_bps * (1 - loss), 0.0),
+                        probe=False,
+                        busy=busy,
+                    )
+                )
+        found += [
+            Sample(
+                arm=self.arm,
+                rtt_s=probed_s,
+                loss=0.0 if probed_s is not None else 1.0,
+                jitter_s=stats.jitter_s,
+                rtt_min_s=minimum_s,
+                demand_bps=0.0,
+                goodput_bps=0.0,
+                probe=True,
+                busy=busy,
+            )
+            for probed_s in self._probes(stats, before, now_s, dead=dead)
+        ]
+        return found
+
+    def _probes(
+        self, stats: PathStats, before: PathStats, now_s: float, *, dead: bool
+    ) -> list[float | None]:
+        """Return the mean round trip of the probes since *before*, or that one was lost, if any."""
+        if self.told_rtts:
+            rtt_s = sum(self.told_rtts) / len(self.told_rtts)
+            self.told_rtts.clear()
+            return [rtt_s]
+        if stats.probes_answered > before.probes_answered and stats.rtt_s is not None and not dead:
+            return [stats.rtt_s]
+        if self.asked_s is not None:
+            patience_s = max(PROBE_PATIENCE_S, 4 * (stats.rtt_s or 0.0))
+            if now_s - self.asked_s > patience_s:
+                self.asked_s = None
+                return [None]
+        return []
+
+
+class PathIds:
+    """Which ids this end may give to paths: even ones if it began the session, else odd ones.
+
+    Invariant: no id is given twice in one generation of keys.
+    """
+
+    def __init__(self, *, initiator: bool) -> None:
+        self._ids = tuple(range(2 if initiator else 1, LAST_ID + 1, 2))
+        self._next = 0
+        self._left = len(self._ids)
+        self._generation = -1
+
+    def next(self, generation: int, taken: Iterable[int]) -> int | None:
+        """Return an id for a new path; None: this generation has no more."""
+        if generation != self._generation:
+            self._generation, self._left = generation, len(self._ids)
+        in_use = set(taken)
+        while self._left:
+            found = self._ids[self._next]
+            # Round robin, so that one end may be a little behind the other's generation.
+            self._next = (self._next + 1) % len(self._ids)
+            self._left -= 1
+            if found not in in_use:
+                return found
+        return None
+
+    @property
+    def left(self) -> int:
+        """How many this generation still has, at most."""
+        return self._left
+
+
+def best_of(ways: Iterable[Way]) -> dict[ArmId, Way]:
+    """Return the best way of each arm."""
+    best: dict[ArmId, Way] = {}
+    for way in sorted(ways, key=lambda way: way.rank):
+        best.setdefault(way.arm, way)
+    return best
+
+
+def arm_words(arm: ArmId) -> str:
+    """Return *arm* for a log line."""
+    return " ".join(peer.hex()[:12] for peer in arm) if arm != DIRECT else "direct"
