@@ -134,14 +134,11 @@ class Crowd:
         self.pairs: list[tuple[Node, Node]] = []
         for number in range(pairs):
             source, sink = (
-                circle.add(f"{letter}{number + 1}", zone=zone, **config)
+                circle.add(f"{letter}{number + 1}", zone=zone, relay="off", **config)
                 for letter, zone in (("s", 2), ("t", 3))
             )
             self.pairs.append((source, sink))
             _say(f"{len(circle.nodes)} nodes")
-        for source, sink in self.pairs:
-            for node in (source, sink):
-                node.ask("relay", "off")
         for one, other in ((2, 2), (2, 3), (3, 3)):
             backbone.part_zones(one, other)
         self.capacity_bps = pairs * PAIR_BPS * OVERHEAD / relays / UTILISATION

@@ -114,8 +114,8 @@ class Scene:
         self.circle, self.number, self.direct = circle, number, direct
         for index in range(RELAYS):
             circle.add(f"r{index + 1}", zone=1, delay_s=LEG_S)
-        self.a = circle.add("a", zone=2)
-        self.b = circle.add("b", zone=3)
+        self.a = circle.add("a", zone=2, relay="off")
+        self.b = circle.add("b", zone=3, relay="off")
         if not direct:
             circle.backbone.part(self.a.host, self.b.host)
         self.a.connect("b", "--timeout", "30")

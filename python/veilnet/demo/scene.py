@@ -180,8 +180,7 @@ def _cut(stage: Stage, stream: Flow, tell: Callable[[Step], None]) -> float:
     tell(Step("the direct way is cut"))
     stage.backbone.part(stage.laptop.host, stage.server.host)
     at = time.monotonic()
-    seen = stream.wait_until(lambda s: s.recovered_s(at) is not None, timeout_s=_READY_S)
-    silence_s = seen.gap_s(at)
+    silence_s = stream.outage(at, timeout_s=_READY_S).silence_s
     tell(Step("the direct way is cut", f"the relay took over after {silence_s * 1000:.0f} ms"))
     return silence_s
 

@@ -12,7 +12,7 @@ from veilnet.testing.backbone import Backbone
 from veilnet.testing.capture import Capture, Frame
 from veilnet.testing.delay import Delays
 from veilnet.testing.entry import check, command, enter, inside
-from veilnet.testing.flow import Arrivals, Flow
+from veilnet.testing.flow import Arrivals, Flow, Outage
 from veilnet.testing.lab import Host, Lab, Wire
 from veilnet.testing.node import Node
 
@@ -26,6 +26,7 @@ __all__ = [
     "Host",
     "Lab",
     "Node",
+    "Outage",
     "Wire",
     "check",
     "command",

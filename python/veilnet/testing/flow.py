@@ -5,8 +5,7 @@ with Flow(left, right, address, rate_bps=4e6) as flow:
     flow.wait_for(1 << 18)
     at = time.monotonic()
     ...                                  # break something
-    flow.wait_until(lambda seen: seen.recovered_s(at) is not None)
-    gap_s = flow.arrivals().gap_s(at)    # last byte before to first byte after, at the receiver
+    silence_s = flow.outage(at).silence_s    # last byte before to first byte after, at the receiver
     assert flow.finish().intact
 ```
 """
@@ -90,6 +89,18 @@ class Arrivals:
             return 0.0
         before = self.totals[first - 1] if first else 0
         return (self.totals[last - 1] - before) * 8 / (until_s - since_s)
+
+
+@attrs.frozen
+class Outage:
+    """What a failure did to a flow that has recovered from it.
+
+    *silence_s*: from the last byte before to the first byte after, at the receiver; *recovered_s*:
+    from the failure until the flow was on time again.
+    """
+
+    silence_s: float
+    recovered_s: float
 
 
 @attrs.frozen
@@ -187,6 +198,15 @@ class Flow:
                 raise self._too_late(timeout_s)
             time.sleep(_LOOK_S)
         return seen
+
+    def outage(self, after_s: float, *, timeout_s: float = 20.0) -> Outage:
+        """Wait until the flow is on time again after what happened at *after_s*.
+
+        Raises: TimedOut: it is not.
+        """
+        seen = self.wait_until(lambda s: s.recovered_s(after_s) is not None, timeout_s=timeout_s)
+        recovered_s = seen.recovered_s(after_s) or 0.0
+        return Outage(seen.gap_s(after_s), recovered_s)
 
     def _wait(self, fact: Callable[[], bool], timeout_s: float) -> None:
         if not self._changed.wait_for(fact, timeout_s):

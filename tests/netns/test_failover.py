@@ -1,0 +1,193 @@
+"""A path fails under a TCP stream: the stream goes on over another, every byte as it was sent.
+
+```
+left  --+                 +-- one, two          relays, 5 ms away
+        router -----------+
+right --+                                       left and right: parted where relays are tried
+```
+How fast is for bench/failover.py to say; here a flow that takes ten seconds has not failed over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+
+from tests.netns.scenes import World, configure, eventually, needs_nft
+from veilnet.testing import Backbone, Delays, Flow, stall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from veilnet.testing import Host, Node
+
+HELD_S = 9.0
+LEG_S = 0.005
+LONGEST_S = 10.0
+RATE_BPS = 4e6
+THROTTLED_BPS = 1e6
+TIMES = 3
+
+
+@attrs.frozen
+class Scene:
+    """left and right, the relays, and what lies between them."""
+
+    world: World
+    backbone: Backbone
+    left: Node
+    right: Node
+    inside: str
+    direct: bool
+
+    def relay(self) -> Node | None:
+        """Return the relay that carries what left sends; None: it goes directly."""
+        (via,) = self.left.paths("right")[0]["via"] or [""]
+        return next((n for n in self.world.nodes.values() if n.look()["peer_id"] == via), None)
+
+    def ready(self) -> bool:
+        """Say whether the right kind of path carries, and another stands by."""
+        first, *others = self.left.paths("right") or [{"state": "none"}]
+        return (
+            first["state"] == "active"
+            and (first["kind"] == "direct") == self.direct
+            and any(path["state"] in {"standby", "active"} for path in others)
+        )
+
+    def start(self, node: Node) -> None:
+        """Start a node that does not run, so that its Python can be made to stand still."""
+        process = node.foreground(prelude=stall.prelude(HELD_S))
+        assert process.stdout is not None
+        process.stdout.close()
+        process.returncode = 0  # the lab ends it
+
+
+def _scene(world: World, delays: Delays, *, direct: bool) -> Scene:
+    backbone = Backbone(world.lab, delays=delays)
+    founder: Node | None = None
+    nodes = {}
+    for name, delay_s in (("one", LEG_S), ("two", LEG_S), ("left", 0.0), ("right", 0.0)):
+        backbone.attach(world.host(name), delay_s=delay_s)
+        nodes[name] = node = world.node(name)
+        if delay_s == 0:
+            configure(node, relay="off")
+        if founder is None:
+            founder = node
+            node.up("--name", name)
+        else:
+            node.connect(founder.invite(), "--name", name)
+    scene = Scene(world, backbone, nodes["left"], nodes["right"], nodes["right"].address(), direct)
+    for node in nodes.values():
+        node.down()
+        scene.start(node)
+    if not direct:
+        backbone.part(scene.left.host, scene.right.host)
+    scene.left.connect("right", "--timeout", "30")
+    return scene
+
+
+@pytest.fixture(scope="module")
+def relayed(tmp_path_factory):
+    """left and right reach each other over relays only."""
+    with World(tmp_path_factory.mktemp("relayed")) as world, Delays() as delays:
+        yield _scene(world, delays, direct=False)
+
+
+@pytest.fixture(scope="module")
+def direct(tmp_path_factory):
+    """left and right reach each other directly, and over relays."""
+    with World(tmp_path_factory.mktemp("direct")) as world, Delays() as delays:
+        yield _scene(world, delays, direct=True)
+
+
+def _survives(scene: Scene, fail: Callable[[Scene, Host], Callable[[], None]], *, held: bool):
+    """Let the path that carries fail, several times; the stream goes on, and ends whole.
+
+    *fail* gets the relay's host, or right's where the path is direct, and returns how to undo it.
+    """
+    for _ in range(TIMES):
+        with Flow(scene.left.host, scene.right.host, scene.inside, rate_bps=RATE_BPS) as flow:
+            flow.wait_for(1 << 18, timeout_s=30)
+            eventually(scene.ready, timeout_s=90)
+            relay = scene.relay()
+            if held:
+                for node in scene.world.nodes.values():
+                    stall.stall(node)
+                flow.wait_for(1 << 16)  # Python stands still, packets flow
+            undo = fail(scene, relay.host if relay else scene.right.host)
+            at = time.monotonic()
+            try:
+                assert flow.outage(at, timeout_s=30).recovered_s < LONGEST_S
+            finally:
+                undo()
+            ended = flow.finish(timeout_s=30)
+            assert ended.intact
+            assert ended.received_bytes == ended.sent_bytes
+
+
+def _killed(scene: Scene, host: Host) -> Callable[[], None]:
+    node = scene.world.nodes[host.name]
+    node.kill()
+    return lambda: scene.start(node)
+
+
+def _partitioned(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.isolate(host)
+    return lambda: scene.backbone.readmit(host)
+
+
+def _lossy(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.lose(0.3, host)
+    return lambda: scene.backbone.mend(host)
+
+
+def _throttled(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.narrow(host, THROTTLED_BPS)
+    return lambda: scene.backbone.widen(host)
+
+
+def _cut(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.part(scene.left.host, host)
+    return lambda: scene.backbone.join(scene.left.host, host)
+
+
+def _direct_lossy(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.lose(0.3, scene.left.host, host)
+    return lambda: scene.backbone.mend(scene.left.host, host)
+
+
+def _direct_throttled(scene: Scene, host: Host) -> Callable[[], None]:
+    scene.backbone.police(THROTTLED_BPS, scene.left.host, host)
+    return lambda: scene.backbone.mend(scene.left.host, host)
+
+
+@needs_nft
+@pytest.mark.slow
+@pytest.mark.parametrize("fail", [_killed, _partitioned, _lossy, _throttled])
+def test_a_stream_survives_its_relay(relayed, fail):
+    """Killed, cut off, lossy or throttled: another relay carries on."""
+    _survives(relayed, fail, held=False)
+
+
+@needs_nft
+@pytest.mark.slow
+@pytest.mark.parametrize("fail", [_cut, _direct_lossy, _direct_throttled])
+def test_a_stream_survives_its_direct_path(direct, fail):
+    """Cut, lossy or throttled: a relay carries on."""
+    _survives(direct, fail, held=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fail", [_killed, _partitioned])
+def test_a_stream_survives_its_relay_while_python_stands_still(relayed, fail):
+    """With the GIL of every daemon held all the while: failing over is the engine's alone."""
+    _survives(relayed, fail, held=True)
+
+
+@pytest.mark.slow
+def test_a_stream_survives_its_direct_path_while_python_stands_still(direct):
+    """With the GIL of every daemon held all the while: failing over is the engine's alone."""
+    _survives(direct, _cut, held=True)
