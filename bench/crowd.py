@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circle import Circle, pause_until, wait_until
+from plot_paths import crowd as draw
 from report import commit, goals_table, machine, table, write
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter
@@ -119,6 +120,24 @@ def windows(watch: Watch) -> list[Mapping[str, int]]:
         {relay: series[after] - series[before] for relay, series in watch.loads.items()}
         for before, after in itertools.pairwise(cuts)
     ]
+
+
+def rates(watch: Watch, step: int = 5) -> tuple[list[float], dict[str, list[float]]]:
+    """Return moments and what every relay carried in the *step* looks before each.
+
+    Units: seconds, Mbit/s.
+    """
+    times = watch.times[::step]
+    series = {
+        relay: [
+            (after - before) * 8 / 1e6 / (end - begin)
+            for (before, after), (begin, end) in zip(
+                itertools.pairwise(loads[::step]), itertools.pairwise(times), strict=True
+            )
+        ]
+        for relay, loads in watch.loads.items()
+    }
+    return [round(at - times[0], 1) for at in times[1:]], series
 
 
 class Crowd:
@@ -281,6 +300,7 @@ def main() -> int:
     found: list[dict[str, Any]] = []
     failures: list[dict[str, str]] = []
     goals: list[dict[str, Any]] = []
+    drawn: dict[str, Any] = {}
     for policy in options.policies.split(","):
         with (
             tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
@@ -299,6 +319,8 @@ def main() -> int:
             found += ours
             if policy == "veil":
                 goals.append(goal(ours, len(circle.nodes), seconds))
+            times, series = rates(watch)
+            drawn[policy] = {"times_s": times, "mbps": series}
     document = {
         "commit": commit(),
         "machine": machine(),
@@ -310,9 +332,13 @@ def main() -> int:
         "failures": failures,
         "rows": found,
         "goals": goals,
+        "loads": drawn,
     }
     if options.json:
         write(options.json, document)
+        if "veil" in drawn:
+            loads = drawn["veil"]
+            draw(options.json.with_suffix(".svg"), loads["times_s"], loads["mbps"])
     lines = [
         [row["title"], policy, f"{value['median']:.4g}", row["unit"]]
         for row in found

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circle import Circle, pause_until, wait_until
+from plot_paths import failovers
 from report import commit, goals_table, machine, table, write
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter, stall
@@ -356,7 +357,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
         run.play(Path(folder))
-    document = {
+    document: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(),
         "command": f"python bench/failover.py {' '.join(sys.argv[1:])}".strip(),
@@ -369,6 +370,8 @@ def main() -> int:
     }
     if options.json:
         write(options.json, document)
+        limits = {cell.key: cell.case.limit_s for cell in run.cells}
+        failovers(options.json.with_suffix(".svg"), document["rows"], limits)
     show(document)
     return 0
 
