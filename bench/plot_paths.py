@@ -48,8 +48,8 @@ def failovers(path: Path, rows: Sequence[Mapping[str, Any]], limits: Mapping[str
                 "</text>"
             ),
             (
-                f'<rect x="{_LEFT}" y="{y}" width="{at(found["median"]) - _LEFT:.1f}" height="{_BAR}" '
-                f'fill="{_COLOURS[0]}"/>'
+                f'<rect x="{_LEFT}" y="{y}" width="{at(found["median"]) - _LEFT:.1f}" '
+                f'height="{_BAR}" fill="{_COLOURS[0]}"/>'
             ),
             (
                 f'<path d="M{at(found["median"]):.1f} {middle}H{at(found["p99"]):.1f}M'
