@@ -17,6 +17,7 @@ from veilnet.errors import InternalError, PeerRefused
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
 from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.messages import Close
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class Birth:
             node.channels.established(session)
         node.gossip.greet(session)
         node.relaying.session_up(session)
+        node.paths.begin(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
 
@@ -134,6 +136,7 @@ class Birth:
 
     def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
         now = unix_now()
+        seen = () if is_circuit(endpoint) else (endpoint,)
         if peer.membership is None:
             raise PeerRefused("the peer showed no membership")
         member = Member(peer.public_key, peer.membership, peer.credential)
@@ -146,8 +149,9 @@ class Birth:
         network.members.check_addresses(member.credential, now)
         if member.peer_id in network.members:
             changed = bool(network.members.merge((member,), now).changed)
-            changed |= network.members.observe(member.peer_id, (endpoint,), now)
+            changed |= bool(seen) and network.members.observe(member.peer_id, seen, now)
         else:
-            changed = bool(network.members.merge((member.seen_at((endpoint,), now),), now).changed)
+            known = member.seen_at(seen, now) if seen else member
+            changed = bool(network.members.merge((known,), now).changed)
         if changed:
             self._node.changed(network)

@@ -2,14 +2,20 @@
 
 ```
 PacketWanted / connect --> opening (one per peer, shared by all who wait) --> session carries
-idle for 5 minutes     --> Close                     (the next packet opens it again)
-PeerSilent             --> new handshake to the last endpoints beside the old session
+    at once                the endpoints that are known
+    after 0.8 s            circuits, as relays open them   (at once if no endpoint is known)
+    after 3 s              endpoints that others know      (likewise)
+idle for 5 minutes     --> Close                           (the next packet opens it again)
+PeerSilent             --> a new handshake, in the same way, beside the old session
 ```
+One handshake calls all of these; whichever answers first is the session's first path.
+
 Invariant: at most one opening per (network, peer) is under way.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import math
 from typing import TYPE_CHECKING, Final
@@ -23,6 +29,7 @@ from veilnet.daemon.birth import Birth
 from veilnet.errors import LocalProtocolError, PeerUnreachable, UnknownPeer, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.messages import Close
 from veilnet.units import NetworkId, PeerId
 
@@ -31,14 +38,22 @@ if TYPE_CHECKING:
 
     from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
+    from veilnet.daemon.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
 
 ENDPOINTS_MAX: Final = 8
 ATTEMPT_S: Final = 10.0
+DIRECT_MAX: Final = 5
+"""Endpoints that are called at once; a handshake calls no more than 8, circuits included."""
+DIRECT_S: Final = 0.8
+"""So long the endpoints that we know have to answer before relays are tried as well."""
 KNOWN_S: Final = 3.0
-"""So long the endpoints that we know are tried before others are asked for newer ones."""
+"""... and before others are asked for newer ones."""
+CIRCUITS_MAX: Final = 2
+AGAIN_S: Final = 1.0
+"""Between two rounds of asking relays."""
 RECENT_S: Final = 10.0
 PROBE_AGAIN_S: Final = 0.5
 PROBE_PATIENCE_S: Final = 2.0
@@ -60,6 +75,42 @@ class _Opening:
     done: trio.Event = attrs.field(factory=trio.Event)
     session: Session | None = None
     error: VeilError | None = None
+    may_detour: trio.Event = attrs.field(factory=trio.Event)
+    """Set once somebody waits who takes a session over relays as well."""
+
+
+class _Search:
+    """What one call knows of the ways to its peer, and what it finds meanwhile."""
+
+    def __init__(
+        self,
+        network: Network,
+        member: Member,
+        known: tuple[Endpoint, ...],
+        may_detour: trio.Event,
+        timeout_s: float,
+    ) -> None:
+        self.network = network
+        self.member = member
+        self.known = known[:DIRECT_MAX] if len(network.members) > 2 else known
+        """Called at once; where there may be relays, places are left for their circuits."""
+        self.may_detour = may_detour
+        self.began_s = trio.current_time()
+        self.deadline = self.began_s + timeout_s
+        self.circuits: list[Circuit] = []
+        self.put, self.take = trio.open_memory_channel[Endpoint](ENDPOINTS_MAX)
+
+    def through(self, circuit: Circuit) -> None:
+        """Call the peer over *circuit* too."""
+        self.circuits.append(circuit)
+        self.offer(circuit.endpoint)
+
+    def offer(self, endpoint: Endpoint) -> None:
+        """Call the peer at *endpoint* too."""
+        if endpoint not in self.known:
+            # A handshake that takes no more has enough to call.
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                self.put.send_nowait(endpoint)
 
 
 class Channels:
@@ -78,11 +129,17 @@ class Channels:
         return key in self._openings
 
     async def open(
-        self, network: Network, member: Member, *, timeout_s: float, anew: bool = False
+        self,
+        network: Network,
+        member: Member,
+        *,
+        timeout_s: float,
+        anew: bool = False,
+        direct: bool = False,
     ) -> Session:
         """Return the session that carries to *member*, opening one if there is none.
 
-        *anew* opens one beside what there is.
+        *anew* opens one beside what there is; *direct*: none over a relay will do.
         Units: *timeout_s* seconds.
         Cancellation: an opening that others wait for goes on.
         Raises: PeerUnreachable, or what the peer refused with.
@@ -91,17 +148,20 @@ class Channels:
         deadline = trio.current_time() + timeout_s
         while True:
             carrier = self._node.sessions.carrier(*key)
-            if carrier is not None and not anew:
+            if carrier is not None and not anew and not (direct and is_circuit(carrier.endpoint)):
                 return carrier
             left_s = deadline - trio.current_time()
             opening = self._openings.get(key) or self._start(network, member, left_s)
+            if not direct:
+                opening.may_detour.set()
             with trio.move_on_at(deadline):
                 await opening.done.wait()
-                if opening.session is not None:
-                    return opening.session
+                session = opening.session
+                if session is not None and not (direct and is_circuit(session.endpoint)):
+                    return session
                 if opening.error is not None and not isinstance(opening.error, PeerUnreachable):
                     raise opening.error
-            if trio.current_time() >= deadline - 0.05:
+            if trio.current_time() >= deadline - 0.05 or (direct and opening.session is not None):
                 raise opening.error or PeerUnreachable(
                     f"{member.name} does not answer", hint="Is its node up? There: veilnet status"
                 )
@@ -120,7 +180,9 @@ class Channels:
         self, network: Network, member: Member, opening: _Opening, timeout_s: float
     ) -> None:
         try:
-            opening.session = await self._find_and_call(network, member, timeout_s)
+            opening.session = await self._find_and_call(
+                network, member, timeout_s=timeout_s, may_detour=opening.may_detour
+            )
         except VeilError as error:
             opening.error = error
         finally:
@@ -129,29 +191,94 @@ class Channels:
                 opening.error = PeerUnreachable(f"opening a channel to {member.name} was given up")
             opening.done.set()
 
-    async def _find_and_call(self, network: Network, member: Member, timeout_s: float) -> Session:
-        """Call a member where it was last seen; if it is not there, ask others where it is."""
-        deadline = trio.current_time() + timeout_s
-        # The owners are those who would be asked, so about them there is nobody to ask.
-        may_ask = member.peer_id not in network.genesis.owner_ids
-        if endpoints := self.endpoints(network, member):
-            patience_s = min(timeout_s, KNOWN_S) if may_ask else timeout_s
+    async def _find_and_call(
+        self,
+        network: Network,
+        member: Member,
+        *first: Endpoint,
+        timeout_s: float,
+        may_detour: trio.Event,
+        psk: tuple[bytes, bytes] | None = None,
+    ) -> Session:
+        """Call a member where it was last seen, and wherever else it turns out to be.
+
+        Circuits that open meanwhile are kept by the node's paths if one of them wins.
+        Raises: PeerUnreachable, or what the handshake failed with.
+        """
+        search = _Search(
+            network, member, self.endpoints(network, member, *first), may_detour, timeout_s
+        )
+        ended: Session | VeilError
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._search, search)
             try:
-                return await self.call(network, member.peer_id, endpoints, timeout_s=patience_s)
-            except PeerUnreachable:
-                if trio.current_time() > deadline - 0.5:
-                    raise
-        if may_ask:
-            with trio.move_on_at(trio.current_time() + (deadline - trio.current_time()) / 2):
-                await self._node.gossip.refresh(network, about=member.peer_id)
-        endpoints = self.endpoints(network, member)
-        if not endpoints:
-            raise PeerUnreachable(
-                f"no address of {member.name} is known",
-                hint="It has to come to us, or to a member that both can reach.",
-            )
-        left_s = deadline - trio.current_time()
-        return await self.call(network, member.peer_id, endpoints, timeout_s=left_s)
+                ended = await self._call_found(search, psk)
+            except VeilError as error:
+                ended = error
+            nursery.cancel_scope.cancel()
+        self._node.paths.found(search.circuits, None if isinstance(ended, Exception) else ended)
+        if isinstance(ended, Exception):
+            raise ended
+        return ended
+
+    async def _call_found(self, search: _Search, psk: tuple[bytes, bytes] | None) -> Session:
+        known, name = search.known, search.member.name
+        if not known:
+            try:
+                with trio.fail_at(search.deadline):
+                    known = (await search.take.receive(),)
+            except trio.TooSlowError as error:
+                raise PeerUnreachable(f"no way to {name} was found in time") from error
+            except trio.EndOfChannel as error:
+                raise PeerUnreachable(
+                    f"no address of {name} is known",
+                    hint="It has to come to us, or to a member that both can reach.",
+                ) from error
+        left_s = search.deadline - trio.current_time()
+        peer_id = search.member.peer_id
+        return await self.call(
+            search.network, peer_id, known, timeout_s=left_s, psk=psk, late=search.take
+        )
+
+    async def _search(self, search: _Search) -> None:
+        """Look for relays and for newer endpoints, for as long as the call goes on."""
+        async with search.put, trio.open_nursery() as nursery:
+            nursery.start_soon(self._search_relays, search)
+            await self._search_endpoints(search)
+            if not search.known and not search.may_detour.is_set():
+                nursery.cancel_scope.cancel()
+
+    async def _search_relays(self, search: _Search) -> None:
+        await search.may_detour.wait()
+        if search.known:
+            await trio.sleep_until(search.began_s + DIRECT_S)
+        target = search.member.peer_id
+        while len(search.circuits) < CIRCUITS_MAX:
+            if not self._node.detours.candidates(search.network, target):
+                return
+            try:
+                await self._node.detours.find(
+                    search.network,
+                    target,
+                    search.through,
+                    most=CIRCUITS_MAX - len(search.circuits),
+                    but=[circuit.relay for circuit in search.circuits],
+                )
+            except VeilError as error:
+                log.debug("no way round", reason=error.message)
+            await trio.sleep(AGAIN_S)
+
+    async def _search_endpoints(self, search: _Search) -> None:
+        network, peer_id = search.network, search.member.peer_id
+        # The owners are those who would be asked, so about them there is nobody to ask.
+        if peer_id in network.genesis.owner_ids:
+            return
+        if search.known:
+            await trio.sleep_until(search.began_s + KNOWN_S)
+        with contextlib.suppress(VeilError):
+            await self._node.gossip.refresh(network, about=peer_id)
+        for endpoint in self.endpoints(network, search.member):
+            search.offer(endpoint)
 
     def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
         """Return where to call *member*, best first, none of them inside an overlay."""
@@ -174,9 +301,11 @@ class Channels:
         *,
         timeout_s: float = ATTEMPT_S,
         psk: tuple[bytes, bytes] | None = None,
+        late: trio.MemoryReceiveChannel[Endpoint] | None = None,
     ) -> Session:
         """Run one full handshake with a member, bound to an older session by *psk* if given.
 
+        *late*: further endpoints, as they are found.
         Raises: PeerUnreachable, or what the handshake failed with.
         """
         machine = vnh1.Initiation(
@@ -197,7 +326,7 @@ class Channels:
         )
         birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
         primitives = self._node.primitives(network.genesis.suite, network)
-        return await self._node.handshakes.run(machine, primitives, birth)
+        return await self._node.handshakes.run(machine, primitives, birth, late=late)
 
     def wanted(self, destination: str) -> None:
         """Open the channel that a local packet waits for, or refuse the packet."""
@@ -322,8 +451,16 @@ class Channels:
         member = None if network is None else network.members.get(session.peer_id)
         if network is None or member is None:
             raise UnknownPeer("the peer is no member any more")
-        endpoints = self.endpoints(network, member, session.endpoint)
-        await self.call(network, session.peer_id, endpoints, timeout_s=ATTEMPT_S, psk=psk)
+        may_detour = trio.Event()
+        may_detour.set()
+        await self._find_and_call(
+            network,
+            member,
+            *self._node.paths.endpoints(session),
+            timeout_s=ATTEMPT_S,
+            may_detour=may_detour,
+            psk=psk,
+        )
 
     async def look_around(self) -> None:
         """Close what carried nothing for long, and set right what lost events left: one round."""
@@ -335,20 +472,30 @@ class Channels:
                     log.warning("stray session closed", age_s=round(stats.age_s))
                     self._node.engine.close_session(stats.sid)
                 continue
-            if stats.endpoint != tuple(session.endpoint):
-                session.endpoint = Endpoint(*stats.endpoint)
-                self._node.gossip.observed(session)
+            if (endpoint := self._node.paths.endpoint(session, stats)) != session.endpoint:
+                self.moved(session, endpoint)
             self._close_idle(session, stats)
         known = {stats.sid for stats in statistics}
         for session in self._node.sessions:
             if session.sid not in known:
                 self._node.end(session, reason="the engine has it no more")
 
+    def moved(self, session: Session, endpoint: Endpoint) -> None:
+        """Note where *session*'s peer is now; tell it, if that is a place and no circuit."""
+        session.endpoint = endpoint
+        self._node.relaying.session_moved(session)
+        if not is_circuit(endpoint):
+            self._node.gossip.observed(session)
+
     def _close_idle(self, session: Session, stats: SessionStats) -> None:
         quiet_s = stats.age_s if stats.data_s is None else stats.data_s
         carrier = self._node.sessions.carrier(*session.key)
         left_behind = carrier is not session and session.mode is vnh1.Mode.FULL
-        idle = quiet_s > self._node.config.idle_close_s
+        config = self._node.config
+        relayed = is_circuit(session.endpoint)
+        idle = quiet_s > (config.relayed_idle_close_s if relayed else config.idle_close_s)
+        if self._node.homes.holds(session) or self._node.relaying.uses(session):
+            idle = False
         if (idle or (left_behind and quiet_s > 2 * ATTEMPT_S)) and not session.retiring:
             self._node.spawn(self._node.retire, session, Close(reason="idle"))
 

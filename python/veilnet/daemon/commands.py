@@ -14,6 +14,7 @@ from veilnet import __version__
 from veilnet.crypto import suite
 from veilnet.daemon import underlay
 from veilnet.daemon.host import own_name, unix_now
+from veilnet.daemon.sessions import DISCONNECTED
 from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
 from veilnet.networks.invite import Invite, looks_like_invite
 from veilnet.networks.names import parse_node_name
@@ -371,9 +372,11 @@ class Commands:
         """Close the channel to a peer."""
         del tell
         network, member = self._find(_text(args, "peer"))
+        self._node.homes.leave((network.id, member.peer_id))
         for session in self._node.sessions:
             if session.key == (network.id, member.peer_id):
-                await self._node.retire(session, Close(reason="disconnected"))
+                close = Close(code=DISCONNECTED, reason="disconnected")
+                await self._node.retire(session, close)
         return {"peer_id": member.peer_id.hex(), "state": "idle"}
 
     async def down(self, args: Mapping[str, Any], tell: Tell) -> Json:

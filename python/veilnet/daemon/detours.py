@@ -98,7 +98,9 @@ class Detours:
         willing = self._node.relaying.offers(network)
         ours = [peer for peer in self._linked(network) if peer in willing]
         theirs = self._node.homes.order_of(network, target, most=THEIRS_MAX)
-        chains = [(mine, its) for its in theirs for mine in ours if len({mine, its, target}) == 3]
+        chains: list[ArmId] = [
+            (mine, its) for its in theirs for mine in ours if len({mine, its, target}) == 3
+        ]
         return chains[:CHAINS_MAX]
 
     async def _race(

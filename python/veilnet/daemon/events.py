@@ -75,6 +75,15 @@ def _wanted(node: Node, event: _engine.PacketWanted) -> None:
 
 def _probe(node: Node, event: _engine.ProbeAnswered) -> None:
     node.channels.probe_answered(event.sid, event.rtt_s)
+    node.paths.probe_answered(event.sid, event.path, event.rtt_s)
+
+
+def _path(node: Node, event: _engine.PathChanged) -> None:
+    node.paths.changed(event)
+
+
+def _spent(node: Node, event: _engine.CircuitSpent) -> None:
+    node.relaying.spent(event.link, event.label)
 
 
 def _silent(node: Node, event: _engine.PeerSilent) -> None:
@@ -84,8 +93,7 @@ def _silent(node: Node, event: _engine.PeerSilent) -> None:
 def _moved(node: Node, event: _engine.SourceMoved) -> None:
     session = node.sessions.get(event.sid)
     if session is not None:
-        session.endpoint = Endpoint(*event.endpoint)
-        node.gossip.observed(session)
+        node.channels.moved(session, Endpoint(*event.endpoint))
 
 
 def _stale(node: Node, event: _engine.KeysStale) -> None:
@@ -116,6 +124,8 @@ _ACTS: Mapping[type, Callable[[Any, Any], None]] = {
     _engine.ControlReceived: _control,
     _engine.PacketWanted: _wanted,
     _engine.ProbeAnswered: _probe,
+    _engine.PathChanged: _path,
+    _engine.CircuitSpent: _spent,
     _engine.PeerSilent: _silent,
     _engine.SourceMoved: _moved,
     _engine.KeysStale: _stale,

@@ -20,12 +20,14 @@ import trio
 
 from veilnet import __version__
 from veilnet.daemon.host import unix_now
+from veilnet.daemon.sessions import DISCONNECTED
 from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.members import batches
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages
+from veilnet.protocol.circuit import is_circuit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -79,7 +81,9 @@ class Gossip:
         self._node.spawn(self._tell_endpoints, session)
 
     def observed(self, session: Session) -> None:
-        """Tell the peer where it is seen now, and remember it."""
+        """Tell the peer where it is seen now, and remember it; through a relay nothing is seen."""
+        if is_circuit(session.endpoint):
+            return
         if not session.placing:
             session.placing = True
             self._node.spawn(self._tell_endpoints, session)
@@ -115,9 +119,8 @@ class Gossip:
         finally:
             session.placing = False
         if not session.link.closed.is_set():
-            session.link.send(
-                messages.Endpoints(observed=session.endpoint, listening=tuple(listening[:8]))
-            )
+            seen = None if is_circuit(session.endpoint) else session.endpoint
+            session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
 
     def _return_key(self, network: Network) -> bytes:
         if network.id not in self._return_keys:
@@ -222,17 +225,25 @@ class Gossip:
         said = envelope.message
         if network is None or not isinstance(said, messages.Endpoints):
             return
-        if said.observed is not None:
+        # Who reaches us through a relay has not seen us, whatever it says.
+        if said.observed is not None and not is_circuit(session.endpoint):
             self._own[session.key] = Endpoint.of(*said.observed, blame=RemoteProtocolError)
         # Where we see it comes first; what it says of itself may be behind a NAT.
-        self._seen(session, (session.endpoint, *said.listening))
+        seen = () if is_circuit(session.endpoint) else (session.endpoint,)
+        if seen or said.listening:
+            self._seen(session, (*seen, *said.listening))
 
     def _return(self, session: Session, envelope: Envelope) -> None:
         key = envelope.message.key  # type: ignore[union-attr]
         self._node.engine.set_peer_return_key(session.sid, key)
 
     def _close(self, session: Session, envelope: Envelope) -> None:
-        reason = envelope.message.reason  # type: ignore[union-attr]
+        said = envelope.message
+        if not isinstance(said, messages.Close):
+            return
+        if said.code == DISCONNECTED:
+            self._node.homes.leave(session.key)
+        reason = said.reason
         self._node.end(session, reason=f"closed by the peer: {reason!r}")
 
     def _known(self, session: Session, envelope: Envelope) -> None:

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from veilnet.errors import LocalProtocolError, TimedOut
-from veilnet.protocol import messages
+from veilnet.protocol import messages, relay_messages
 from veilnet.protocol.arq import ControlStream
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ _ANSWERS: Final = (
     messages.Members,
     messages.RenewGrant,
     messages.RenewRefuse,
-    messages.PathOpened,
-    messages.PathRefused,
-    messages.PathHint,
+    relay_messages.PathOpened,
+    relay_messages.PathRefused,
+    relay_messages.PathHint,
 )

@@ -16,15 +16,18 @@ import trio
 
 from veilnet import crypto
 from veilnet._engine import Engine, KeySchedule
-from veilnet.daemon import channels, doors, events, gossip
+from veilnet.daemon import channels, doors, events, gossip, homes, paths
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.channels import Channels
+from veilnet.daemon.detours import Detours
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes
+from veilnet.daemon.homes import Homes
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
+from veilnet.daemon.paths import Paths
 from veilnet.daemon.rekeying import Rekeying
 from veilnet.daemon.relaying import Relaying
 from veilnet.daemon.sessions import Session, SessionTable, SharedKeys
@@ -42,7 +45,7 @@ from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
-from veilnet.protocol.relay_messages import RelayMessage
+from veilnet.protocol.relay_messages import PathMessage, RelayMessage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -97,6 +100,9 @@ class Node:
         self.joining = Joining(self)
         self.rekeying = Rekeying(self)
         self.relaying = Relaying(self)
+        self.homes = Homes(self)
+        self.detours = Detours(self)
+        self.paths = Paths(self)
         self._nursery: trio.Nursery | None = None
         self._dirty: set[NetworkId] = set()
         self._dirty_whole: set[NetworkId] = set()
@@ -171,10 +177,14 @@ class Node:
                 (lambda: SAVE_S, self.save_changes),
                 (lambda: gossip.RENEW_LOOK_S, self.gossip.renew_due),
                 (lambda: gossip.RETURN_KEY_S, self.gossip.rotate_return_keys),
+                (lambda: homes.LOOK_S, self.homes.look),
+                (lambda: paths.LOOK_S, self.paths.look),
+                (lambda: paths.SAVE_S, self.paths.save),
             ):
                 nursery.start_soon(self._every, period_s, round_)
             self.spawn(self.gossip.renew_due)
             self.spawn(self.channels.return_to_recent)
+            self.spawn(self.homes.look)
             task_status.started()
             await trio.sleep_forever()
 
@@ -186,7 +196,7 @@ class Node:
 
         try:
             # Each for itself: with a broken engine the names still have to go.
-            for last in (self._save, remember, self.addresses.take_down):
+            for last in (self._save, remember, self.paths.close, self.addresses.take_down):
                 try:
                     await last()
                 except VeilError as error:
@@ -337,6 +347,8 @@ class Node:
             try:
                 if isinstance(envelope.message, RelayMessage):
                     self.relaying.handle(session, envelope)
+                elif isinstance(envelope.message, PathMessage):
+                    self.paths.handle(session, envelope)
                 else:
                     self.gossip.handle(session, envelope)
             except RemoteProtocolError as error:
@@ -363,6 +375,8 @@ class Node:
         self.sessions.remove(session)
         session.link.close()
         self.relaying.session_down(session)
+        self.paths.ended(session)
+        self.homes.lost(session)
         self.engine.close_session(session.sid)
         log.info("session down", peer=session.peer_id.hex()[:12], reason=reason)
         self.route(session)

@@ -192,15 +192,16 @@ class Openings:
 
     async def _take_path(self, course: Course, session: Session, asked: messages.PathOpen) -> None:
         circuit: Circuit | None = None
+        endpoint: Endpoint | None
         if asked.circuit is not None:
             circuit = await self._node.relaying.expect(asked.circuit, timeout_s=ARRIVAL_S)
             if circuit is None or (circuit.network_id, circuit.target) != session.key:
                 raise _Refused(NO_CIRCUIT, "that circuit did not come here from there")
-            endpoint: Endpoint | None = circuit.endpoint
+            endpoint = circuit.endpoint
         else:
             endpoint = self._node.paths.whereabouts(course, turn=asked.path // 2)
-            if endpoint is None:
-                raise _Refused(NO_PATH, "no address of the other end is known here")
+        if endpoint is None:
+            raise _Refused(NO_PATH, "no address of the other end is known here")
         if course.session is not session:
             raise _Refused(NO_PATH, "another session has replaced this one")
         if sum(not way.ours and way.path != 0 for way in course.ways.values()) >= THEIRS_MAX:

@@ -150,7 +150,7 @@ class Paths:
     def _start(self, course: Course) -> None:
         """Enter the handshake's own path."""
         session, now = course.session, trio.current_time()
-        circuit = self._node.relaying.at(session.endpoint)
+        circuit = self._node.relaying.circuits.at(session.endpoint)
         if circuit is not None and not circuit.incoming:
             self.openings.keep(course, circuit)
         course.ways[0] = Way(

@@ -35,6 +35,8 @@ SESSIONS_PER_PEER_MAX = 8
 JOINERS_MAX = 64
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
+DISCONNECTED = 2
+"""... and for one that somebody closed by a command: it is not to be opened again by itself."""
 
 
 @attrs.define(eq=False, kw_only=True)
