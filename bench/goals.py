@@ -58,18 +58,26 @@ def results(found: dict[str, dict[str, Any]]) -> str:
         )
         if (RESULTS / f"{name}.svg").exists():
             parts.append(f"![{name}]({(RESULTS / name).relative_to(HERE.parent)}.svg)")
-        lines = [_line(row, system) for row in document["rows"] for system in row["systems"]]
-        head = ["row", "system", "median", "unit", "to raw", "to wireguard-go"]
+        to = _ratios(document)
+        lines = [_line(row, system, to) for row in document["rows"] for system in row["systems"]]
+        head = ["row", "system", "median", "unit", *(name.replace("_", " ", 1) for name in to)]
         parts.append(markdown(head, lines))
         parts += [f"Not measured: {who}: {why}" for who, why in document["missing"].items()]
     return "\n\n".join(parts) or "Nothing was measured yet."
 
 
-def _line(row: dict[str, Any], system: str) -> list[str]:
+def _ratios(document: dict[str, Any]) -> list[str]:
+    """Return what this bench compares with: the keys of its ratios."""
+    found = [found for row in document["rows"] for found in row["systems"].values()]
+    return sorted({key for one in found for key in one if key.startswith("to_")})
+
+
+def _line(row: dict[str, Any], system: str, to: list[str]) -> list[str]:
     found = row["systems"][system]
-    ratios = [found.get(f"to_{to}") for to in ("raw", "wireguard-go")]
+    ratios = [found.get(name) for name in to]
+    congestion_control = "/".join(row.get("congestion_control", ()))
     return [
-        f"{row['title']} ({'/'.join(row['congestion_control'])})",
+        row["title"] + (f" ({congestion_control})" if congestion_control else ""),
         system,
         f"{found['median']:.4g}",
         row["unit"],

@@ -3,10 +3,10 @@
     python bench/relay.py [--quick] [--json FILE] [--rounds N] [--seconds S]
                           [--systems kernel,veilnet,...] [--rows many,each,...]
 
-One generator offers the same pattern to whatever relays, 32 ends on each side, by one circuit or a
+One generator offers the same pattern to whatever relays: 32 ends on each side, one circuit or a
 thousand.  It is a closed loop: what arrives lets more out, as real senders' windows do, so that
-nobody is measured in a state of collapse.  Every datagram is counted, and one in 32 is compared byte
-by byte (VeilNet's: opened first); before each run every circuit is tried both ways.
+nobody is measured in a state of collapse.  Every datagram is counted and one in 32 is compared
+byte by byte (VeilNet's: opened first); before each run every circuit is tried both ways.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 import relay_build
 from peers import Unavailable
-from relay_stage import OTHERS, Stage
+from relay_stage import OTHERS, Clock, Stage, pause
 from relay_systems import RELAYS, Relay
 from report import Bound, Goal, Series, commit, goals_table, machine, table, write
 from veilnet.errors import PrivilegeError
@@ -34,6 +34,7 @@ BULK_BYTES, SMALL_BYTES = 1448, 100
 MANY = 1000
 _SUPER_PACKETS = (16, 44)
 _CHECKED_EACH = 2
+_QUIET = 0.05
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,14 @@ ROWS = (
     ),
 )  # fmt: skip
 
-# Word for word from the design's table of goals.  Both ways to interleave must hold; the figures
-# are those of a full core, since the generator often has not enough for the kernel's.
+# Word for word from the design's table of goals.  Both ways to interleave must hold.
 GOALS = (
     Goal(
         "relay forwarding, one core, 1000 circuits over >= 32 links in and out, interleaved",
         "ratio", ">= 0.4 of the kernel's own forwarding in the same run", ">= 0.7",
         (
-            Bound("many", "full_core_gbps", "kernel", 0.4, 0.7),
-            Bound("each", "full_core_gbps", "kernel", 0.4, 0.7),
+            Bound("many", "gbps", "kernel", 0.4, 0.7),
+            Bound("each", "gbps", "kernel", 0.4, 0.7),
         ),
     ),
 )  # fmt: skip
@@ -121,6 +121,7 @@ class Run:
         self.failures: list[dict[str, Any]] = []
         self.missing: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
+        self.noise: list[float] = []
         self._random = random.Random(seed)
         self.stage = Stage()
         self.relays: dict[tuple[str, int], Relay] = {}
@@ -135,8 +136,18 @@ class Run:
                 else:
                     self.relays[name, count] = relay
 
+    def background(self, seconds: float = 1.0) -> float:
+        """Return which share of the relay's core is busy while nothing is offered."""
+        before = Clock.read([])
+        pause(seconds)
+        after = Clock.read([])
+        return after.busy_s(before) / (after.wall - before.wall)
+
     def round(self, number: int, rounds: int, seconds: float) -> None:
         """Measure every row with every relay once, in an order of its own."""
+        self.noise.append(round(self.background(), 4))
+        if self.noise[-1] > _QUIET:
+            print(f"the relay's core is {self.noise[-1]:.0%} busy with others", file=sys.stderr)
         for row in self.rows:
             self.stage.single(on=row.single)
             order = [r for (_, count), r in self.relays.items() if count == row.circuits]
@@ -175,24 +186,24 @@ class Run:
             after = relay.clock()
             self.notes[f"{row.key} {relay.name}"] = {
                 "generator": said,
-                "relay": relay.notes(),
-                "others_on_the_core_s": round(after.others_s(before), 3),
+                "relay": relay.notes(row.size),
             }
         finally:
             relay.rest()
         took = said["seconds"]
         gbit = said["arrived"] * row.size * 8 / 1e9
-        spent = max(1e-2, after.spent_s(before))
+        spent, program = after.busy_s(before), after.program_s(before)
         values = {
             "gbps": gbit / took,
             "pps": said["arrived"] / took,
-            "full_core_gbps": gbit / spent,
-            "core_busy": spent / took,
-            "core_s_per_gbit": spent / gbit,
             "lost": 1 - said["arrived"] / max(1, said["sent"]),
         }
-        if before.program is not None and after.program is not None:
-            values["cpu_s_per_gbit"] = (after.program - before.program) / gbit
+        if relay.relays:
+            values["full_core_gbps"] = gbit / spent
+            values["core_busy"] = spent / (after.wall - before.wall)
+            values["core_s_per_gbit"] = spent / gbit
+        if program is not None:
+            values["cpu_s_per_gbit"] = program / gbit
         return values
 
     def _added(self, row: Row, number: int) -> None:
@@ -210,9 +221,13 @@ class Run:
             "command": command,
             "rounds": rounds,
             "seconds": seconds,
-            "systems": {name: r.version or os.uname().release for (name, _), r in self.relays.items()},
+            "systems": {
+                name: relay.version or os.uname().release
+                for (name, _), relay in self.relays.items()
+            },
             "missing": self.missing,
             "failures": self.failures,
+            "background": self.noise,
             "notes": self.notes,
             "rows": [self._row(row, metric) for row in self.rows for metric in row.metrics],
             "goals": [

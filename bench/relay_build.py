@@ -1,4 +1,4 @@
-"""Build what `bench/relay.py` needs besides VeilNet, each once, into bench/.peers; or say why not."""
+"""Build what `bench/relay.py` needs besides VeilNet into bench/.peers, or keep the reason."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@
         core 1                   core 0                core 1
 ```
 What reaches the relay is processed on core 0 (RPS), where the relaying program is pinned too;
-generator and sink have core 1.  So "one core" is the whole relay: the kernel's forwarding as well as
-a program with the kernel work that it causes.  Putting datagrams into the sink's sockets is the
-last of that work, in everybody's figure: handing it to core 1 costs an interrupt between the cores,
+generator and sink have core 1.  So "one core" is the whole relay: the kernel's forwarding as well
+as a program with the kernel work that it causes.  Putting datagrams into the sink's sockets is the
+last of that work, in everybody's figure: handing it to core 1 costs an interrupt between cores,
 which on a virtual machine is dearer than the work.
 """
 
@@ -27,6 +27,7 @@ NEAR, FAR = "10.91.1.1", "10.91.2.1"  # the relay, as source and sink see it
 SINK, DIRECT_SOURCE, DIRECT_SINK = "10.91.2.2", "10.91.3.1", "10.91.3.2"
 SOURCE = "10.91.1.2"
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_SEGMENTATION = ("tx_tcp_segmentation", "tx_tcp6_segmentation", "tx_udp_segmentation")
 _RPS = "mount -t sysfs sysfs /sys && echo {mask} > /sys/class/net/{link}/queues/rx-0/rps_cpus"
 
 
@@ -36,38 +37,35 @@ class Clock:
 
     wall: float
     idle: float
-    interrupts: float  # hard and soft: all that the kernel forwards is done in these
     program: float | None
 
     @staticmethod
     def read(pids: list[int]) -> Clock:
-        """Read the clocks of the relay's core and of *pids* together."""
+        """Read the clock of the relay's core and that of *pids* together."""
         line = next(
             ln for ln in Path("/proc/stat").read_text().splitlines() if ln.startswith(f"cpu{CORE} ")
         )
         ticks = [int(word) for word in line.split()[1:]]
+        idle = (ticks[3] + ticks[4] + ticks[7]) / _TICKS_PER_S  # idle, iowait, steal
         used = [_used(pid) for pid in pids]
-        return Clock(
-            time.monotonic(),
-            (ticks[3] + ticks[4] + ticks[7]) / _TICKS_PER_S,  # idle, iowait, steal
-            (ticks[5] + ticks[6]) / _TICKS_PER_S,
-            sum(used) if used else None,
-        )
+        return Clock(time.monotonic(), idle, sum(used) if used else None)
 
-    def spent_s(self, before: Clock) -> float:
-        """Return what relaying took of the core since *before*: interrupts and the program.
+    def busy_s(self, before: Clock) -> float:
+        """Return how long the core was not idle since *before*.
 
-        Whatever else ran on the core meanwhile is not in it.
+        Idle time is measured, but what it is not (interrupts, a program) is only sampled 250 times
+        a second, and not at all where an interrupt meets an idle core: so this is what counts.
         """
-        spent = self.interrupts - before.interrupts
-        if self.program is not None and before.program is not None:
-            spent += self.program - before.program
-        return spent
+        return max(1e-2, (self.wall - before.wall) - (self.idle - before.idle))
 
-    def others_s(self, before: Clock) -> float:
-        """Return what everybody else took of the core since *before*."""
-        busy = (self.wall - before.wall) - (self.idle - before.idle)
-        return max(0.0, busy - self.spent_s(before))
+    def program_s(self, before: Clock) -> float | None:
+        """Return the CPU time of the relaying program since *before*.
+
+        The kernel counts the interrupts that met the program as the program's.
+        """
+        if self.program is None or before.program is None:
+            return None
+        return self.program - before.program
 
 
 def _used(pid: int) -> float:
@@ -99,12 +97,12 @@ class Stage:
         if on == self._single:
             return
         for host, link in (
-            (self.source, "eth0"),
-            (self.relay, "eth0"),
-            (self.relay, "eth1"),
-            (self.sink, "eth0"),
+            (host, link)
+            for host in (self.source, self.relay, self.sink)
+            for link in ("eth0", "eth1")
         ):
-            host.offload(link, tx_udp_segmentation=not on, rx_gro=on)
+            # veth glues what arrives only from a peer that segments nothing, TCP included.
+            host.offload(link, **dict.fromkeys(_SEGMENTATION, not on), rx_gro=on)
         self._single = on
 
     def sink_namespace(self) -> str:

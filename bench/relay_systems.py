@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import socket
 import subprocess
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +29,6 @@ from relay_stage import (
 )
 
 if TYPE_CHECKING:
-    import sys
     from pathlib import Path
 
     from veilnet.testing import Host
@@ -83,6 +84,8 @@ class Relay(ABC):
     name: ClassVar[str]
     persistent: ClassVar[bool] = False
     """Whether its generator keeps sessions, and so lives as long as the relay."""
+    relays: ClassVar[bool] = True
+    """Whether the relay's core has a part in it."""
 
     def __init__(self, stage: Stage, count: int, folder: Path) -> None:
         self.stage = stage
@@ -120,10 +123,6 @@ class Relay(ABC):
             argv = [str(PROGRAMS / "relay_load"), str(path), self.stage.sink_namespace()]
             self._generator = child(self.stage.source, argv, OTHERS, self.generator_log)
             answer(self._generator, self.generator_log)
-            self.opened()
-
-    def opened(self) -> None:
-        """Do what can only be done once the generator's ends are there."""
 
     def ask(self, command: str) -> dict[str, Any]:
         """Let the generator do *command*.  Raises: Unavailable: it says what went wrong."""
@@ -144,8 +143,8 @@ class Relay(ABC):
         """Read the core's clock and the relaying program's."""
         return Clock.read(self.pids)
 
-    def notes(self) -> dict[str, Any]:
-        """Return what the relay says of itself."""
+    def notes(self, size: int) -> dict[str, Any]:  # noqa: ARG002 - for those that know more
+        """Return what is worth knowing after a run with datagrams of *size* bytes."""
         return {}
 
     def _ports(self) -> list[str]:
@@ -184,6 +183,7 @@ class Direct(Kernel):
     """No relay at all: what generator and sink reach by themselves, over a wire of their own."""
 
     name = "direct"
+    relays = False
 
     def plan(self, size: int) -> list[str]:  # noqa: ARG002 - as above
         """Return the ways over the direct wire."""
@@ -208,7 +208,7 @@ class VeilNet(Relay):
         if not hasattr(engine.Engine, "add_circuit"):
             raise Unavailable("this build of the engine has no circuits yet")
         node = str(FOLDER.parent / "relay_node.py")
-        self._process = self._daemon([_python(), node, str(self.port)])
+        self._process = self._daemon([sys.executable, node, str(self.port)])
         self._say_hello()
 
     def _say_hello(self) -> None:
@@ -226,8 +226,12 @@ class VeilNet(Relay):
             for c in self.circuits
         ]
 
-    def opened(self) -> None:
-        """Add the circuits, now that their links are there."""
+    def open(self, size: int) -> None:
+        """Open the links and, the first time, add the circuits between them."""
+        fresh = self._generator is None
+        super().open(size)
+        if not fresh:
+            return
         wanted = [
             [self.source_port + c.source, c.number + 1, self.sink_port + c.sink, c.number + 0x10001]
             for c in self.circuits
@@ -236,9 +240,9 @@ class VeilNet(Relay):
         if found["links"] != 2 * ENDS:
             raise Unavailable(f"{found['links']} links came up, not {2 * ENDS}")
 
-    def notes(self) -> dict[str, Any]:
-        """Return the engine's counters."""
-        return self._command({"stats": True})
+    def notes(self, size: int) -> dict[str, Any]:
+        """Return the engine's counters, and how long the generator's own sealing takes."""
+        return {**self._command({"stats": True}), "seal_ns": self.ask(f"seal {size}")["ns"]}
 
     def _command(self, wanted: dict[str, Any]) -> dict[str, Any]:
         assert self._process is not None
@@ -260,7 +264,7 @@ class Coturn(Relay):
             ["turnserver", "--version"], capture_output=True, text=True, check=False
         )
         lines = (said.stdout + said.stderr).strip().splitlines()
-        self.version = f"coturn {lines[-1]}" if lines else "coturn"
+        self.version = f"coturn {lines[-1].split()[0]}" if lines else "coturn"
         self.port = turn.PORT + len(self.circuits)
         folder = str(self.folder)
         self._daemon(
@@ -279,8 +283,6 @@ class Coturn(Relay):
         """Allocate for every source end, bind a channel for every circuit, or refresh them."""
         lines = ["plain", *self._ports()]
         ends: dict[int, turn.Allocation] = {}
-        import socket
-
         try:
             for c in self.circuits:
                 if c.source not in ends:
@@ -294,7 +296,8 @@ class Coturn(Relay):
                 ends[c.source].bind(channel, (SINK, self.sink_port + c.sink))
                 head = turn.channel_data(channel, size - 4).hex()
                 host, port = self._relayed[c.source]
-                lines.append(f"circuit {c.source} {c.sink} {NEAR}:{self.port} {head} {host}:{port} -")
+                ways = f"{NEAR}:{self.port} {head} {host}:{port} -"
+                lines.append(f"circuit {c.source} {c.sink} {ways}")
         finally:
             for end in ends.values():
                 end.close()
@@ -378,12 +381,6 @@ class Derper(Relay):
             say(self._generator, line)
         say(self._generator, "go")
         answer(self._generator, self.generator_log)
-
-
-def _python() -> str:
-    import sys
-
-    return sys.executable
 
 
 def _why(name: str) -> str:

@@ -1,7 +1,8 @@
 """The client's half of TURN that a bench needs: allocations and channels, then plain ChannelData.
 
 ```
- method u16 | length u16 | cookie u32 | transaction 12 | attributes: type u16 | length u16 | value, padded
+message    method u16 | length u16 | cookie u32 | transaction 12 | attributes
+attribute  type u16 | length u16 | value, padded to four bytes
 ```
 Source: RFC 8656 (TURN), RFC 8489 (STUN).
 """

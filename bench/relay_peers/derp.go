@@ -297,9 +297,9 @@ func (f *derpFlow) run(seconds float64, size, least, most int, limit int64) (map
 				}
 			}
 		}
-		if now := time.Now(); now.Sub(grown) > 500*time.Millisecond {
+		if now := time.Now(); now.Sub(grown) > 100*time.Millisecond {
 			grown = now
-			window = min(window+window/8, limit)
+			window = min(window+window/2, limit)
 		}
 		f.outstanding.Add(burst)
 		for range burst {

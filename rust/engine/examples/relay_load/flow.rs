@@ -13,8 +13,8 @@ use std::io;
 use veilnet_engine::sys::now_ns;
 
 pub const BODY: usize = 12;
-const STALL_NS: u64 = 10_000_000;
-const GROW_NS: u64 = 500_000_000;
+const STALL_NS: u64 = 20_000_000;
+const GROW_NS: u64 = 100_000_000;
 const SMALLEST_WINDOW: usize = 64;
 /// Every datagram is recognised and counted; one in so many is opened and compared in a load run.
 const SAMPLE: u64 = 32;
@@ -317,7 +317,7 @@ impl Flow {
                 }
                 if heard > grown + GROW_NS {
                     grown = heard;
-                    out.window = (out.window + out.window / 8).min(offer.window);
+                    out.window = (out.window + out.window / 2).min(offer.window);
                 }
                 continue;
             }
