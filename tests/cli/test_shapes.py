@@ -21,10 +21,16 @@ def test_status_and_connect_have_the_documented_shapes(hosts):
     invite = alice.ok("invite", "--json").json["invite"]
     connected = bob.ok("connect", invite, "--no-tun", "--name", "bob", "--json").json
     busy = bob.ok("status", "--json").json
+    why = [bob.ok("path", "explain", "alice", "--json").json]
     bob.ok("disconnect", "alice")
+    why.append(bob.ok("path", "explain", "alice", "--json").json)
     idle = bob.ok("status", "--json").json
     assert [peer["state"] for peer in busy["peers"] + idle["peers"]] == ["connected", "idle"]
     assert faults(connected, load("connect")) == []
+    assert [value["state"] for value in why] == ["connected", "idle"]
+    assert why[0]["arms"]
+    for value in why:
+        assert faults(value, load("path")) == []
     for value in (alone, busy, idle):
         assert faults(value, load("status")) == []
 
@@ -60,7 +66,7 @@ def test_the_demo_has_the_documented_shape():
 def test_the_check_sees_what_is_wrong(change):
     """A member that is missing, new, of another type or out of bounds is found."""
     path = {"kind": "direct", "endpoint": "x", "veil": "mist", "state": "active"}
-    path |= {"rtt_ms": None, "mtu_bytes": 1412}
+    path |= {"rtt_ms": None, "mtu_bytes": 1412, "share": 1.0, "loss": 0, "via": [], "via_names": []}
     good = {"peer_id": "0" * 64, "path": path, "handshake_ms": 1.5, "first_byte_ms": 2}
     good |= {"name": "bob", "network": "home"}
     assert faults(good, load("connect")) == []

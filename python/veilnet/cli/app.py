@@ -30,12 +30,14 @@ app = typer.Typer(
 peer_app = typer.Typer(help="The peers this node knows.", no_args_is_help=True)
 member_app = typer.Typer(help="The members of its networks.", no_args_is_help=True)
 network_app = typer.Typer(help="The networks this node is in.", no_args_is_help=True)
+path_app = typer.Typer(help="Which way traffic takes, and why.", no_args_is_help=True)
 key_app = typer.Typer(help="Suites, epochs and rekeys.", no_args_is_help=True)
 config_app = typer.Typer(help="The file config.toml in the state folder.", no_args_is_help=True)
 for name, sub in {
     "peer": peer_app,
     "member": member_app,
     "network": network_app,
+    "path": path_app,
     "key": key_app,
     "config": config_app,
 }.items():
@@ -429,6 +431,15 @@ def network_list(context: typer.Context) -> None:
 def network_show(context: typer.Context, network: str) -> None:
     """Show all about one network."""
     _record(context, _ask(context, "network", network=network))
+
+
+@path_app.command("explain")
+def path_explain(context: typer.Context, peer: Peer) -> None:
+    """Show every way to PEER: what the node expects of it, what it carries, and why."""
+    from veilnet.cli import show
+
+    value = _ask(context, "path", peer=peer)
+    output.as_json(value) if context.obj.json else show.explained(value)
 
 
 @key_app.command("status")

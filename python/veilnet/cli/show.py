@@ -9,8 +9,22 @@ from veilnet.cli.output import ago, columns, line, milliseconds, short_id, size,
 
 
 def path_words(path: Mapping[str, Any]) -> str:
-    """Return *path* in a few words: kind, endpoint, round trip."""
-    return f"{path['kind']} {path['endpoint']}, rtt {milliseconds(path.get('rtt_ms'))}"
+    """Return *path* in a few words: kind, relays, endpoint, round trip."""
+    words = f"{way_words(path)} {path['endpoint']}, rtt {milliseconds(path.get('rtt_ms'))}"
+    share = path.get("share", 1.0)
+    if 0 < share < 1:
+        words += f", {share:.0%} of the traffic"
+    state = path.get("state", "active")
+    return words if state == "active" else f"{words}, {state}"
+
+
+def way_words(path: Mapping[str, Any]) -> str:
+    """Return whether *path* is direct, or over whom it goes."""
+    if path["kind"] == "direct":
+        return "direct"
+    names = path.get("via_names") or [""] * len(path["via"])
+    shown = (name or short_id(peer) for name, peer in zip(names, path["via"], strict=True))
+    return f"relayed by {' and '.join(shown)}"
 
 
 def status(value: Mapping[str, Any]) -> None:
@@ -48,13 +62,40 @@ def peer_words(peer: Mapping[str, Any]) -> tuple[str, ...]:
         address(peer["addresses"]),
         peer["state"],
         f"tx {size(peer['tx_bytes'])} rx {size(peer['rx_bytes'])}" if peer["paths"] else seen,
-        ", ".join(map(path_words, peer["paths"])),
+        "; ".join(map(path_words, peer["paths"])),
     )
 
 
 def address(addresses: Sequence[str]) -> str:
     """Return the address to type: IPv4 if there is one."""
     return next((item for item in addresses if ":" not in item), *addresses[:1] or ["-"])
+
+
+def explained(value: Mapping[str, Any]) -> None:
+    """Print `path explain`."""
+    line(f"{value['name']}.{value['network']}  {value['state']}  policy {value['policy']}")
+    line(value["reason"])
+    if value["arms"]:
+        line()
+        table(
+            ("WAY", "SHARE", "STATE", "RTT", "FORECAST", "CONFIDENCE", "LEGS", "WHY"),
+            [_arm_words(arm) for arm in value["arms"]],
+        )
+
+
+def _arm_words(arm: Mapping[str, Any]) -> tuple[str, ...]:
+    share = f"{arm['share']:.0%}" if arm["share"] else "standby" if arm["standby"] else "-"
+    legs = (arm["own_leg_ms"], arm["far_leg_ms"])
+    return (
+        way_words(arm),
+        share,
+        arm["state"],
+        milliseconds(arm["rtt_ms"]),
+        milliseconds(arm["forecast_ms"]),
+        f"{arm['confidence']:.0%}",
+        "-" if arm["kind"] == "direct" else " + ".join(map(milliseconds, legs)),
+        arm["reason"],
+    )
 
 
 def peers(value: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from veilnet import __version__
 from veilnet.crypto import suite
 from veilnet.daemon import underlay
 from veilnet.daemon.host import own_name, unix_now
+from veilnet.daemon.path_views import PathViews
 from veilnet.daemon.sessions import DISCONNECTED
 from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
 from veilnet.networks.invite import Invite, looks_like_invite
@@ -55,6 +56,7 @@ class Commands:
 
     def __init__(self, node: Node) -> None:
         self._node = node
+        self._paths = PathViews(node)
 
     # --- looking ---------------------------------------------------------------------------------
 
@@ -147,6 +149,11 @@ class Commands:
                 )
         return {"keys": found}
 
+    async def path(self, args: Mapping[str, Any], tell: Tell) -> Json:
+        """Return why traffic to a peer goes the way it goes."""
+        del tell
+        return self._paths.explain(*self._find(_text(args, "peer")))
+
     def _network(self, network: Network) -> Json:
         value: Json = {
             "id": network.id.hex(),
@@ -194,7 +201,7 @@ class Commands:
             "suite": suite(session.suite).name,
             "epoch": counters.generation,
             "last_rekey_s": round(counters.rekeyed_s, 1),
-            "paths": [_path(session, counters)],
+            "paths": self._paths.of(session, counters),
             "tx_bytes": counters.tx_bytes,
             "rx_bytes": counters.rx_bytes,
             "tx_packets": counters.tx_packets,
@@ -394,22 +401,9 @@ class Commands:
         counters = self._node.statistics().get(session.sid)
         if counters is None:
             raise PeerUnreachable("the channel closed just now")
-        path = _path(session, counters)
+        path = self._paths.best(session, counters)
         path["rtt_ms"] = round(rtt_s * 1000, 3)
         return {"peer_id": session.peer_id.hex(), "path": path}
-
-
-def _path(session: Session, counters: SessionStats) -> Json:
-    host, port = counters.endpoint
-    rtt_s = counters.rtt_s if counters.rtt_s is not None else session.rtt_s
-    return {
-        "kind": "direct",
-        "endpoint": f"[{host}]:{port}" if ":" in host else f"{host}:{port}",
-        "veil": "mist",
-        "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
-        "state": "dead" if session.recovering else "active",
-        "mtu_bytes": counters.mtu_bytes,
-    }
 
 
 def _engine(stats: EngineStats) -> Json:
@@ -437,5 +431,6 @@ def commands(node: Node) -> dict[str, Command]:
         "connect": made.connect,
         "ping": made.ping,
         "disconnect": made.disconnect,
+        "path": made.path,
         "down": made.down,
     }

@@ -195,6 +195,19 @@ class Paths:
         course = self._courses.get(session.key)
         return course if course is not None and course.session is session else None
 
+    def look_at(self, session: Session) -> Course | None:
+        """Return the course that *session* is in, with the newest counters; None: there is none."""
+        course = self.course(session)
+        if course is not None:
+            self._read()
+            self._look_at_ways(course, trio.current_time())
+        return course
+
+    @staticmethod
+    def is_active(course: Course, now_s: float) -> bool:
+        """Whether data has flowed lately."""
+        return now_s - course.active_s <= ACTIVE_S
+
     def endpoints(self, session: Session) -> tuple[Endpoint, ...]:
         """Return where the peer of *session* is reached, the best first, circuits included."""
         course = self.course(session)
@@ -321,7 +334,7 @@ class Paths:
         self._look_at_ways(course, now_s)
         if counters.data_s is not None and counters.data_s <= ACTIVE_S:
             course.active_s = now_s
-        active = now_s - course.active_s <= ACTIVE_S
+        active = self.is_active(course, now_s)
         on_relay = is_circuit(counters.endpoint)
         self._revive(course, now_s)
         if not course.usable_direct():
@@ -408,7 +421,7 @@ class Paths:
     def _decide(self, network: Network, course: Course, now_s: float) -> None:
         arms = course.arms(
             self._node.detours.candidates(network, course.session.peer_id)[:CANDIDATES_MAX],
-            lambda relay: self._leg(network, relay),
+            lambda relay: self.leg(network, relay),
             now_s,
         )
         told = courses.told(arms)
@@ -437,7 +450,8 @@ class Paths:
                 samples += found
         return sum(sample.demand_bps for sample in samples), samples
 
-    def _leg(self, network: Network, relay: PeerId) -> Leg | None:
+    def leg(self, network: Network, relay: PeerId) -> Leg | None:
+        """Return this node's link to a relay, None if there is none."""
         link = self._node.homes.link(network, relay)
         return None if link is None else Leg(self.rtt_of(link), link.endpoint)
 
