@@ -79,11 +79,11 @@ ROWS = (
     ),
     Row(
         "each", "1,448 B, 1,000 circuits over 32 + 32 links, datagram by datagram", MANY,
-        BULK_BYTES, (1, 1), 512, main=True,
+        BULK_BYTES, (1, 1), 240, main=True,
     ),
     Row(
         "wire", "1,448 B, 1,000 circuits, bursts of 16-44, wires without segmentation offload",
-        MANY, BULK_BYTES, _SUPER_PACKETS, 880, single=True,
+        MANY, BULK_BYTES, _SUPER_PACKETS, 240, single=True,
     ),
     Row(
         "small", "100 B, 1,000 circuits over 32 + 32 links, bursts of 16-44", MANY, SMALL_BYTES,
@@ -91,7 +91,7 @@ ROWS = (
     ),
     Row(
         "smalleach", "100 B, 1,000 circuits over 32 + 32 links, datagram by datagram", MANY,
-        SMALL_BYTES, (1, 1), 512, main=True,
+        SMALL_BYTES, (1, 1), 240, main=True,
     ),
     Row(
         "rtt", "round trip through the relay, 100 B, idle", 1, SMALL_BYTES, (1, 1), 1, main=True,
@@ -150,6 +150,7 @@ class Run:
             print(f"the relay's core is {self.noise[-1]:.0%} busy with others", file=sys.stderr)
         for row in self.rows:
             self.stage.single(on=row.single)
+            self.stage.moderate(on=not row.pings)
             order = [r for (_, count), r in self.relays.items() if count == row.circuits]
             self._random.shuffle(order)
             for relay in order:
