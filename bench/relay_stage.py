@@ -7,11 +7,11 @@
 ```
 The relay's wires end like a network card with interrupt moderation whose interrupts go to core 0,
 where the relaying program is pinned too: a kernel thread there (threaded NAPI) takes what has
-arrived every 50 us.  Generator and sink have core 1.  So "one core" is the whole relay: the kernel's
-forwarding as well as a program with the kernel work that it causes; putting datagrams into the
-sink's sockets is the last of that work, in everybody's figure.  (Handing each packet from core to
-core by RPS would cost an interrupt between cores, 10 us and more on a virtual machine, which no
-real relay pays.)  For round trips there is no moderation.
+arrived every 50 us.  Generator and sink have core 1.  So "one core" is the whole relay: the
+kernel's forwarding as well as a program with the kernel work that it causes; putting datagrams
+into the sink's sockets is the last of that work, in everybody's figure.  (Handing each packet from
+core to core by RPS would cost an interrupt between cores, 10 us and more on a virtual machine,
+which no real relay pays.)  For round trips there is no moderation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from veilnet.testing import Host, Lab
+from veilnet.testing import Lab
 
 CORE, OTHERS = 0, 1
 NEAR, FAR = "10.91.1.1", "10.91.2.1"  # the relay, as source and sink see it
