@@ -437,9 +437,13 @@ impl Core {
         self.close_paths(|p| p.circuit.is_some_and(|c| c.link == sid), now_ns);
     }
 
+    /// The address leads no longer to the session, unless a path of it still goes there.
     pub(crate) fn forget_source(&mut self, endpoint: SocketAddr, sid: u32) {
         if let Some(sids) = self.by_source.get_mut(&endpoint) {
-            sids.retain(|s| *s != sid);
+            let one = sids.iter().position(|s| *s == sid);
+            if let Some(one) = one {
+                sids.swap_remove(one);
+            }
             if sids.is_empty() {
                 self.by_source.remove(&endpoint);
             }

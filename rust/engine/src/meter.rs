@@ -9,7 +9,10 @@ use crate::probe::Report;
 use std::collections::VecDeque;
 
 /// Sendings remembered; what a report covers beyond them gives no round trip.
-const SENT: usize = 512;
+const SENT: usize = 256;
+/// Sendings closer together than this part of the round trip are remembered as one.
+const GRAIN: u64 = 16;
+const GRAIN_NS: (u64, u64) = (20_000, 4_000_000);
 const SPANS: usize = 16;
 /// Loss and delivery are told over this.
 const WINDOW_NS: u64 = 1_000_000_000;
@@ -89,6 +92,16 @@ impl Meter {
         let Some(counter) = next.checked_sub(1) else {
             return;
         };
+        let (low, high) = GRAIN_NS;
+        let grain_ns = (self.srtt_ns.unwrap_or(0) / GRAIN).clamp(low, high);
+        if let Some(last) = self.sent.back_mut()
+            && last.epoch == epoch
+            && now_ns < last.at_ns + grain_ns
+        {
+            last.counter = counter;
+            last.total = self.tx_datagrams;
+            return;
+        }
         if self.sent.len() >= SENT {
             self.sent.pop_front();
         }
@@ -195,10 +208,17 @@ impl Meter {
         Some((since_ns, self.tx_datagrams.saturating_sub(self.covered)))
     }
 
-    /// Ask no more about what was sent so far: the path died, or nothing tells any more.
+    /// Ask no more about what was sent so far: the path died, or comes back.
     pub fn write_off(&mut self) {
         self.sent.clear();
         self.spans.clear();
+    }
+
+    /// Give memory back while nothing is sent.
+    pub fn rest(&mut self) {
+        if self.sent.is_empty() && self.sent.capacity() > 0 {
+            self.sent.shrink_to_fit();
+        }
     }
 
     /// The part lost in the last second.

@@ -161,6 +161,13 @@ impl Path {
         matches!(self.state, State::Alive | State::Browned)
     }
 
+    /// Whether nobody can be harmed by what is sent: somebody answered there, or it is a circuit,
+    /// whose far end was asked.
+    #[must_use]
+    pub fn is_proven(&self) -> bool {
+        self.state != State::Probing || self.circuit.is_some()
+    }
+
     /// Whether it has a part in what is sent, or will take it over.
     #[must_use]
     pub fn on_duty(&self) -> bool {

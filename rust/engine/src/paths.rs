@@ -3,6 +3,7 @@
 use crate::circuit::Circuit;
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::flows::Flows;
 use crate::mtu::Search;
 use crate::path::{OPEN_PATHS, Path, SHARED};
 use crate::session::Session;
@@ -47,6 +48,9 @@ impl Core {
         };
         let path = session.paths.remove(place);
         session.rx.forget_path(id);
+        if session.paths.len() < 2 {
+            session.flows = Flows::default();
+        }
         // Somebody has to carry on; Python says later who best does.
         if path.share > 0.0 {
             let heir = session.main();
@@ -233,7 +237,7 @@ impl Core {
         }
     }
 
-    /// Take the sessions' places at a path's addresses away.
+    /// A path's addresses lead no longer to its session.
     pub(crate) fn forget_path_sources(&mut self, sid: u32, path: &Path) {
         self.forget_source(path.endpoint, sid);
         if let Some(challenge) = path.challenge {

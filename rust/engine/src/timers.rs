@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::failover;
 use crate::keys::StepLimits;
-use crate::path::{Path, Pending, State};
+use crate::path::{Path, Pending};
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::{REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
@@ -80,6 +80,14 @@ impl Core {
             None => session.main(),
             Some(id) => session.place(id).ok_or(Error::Invalid("no such path"))?,
         };
+        if let Some(path) = session.paths.get(at)
+            && !path.is_proven()
+            && !self
+                .gate
+                .may_send_unproven(path.endpoint, PROBE + KEEPALIVE_PAD + OVERHEAD, now_ns)
+        {
+            return Ok(());
+        }
         send_probe(&mut self.underlay, session, at, None, true, now_ns)?;
         self.next_ns = self.next_ns.min(session.timer_ns);
         self.flush(now_ns);
@@ -145,6 +153,9 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
     let Some(path) = session.paths.get_mut(at) else {
         return;
     };
+    if session.data_ns.is_none_or(|t| now_ns > t + QUIET_NS) {
+        path.meter.rest();
+    }
     if is_searched(path, session.data_ns, now_ns) {
         let timeout_ns = (3 * path.meter.srtt_ns.unwrap_or(0)).clamp(200_000_000, 2_000_000_000);
         if let Some(size) = path.mtu.poll(now_ns, timeout_ns) {
@@ -168,13 +179,13 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
 /// When a path on duty is to be asked, so that it is known to be alive when it is needed.
 fn warm_ns(path: &Path) -> Option<u64> {
     let told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
-    path.on_duty().then_some(told_ns + WARM_NS)
+    (path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)
 }
 
 /// Whether a path's MTU is worth asking for now.
 fn is_searched(path: &Path, data_ns: Option<u64>, now_ns: u64) -> bool {
     let busy = data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
-    path.state != State::Dead && (busy && path.on_duty() || path.mtu.size() == crate::mtu::BASE)
+    path.usable() && (busy && path.on_duty() || path.mtu.size() == crate::mtu::BASE)
 }
 
 /// The earliest thing that this session waits for.
