@@ -58,6 +58,8 @@ RECENT_S: Final = 10.0
 PROBE_AGAIN_S: Final = 0.5
 PROBE_PATIENCE_S: Final = 2.0
 """So long a session may leave probes unanswered before a new handshake is tried."""
+TRY_S: Final = 1.0
+"""So long a session of several paths may take to show that it lives, when one is silent."""
 IDLE_LOOK_S: Final = 5.0
 STRAY_S: Final = 60.0
 """A session so old that the engine has and nobody here knows is closed."""
@@ -433,7 +435,8 @@ class Channels:
 
     async def _recover(self, session: Session) -> None:
         try:
-            await self._again(session)
+            if not await self._is_only_a_try(session):
+                await self._again(session)
         except VeilError as error:
             stats = self._node.statistics().get(session.sid)
             heard_s = math.inf if stats is None or stats.heard_s is None else stats.heard_s
@@ -441,6 +444,17 @@ class Channels:
                 self._node.end(session, reason=f"silent, and {error.message}")
         finally:
             session.recovering = False
+
+    async def _is_only_a_try(self, session: Session) -> bool:
+        """Whether the peer was silent on a path that is being tried, and lives on another."""
+        course = self._node.paths.course(session)
+        if course is None or len(course.ways) < 2:
+            return False
+        try:
+            await self.probe(session, timeout_s=TRY_S)
+        except PeerUnreachable:
+            return False
+        return True
 
     def renew(self, session: Session) -> None:
         """Run a full handshake again, bound to the old session's keys: the hourly one."""
