@@ -150,6 +150,7 @@ class Paths:
     def _start(self, course: Course) -> None:
         """Enter the handshake's own path."""
         session, now = course.session, trio.current_time()
+        self._read_s = -FRESH_S
         circuit = self._node.relaying.circuits.at(session.endpoint)
         if circuit is not None and not circuit.incoming:
             self.openings.keep(course, circuit)
@@ -297,7 +298,8 @@ class Paths:
         self._read()
         for sid, stats in self._sessions.items():
             session = self._node.sessions.get(sid)
-            if session is None or stats.data_s is None or stats.data_s > ACTIVE_S:
+            busy = stats.data_s is not None and stats.data_s <= ACTIVE_S
+            if session is None or not (busy or is_circuit(stats.endpoint)):
                 continue
             course = self._sync(session.key)
             if course is not None and course.session is session:
@@ -329,8 +331,10 @@ class Paths:
         network = self._node.networks.get(session.network_id)
         self._read()
         counters = self._sessions.get(session.sid)
-        if network is None or counters is None or session.retiring:
+        if network is None or session.retiring:
             return False, RESTING_S
+        if counters is None:
+            return True, ROUND_S
         self._look_at_ways(course, now_s)
         if counters.data_s is not None and counters.data_s <= ACTIVE_S:
             course.active_s = now_s
