@@ -1,0 +1,330 @@
+"""What a second of a path's counters shows, which ids paths get, and what a decision becomes."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+
+from veilnet.daemon.course import (
+    HINTS_MAX,
+    OPENINGS_BURST,
+    SHUNNED_MAX,
+    Course,
+    Leg,
+    prefixes_of,
+    told,
+)
+from veilnet.daemon.ways import ALIVE, BROWNED, DEAD, PROBING, PathIds, Way, best_of
+from veilnet.paths import DIRECT, Decision
+from veilnet.protocol.circuit import is_circuit, link_of
+
+ONE, TWO = b"1" * 32, b"2" * 32
+ADDRESS, CIRCUIT = ("192.0.2.7", 7), ("100:0:1:2::3:4", 1)
+
+
+def stats(path=0, **more):
+    """The engine's counters of a path."""
+    value = {
+        "path": path,
+        "endpoint": ADDRESS,
+        "state": ALIVE,
+        "share": 0.0,
+        "standby": False,
+        "rtt_s": 0.02,
+        "rtt_min_s": 0.015,
+        "jitter_s": 0.001,
+        "loss": 0.0,
+        "tx_bytes": 0,
+        "judged_datagrams": 0,
+        "lost_datagrams": 0,
+        "delivered_bytes": 0,
+        "probes_answered": 0,
+        "heard_s": 0.1,
+        "mtu_bytes": 1400,
+    }
+    return SimpleNamespace(**value | more)
+
+
+def way(path=0, arm=DIRECT, *, ours=True, opened_s=0.0, **counters):
+    """An open path of which something was counted."""
+    endpoint = counters.pop("endpoint", ADDRESS if arm == DIRECT else CIRCUIT)
+    made = Way(path=path, arm=arm, endpoint=endpoint, ours=ours, opened_s=opened_s)
+    made.look(stats(path, endpoint=endpoint, **counters), opened_s)
+    return made
+
+
+def course(*ways):
+    """A course with these ways."""
+    session = SimpleNamespace(network_id=b"n" * 32, peer_id=b"p" * 32, initiator=True)
+    made = Course(session=session, ids=PathIds(initiator=True))
+    made.ways = {each.path: each for each in ways}
+    return made
+
+
+# --- samples -------------------------------------------------------------------------------------
+
+
+def test_the_first_look_shows_nothing():
+    """Counters may be old when a path is first looked at: only what comes after is a sample."""
+    made = way(share=1.0, tx_bytes=10**6, probes_answered=5)
+    assert made.samples(1.0) == []
+
+
+def test_data_is_what_the_peers_reports_say_of_it():
+    """Demand is what was sent, loss and goodput what was judged; what is not yet judged arrived."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.look(
+        stats(
+            share=1.0,
+            tx_bytes=100_000,
+            judged_datagrams=80,
+            lost_datagrams=8,
+            delivered_bytes=70_000,
+        ),
+        2.0,
+    )
+    (sample,) = made.samples(2.0, busy=True)
+    assert (sample.arm, sample.probe, sample.busy) == (DIRECT, False, True)
+    assert sample.rtt_s == 0.02
+    assert sample.rtt_min_s == 0.015
+    assert sample.loss == pytest.approx(0.1)
+    assert sample.demand_bps == pytest.approx(800_000)
+    assert sample.goodput_bps == pytest.approx(720_000)
+
+
+def test_a_path_that_nothing_was_sent_on_shows_nothing():
+    """A share alone is no sample."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.look(stats(share=1.0), 2.0)
+    assert made.samples(2.0) == []
+
+
+def test_a_dead_path_brought_nothing_back():
+    """Whatever it once measured."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.look(stats(share=1.0, state=DEAD), 2.0)
+    (sample,) = made.samples(2.0)
+    assert (sample.rtt_s, sample.loss, sample.probe) == (None, 1.0, False)
+
+
+def test_a_probe_is_a_sample_of_its_own():
+    """Answered ones show their mean round trip, also beside data; each is told once."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.probe_sent(1.0)
+    made.probe_answered(0.03)
+    made.probe_answered(0.05)
+    made.look(stats(share=1.0, tx_bytes=1_000), 2.0)
+    data, probe = made.samples(2.0)
+    assert (data.probe, probe.probe) == (False, True)
+    assert probe.rtt_s == pytest.approx(0.04)
+    assert (probe.demand_bps, probe.loss) == (0.0, 0.0)
+    made.look(stats(share=1.0, tx_bytes=1_000), 3.0)
+    assert made.samples(3.0) == []
+
+
+def test_the_engines_own_probes_count_as_well():
+    """It keeps the standby warm and says only that so many were answered."""
+    made = way(standby=True)
+    made.samples(1.0)
+    made.look(stats(standby=True, probes_answered=1, rtt_s=0.04), 2.0)
+    (sample,) = made.samples(2.0)
+    assert (sample.probe, sample.rtt_s) == (True, 0.04)
+
+
+@pytest.mark.parametrize(("rtt_s", "patience_s"), [(0.02, 1.0), (0.5, 2.0)])
+def test_a_probe_without_an_answer_is_lost_after_a_while(rtt_s, patience_s):
+    """A second, or four round trips; and it is lost once."""
+    made = way(rtt_s=rtt_s)
+    made.samples(0.0)
+    made.probe_sent(0.0)
+    made.probe_sent(0.5)
+    assert made.samples(patience_s - 0.1) == []
+    (sample,) = made.samples(patience_s + 0.1)
+    assert (sample.rtt_s, sample.loss, sample.probe) == (None, 1.0, True)
+    assert made.samples(patience_s + 5) == []
+
+
+# --- ids -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("initiator", "rest"), [(True, 0), (False, 1)])
+def test_ids_are_this_ends_own_and_given_once_in_a_generation(initiator, rest):
+    """Even ones are the initiator's; when they are used up only new keys bring more."""
+    ids = PathIds(initiator=initiator)
+    given = []
+    while (path := ids.next(3, ())) is not None:
+        given.append(path)
+    assert len(given) == len(set(given)) == 127
+    assert all(1 <= path <= 254 and path % 2 == rest for path in given)
+    assert ids.next(3, ()) is None
+    assert ids.next(4, ()) in given
+
+
+def test_an_open_path_keeps_its_id_over_a_new_generation():
+    """An id is not given again while its path is open."""
+    ids = PathIds(initiator=True)
+    taken = {ids.next(0, ()) for _ in range(126)}
+    assert ids.next(0, taken) is not None
+    assert ids.next(1, taken) not in taken
+
+
+# --- arms ----------------------------------------------------------------------------------------
+
+
+def test_arms_are_what_is_open_and_what_could_be():
+    """Open ways first; relays with both legs as far as they are known; what is shunned is not."""
+    made = course(way(0, (ONE,), rtt_s=0.03))
+    made.hinted(TWO, 0.01, 0.0)
+    made.shun((b"3" * 32,), 0.0)
+    legs = {TWO: Leg(0.02, ("192.0.2.9", 9))}
+    arms = made.arms([ONE, TWO, b"3" * 32], legs.get, 1.0)
+    assert [arm.id for arm in arms] == [(ONE,), (TWO,)]
+    assert math.isnan(arms[0].own_leg_s)
+    assert (arms[1].own_leg_s, arms[1].far_leg_s) == (0.02, 0.01)
+
+
+def test_a_relay_that_the_peer_cannot_reach_is_no_arm_for_a_while():
+    """The peer said that it has no link to it."""
+    made = course(way(0))
+    made.hinted(ONE, None, 0.0)
+    assert [arm.id for arm in made.arms([ONE], lambda _: None, 1.0)] == [DIRECT]
+    assert [arm.id for arm in made.arms([ONE], lambda _: None, 500.0)] == [DIRECT, (ONE,)]
+
+
+def test_a_try_for_a_direct_path_is_no_arm_before_it_answers():
+    """A policy is not asked about what is not there."""
+    made = course(way(0, (ONE,)), way(2, DIRECT, state=PROBING))
+    assert [arm.id for arm in made.arms([], lambda _: None, 1.0)] == [(ONE,)]
+    made.ways[2].look(stats(2), 2.0)
+    assert {arm.id for arm in made.arms([], lambda _: None, 2.0)} == {(ONE,), DIRECT}
+
+
+def test_small_changes_of_a_leg_are_not_told():
+    """A round trip that trembles is no other arm; one that doubles is."""
+    made = course(way(0, (ONE,)))
+
+    def seen(rtt_s):
+        return told(made.arms([], lambda _: Leg(rtt_s, ADDRESS), 0.0))
+
+    assert seen(0.02) == seen(0.0201)
+    assert seen(0.02) != seen(0.04)
+    assert seen(None) == seen(None)
+
+
+def test_of_two_ways_of_one_arm_the_better_speaks():
+    """Usable before dead, quick before slow."""
+    slow, quick = way(2, (ONE,), rtt_s=0.2), way(4, (ONE,), rtt_s=0.1)
+    dead, browned = way(6, (ONE,), state=DEAD, rtt_s=0.01), way(8, (ONE,), state=BROWNED, rtt_s=0.0)
+    assert best_of([slow, dead, browned, quick]) == {(ONE,): quick}
+
+
+# --- decisions -----------------------------------------------------------------------------------
+
+
+def test_a_decision_becomes_shares_of_paths():
+    """The standby by its path; what is not open is missing."""
+    made = course(way(0), way(2, (ONE,)))
+    steering = made.steer(Decision(((DIRECT, 1.0),), standby=(ONE,)))
+    assert (steering.shares, steering.standby, steering.missing) == (((0, 1.0),), 2, ())
+    steering = made.steer(Decision((((TWO,), 0.5), (DIRECT, 0.5)), standby=(b"3" * 32,)))
+    assert steering.shares == ((0, 1.0),)
+    assert steering.missing == ((TWO,), (b"3" * 32,))
+
+
+@pytest.mark.parametrize("state", [DEAD, PROBING])
+def test_what_is_not_proven_gets_no_share(state):
+    """If nothing wanted is usable the engine keeps what it has."""
+    made = course(way(0, state=DEAD), way(2, (ONE,), state=state))
+    steering = made.steer(Decision((((ONE,), 1.0),), standby=(ONE,)))
+    assert (steering.shares, steering.standby, steering.missing) == ((), None, ())
+    assert not made.news(steering)
+
+
+def test_the_engine_is_told_only_news():
+    """Shares that it has are not set again; a share that it moved by itself is."""
+    made = course(way(0, share=1.0), way(2, (ONE,), standby=True))
+    as_is = made.steer(Decision(((DIRECT, 1.0),), standby=(ONE,)))
+    assert not made.news(as_is)
+    assert made.news(made.steer(Decision(((DIRECT, 0.7), ((ONE,), 0.3)))))
+    made.ways[0].look(stats(0, share=0.0, state=ALIVE), 1.0)
+    made.ways[2].look(stats(2, share=1.0), 1.0)
+    assert made.news(as_is)
+
+
+def test_what_nobody_uses_is_given_up():
+    """Our own idle paths after a while, tries in vain sooner; never what carries, nor theirs."""
+    made = course(
+        way(0),
+        way(2, (ONE,), share=1.0),
+        way(4, (TWO,), standby=True),
+        way(6, (b"3" * 32,)),
+        way(8, DIRECT, state=PROBING),
+        way(1, (b"4" * 32,), ours=False),
+    )
+    assert {w.path for w in made.to_give_up(5.0, idle_s=60, trial_s=4)} == {8}
+    assert {w.path for w in made.to_give_up(61.0, idle_s=60, trial_s=4)} == {6, 8}
+    assert made.least_used() is made.ways[8]
+
+
+# --- bounds --------------------------------------------------------------------------------------
+
+
+def test_openings_have_a_budget():
+    """A policy that wants another relay every second gets a few, then one in five seconds."""
+    made = course(way(0))
+    at_once = sum(made.may_open(0.0) for _ in range(100))
+    assert at_once == OPENINGS_BURST
+    assert sum(made.may_open(float(second)) for second in range(1, 101)) == 20
+
+
+def test_an_arm_that_fails_is_left_alone_ever_longer():
+    """Until it works once."""
+    made, arm, now = course(way(0)), (ONE,), 0.0
+    pauses = []
+    for _ in range(8):
+        made.shun(arm, now)
+        began = now
+        while made.shuns(arm, now):
+            now += 1
+        pauses.append(now - began)
+    assert pauses == [5, 10, 20, 40, 80, 160, 300, 300]
+    made.welcome(arm)
+    assert not made.shuns(arm, now)
+
+
+def test_what_is_kept_of_relays_is_bounded():
+    """However many relays a peer speaks of."""
+    made = course(way(0))
+    for number in range(1000):
+        relay = number.to_bytes(32)
+        made.hinted(relay, 0.1, 0.0)
+        made.shun((relay,), 0.0)
+    assert len(made.hints) == HINTS_MAX
+    assert sum(made.shuns((n.to_bytes(32),), 1.0) for n in range(1000)) == SHUNNED_MAX
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "prefixes"),
+    [
+        (("8.8.4.4", 1), {"8.8.4.0/24"}),
+        (("2606:4700:1:2::3", 1), {"2606:4700:1::/48"}),
+        (("192.168.1.7", 1), set()),
+        (("fd00::1", 1), set()),
+    ],
+)
+def test_the_place_that_an_endpoint_shares(endpoint, prefixes):
+    """A /24 or /48 of the Internet fails together; a private range says nothing."""
+    assert prefixes_of(endpoint) == prefixes
+
+
+def test_a_circuits_endpoint_names_its_link():
+    """And no address of a host is one."""
+    assert is_circuit(("100:0:1:2::3:4", 1))
+    assert link_of(("100:0:1:2::3:4", 1)) == 0x0001_0002
+    assert not any(map(is_circuit, [ADDRESS, ("100:1::1", 1), ("fe80::1%eth0", 1), ("::1", 1)]))
