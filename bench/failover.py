@@ -31,11 +31,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circle import Circle, pause_until, wait_until
+from circle import Circle, pause_until
 from plot_paths import failovers
 from report import commit, goals_table, machine, table, write
-from veilnet.errors import VeilError
-from veilnet.testing import Flow, enter, stall
+from veilnet.errors import TimedOut, VeilError
+from veilnet.testing import Flow, carrier, enter, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +52,7 @@ _WARM_S = 1.5
 _HELD_BEFORE_S = 0.3
 _PATIENCE_S = 30.0
 _READY_S = 90.0
+_USABLE = frozenset({"active", "standby"})
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Scene:
 
     def __init__(self, circle: Circle, number: int, *, direct: bool) -> None:
         self.circle, self.number, self.direct = circle, number, direct
+        self._last = ""
         for index in range(RELAYS):
             circle.add(f"r{index + 1}", zone=1, delay_s=LEG_S)
         self.a = circle.add("a", zone=2, relay="off")
@@ -123,29 +125,27 @@ class Scene:
         self.address = self.b.address()
         self.congestion_control = self.a.host.sysctl("net/ipv4/tcp_congestion_control")
 
-    def _best(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        """Return the path that carries and the one that stands by."""
-        paths = self.a.paths("b")
-        first = paths[0] if paths and paths[0]["share"] > 0 else {"state": "none", "via": ()}
-        others = [p for p in paths[1:] if p["state"] in {"standby", "active"}]
-        return first, others[0] if others else None
+    def _carried_by(self) -> str | None:
+        """Return who forwards the stream; None if another path does not stand by for it yet."""
+        ways = self._ways()
+        relay = carrier([node for name, node in self.circle.nodes.items() if name[0] == "r"])
+        name = relay.name if relay else "direct"
+        others = [way for way, state in ways.items() if state in _USABLE and way != name]
+        right = (name == "direct") == self.direct and ways.get(name) == "active"
+        self._last = f"{ways}, carried by {name}"
+        return name if right and others else None
 
-    def _ready(self) -> bool:
-        first, other = self._best()
-        right = bool(first["via"]) != self.direct and first["state"] == "active"
-        return right and other is not None
+    def _ways(self) -> dict[str, str]:
+        paths = self.a.paths("b")
+        return {"+".join(self.circle.via(path)) or "direct": path["state"] for path in paths}
 
     def trial(self, cell: Cell) -> Trial:
         """Let the path that carries fail once.  Raises: VeilError: the scene is broken."""
-        what = f"a path and a standby, {cell.key}"
-        wait_until(self._ready, what, timeout_s=_READY_S)
         with Flow(self.a.host, self.b.host, self.address, rate_bps=RATE_BPS) as flow:
             begun = time.monotonic()
             flow.wait_until(lambda seen: _on_time(seen, begun), timeout_s=_PATIENCE_S)
-            # Paths may have moved while the flow began.
-            wait_until(self._ready, what, timeout_s=_READY_S)
-            path, _ = self._best()
-            relay = self.circle.nodes[self.circle.via(path)[0]] if path["via"] else None
+            lost = self._ready(cell)
+            relay = self.circle.nodes.get(lost)
             if cell.held:
                 for node in self.circle.nodes.values():
                     stall.stall(node)
@@ -164,8 +164,14 @@ class Scene:
             except VeilError:
                 intact = False
         names = ["+".join(self.circle.via(item)) or "direct" for item in moved]
-        lost = relay.name if relay else "direct"
         return Trial(silence_s, recovered_s, intact, lost, "".join(names))
+
+    def _ready(self, cell: Cell) -> str:
+        deadline = time.monotonic() + _READY_S
+        while (name := self._carried_by()) is None:
+            if time.monotonic() > deadline:
+                raise TimedOut(f"{cell.key}: {self._last} for {_READY_S:g} s")
+        return name
 
     def _break(self, case: Case, relay: Node | None) -> Callable[[], None]:
         """Do what *case* says and return how to undo it."""

@@ -17,7 +17,7 @@ import attrs
 import pytest
 
 from tests.netns.scenes import World, configure, eventually, needs_nft
-from veilnet.testing import Backbone, Delays, Flow, stall
+from veilnet.testing import Backbone, Delays, Flow, carrier, stall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,19 +43,14 @@ class Scene:
     inside: str
     direct: bool
 
-    def relay(self) -> Node | None:
-        """Return the relay that carries what left sends; None: it goes directly."""
-        (via,) = self.left.paths("right")[0]["via"] or [""]
-        return next((n for n in self.world.nodes.values() if n.look()["peer_id"] == via), None)
+    def relays(self) -> list[Node]:
+        """Return the relays."""
+        return [self.world.nodes[name] for name in ("one", "two")]
 
-    def ready(self) -> bool:
-        """Say whether the right kind of path carries, and another stands by."""
-        first, *others = self.left.paths("right") or [{"state": "none"}]
-        return (
-            first["state"] == "active"
-            and (first["kind"] == "direct") == self.direct
-            and any(path["state"] in {"standby", "active"} for path in others)
-        )
+    def carries(self) -> bool:
+        """Say whether the right kind of path carries the stream, and another one stands by."""
+        others = [p for p in self.left.paths("right") if p["state"] in {"standby", "active"}]
+        return len(others) >= 2 and (carrier(self.relays()) is None) == self.direct
 
     def start(self, node: Node) -> None:
         """Start a node that does not run, so that its Python can be made to stand still."""
@@ -111,8 +106,8 @@ def _survives(scene: Scene, fail: Callable[[Scene, Host], Callable[[], None]], *
     for _ in range(TIMES):
         with Flow(scene.left.host, scene.right.host, scene.inside, rate_bps=RATE_BPS) as flow:
             flow.wait_for(1 << 18, timeout_s=30)
-            eventually(scene.ready, timeout_s=90)
-            relay = scene.relay()
+            eventually(scene.carries, timeout_s=90)
+            relay = carrier(scene.relays())
             if held:
                 for node in scene.world.nodes.values():
                     stall.stall(node)

@@ -10,6 +10,7 @@ a steady stream that says for how long it was silent.
 
 from veilnet.testing.backbone import Backbone
 from veilnet.testing.capture import Capture, Frame
+from veilnet.testing.carrier import carrier
 from veilnet.testing.delay import Delays
 from veilnet.testing.entry import check, command, enter, inside
 from veilnet.testing.flow import Arrivals, Flow, Outage
@@ -28,6 +29,7 @@ __all__ = [
     "Node",
     "Outage",
     "Wire",
+    "carrier",
     "check",
     "command",
     "enter",

@@ -66,19 +66,21 @@ class Node:
     def foreground(self, *options: str, prelude: str = "") -> subprocess.Popen[str]:
         """Start it as `up --foreground` does, after the statements of *prelude*; return it, up.
 
-        The lab ends it, or the caller does.
+        It logs where `up` lets it log.  The lab ends it, or the caller does.
         Raises: InternalError: it ended instead.
         """
         run = "import sys\nfrom veilnet.cli.main import main\nsys.exit(main(sys.argv[1:]))\n"
         words = self.command("up", "--foreground", *options)
         # [python, -P, -m, veilnet, *words]
-        process: subprocess.Popen[str] = self.host.popen(
-            [*words[:2], "-c", f"{prelude}\n{run}", *words[4:]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=self._environment,
-        )
+        self.state.mkdir(mode=0o700, exist_ok=True)
+        with (self.state / "veilnet.log").open("ab") as log:
+            process: subprocess.Popen[str] = self.host.popen(
+                [*words[:2], "-c", f"{prelude}\n{run}", *words[4:]],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=self._environment,
+            )
         if process.stdout is None or process.stdout.readline() != "up\n":
             process.kill()
             process.communicate()
