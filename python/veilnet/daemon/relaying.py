@@ -30,6 +30,7 @@ from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import relay, relay_client, relay_messages, relay_service, relay_steps
 from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.relay import refused
+from veilnet.protocol.relay_switch import Switch
 from veilnet.units import NetworkId, PeerId
 
 if TYPE_CHECKING:
@@ -44,15 +45,6 @@ if TYPE_CHECKING:
 
 COUNT_S: Final = 1.0
 OFFERS_MAX: Final = 4_096
-
-_TO_SERVICE: Final = (relay_messages.RelayReserve, relay_messages.CircuitOpen)
-_TO_BOTH: Final = (relay_messages.RelayReserved,)
-_OWED_AN_END: Final = (
-    relay_messages.CircuitOpened,
-    relay_messages.CircuitAccepted,
-    relay_messages.CircuitConfirm,
-)
-"""Who says this about a circuit that is not here has to hear so."""
 
 __all__ = ["Circuit", "Relaying"]
 
@@ -70,6 +62,7 @@ class Relaying:
             own_id=own_id, terms=self.lending.terms, rng=node.rng, now=now
         )
         self.client = relay_client.CircuitClient(own_id=own_id, rng=node.rng)
+        self._switch = Switch(self.service, self.client)
         self._bound: dict[Key, int] = {}
         self._offers: dict[Key, RelayOffer] = {}
         self.circuits = Circuits()
@@ -178,9 +171,7 @@ class Relaying:
     def uses(self, session: Session) -> bool:
         """Whether a session must not be closed for idleness: circuits or a reservation need it."""
         key: Key = session.key
-        if self._bound.get(key) != session.sid:
-            return False
-        return bool(self.service.needs(key) or self.client.needs(key))
+        return self._bound.get(key) == session.sid and self._switch.needs(key)
 
     # --- sessions come and go --------------------------------------------------------------------
 
@@ -208,21 +199,17 @@ class Relaying:
         old = self._bound.get(key)
         if carrier is None or is_circuit(carrier.endpoint):
             if old is not None:
-                event = relay.LinkDown(key)
-                self._both(event)
+                self._act(self._switch.handle(relay.LinkDown(key), trio.current_time()))
                 del self._bound[key]
             return
         if old == carrier.sid:
             return
-        held = [*self.service.held(key), *self.client.held(key)]
-        if old is not None and held:
+        if old is not None and self._switch.held(key):
             self._node.engine.rebind_link(old, carrier.sid)
         self._bound[key] = carrier.sid
         self.circuits.moved(key, carrier.sid)
-        self._both(relay.LinkUp(key, carrier.initiator, self._is_own(carrier)))
-        for first in range(0, len(held), relay_messages.HELD_MAX):
-            portion = tuple(held[first : first + relay_messages.HELD_MAX])
-            self._tell(carrier, relay_messages.CircuitsHeld(circuits=portion))
+        up = relay.LinkUp(key, carrier.initiator, self._is_own(carrier))
+        self._act(self._switch.handle(up, trio.current_time()))
 
     def _is_own(self, session: Session) -> bool:
         """Whether the peer is a valid member: of one that has expired only renewal is served."""
@@ -248,41 +235,24 @@ class Relaying:
                 del self._offers[next(iter(self._offers))]
         elif key not in self._bound:
             log.debug("no link", peer=session.peer_id.hex()[:12], kind=type(message).__name__)
-        elif isinstance(message, relay_messages.CircuitsHeld):
-            for circuit in message.circuits:
-                self._unknown(key, circuit)
         elif isinstance(message, relay_messages.RelayMessage):
-            self._dispatch(session, key, message)
+            self._heard(session, relay.Heard(key, message))
 
-    def _dispatch(self, session: Session, key: Key, message: relay_messages.RelayMessage) -> None:
-        circuit = getattr(message, "circuit", None)
-        heard = relay.Heard(key, message)
-        if isinstance(message, _TO_SERVICE):
-            # A membership may have run out, or been renewed, since the link came up.
-            link = relay.LinkUp(key, session.initiator, self._is_own(session))
-            if self.service.is_own(key) != link.own:
-                self._service(link)
-            self._service(heard)
-        elif isinstance(message, _TO_BOTH) or circuit is None:
-            self._both(heard)
-        elif isinstance(message, relay_messages.CircuitIncoming):
-            network = self._node.networks.get(session.network_id)
-            welcome = network is not None and self._is_member(network, PeerId(message.origin))
-            self._client(attrs.evolve(heard, welcome=welcome))
-        elif self.service.owns(key, circuit):
-            if isinstance(message, relay_messages.CircuitClosed):
+    def _heard(self, session: Session, heard: relay.Heard) -> None:
+        key, message = heard.key, heard.message
+        match message:
+            case relay_messages.RelayReserve() | relay_messages.CircuitOpen():
+                # A membership may have run out, or been renewed, since the link came up.
+                own = self._is_own(session)
+                if self.service.is_own(key) != own:
+                    self._service(relay.LinkUp(key, session.initiator, own))
+            case relay_messages.CircuitIncoming(origin=origin):
+                network = self._node.networks.get(session.network_id)
+                welcome = network is not None and self._is_member(network, PeerId(origin))
+                heard = attrs.evolve(heard, welcome=welcome)
+            case relay_messages.CircuitClosed():
                 self._count()
-            self._service(heard)
-        elif self.client.owns(key, circuit):
-            self._client(heard)
-        elif isinstance(message, _OWED_AN_END):
-            self._unknown(key, circuit)
-
-    def _unknown(self, key: Key, circuit: bytes) -> None:
-        """Tell the peer that a circuit it believes in is not here, if so."""
-        if not self.service.owns(key, circuit) and not self.client.owns(key, circuit):
-            closed = relay_messages.CircuitClosed(circuit=circuit, code=relay.Closing.UNKNOWN)
-            self._act([relay.Send(key, closed)])
+        self._act(self._switch.heard(heard, trio.current_time()))
 
     def spent(self, link: int, label: int) -> None:
         """Take the engine's word that a circuit's bytes are used up: share out what is left."""
@@ -298,7 +268,7 @@ class Relaying:
         """
         while True:
             self._wake = trio.Event()
-            due = [self.service.deadline(), self.client.deadline()]
+            due = [self._switch.deadline()]
             if any(circuit.open for circuit in self.service.circuits):
                 due.append(self._counted_s + COUNT_S)
             with trio.move_on_at(min((at for at in due if at is not None), default=math.inf)):
@@ -318,7 +288,7 @@ class Relaying:
         now = trio.current_time()
         if now >= self._counted_s + COUNT_S:
             self._count()
-        self._act([*self.service.tick(now), *self.client.tick(now)])
+        self._act(self._switch.tick(now))
 
     def _count(self) -> None:
         """Read what the engine has forwarded, while it forwards."""
@@ -347,10 +317,6 @@ class Relaying:
 
     def _client(self, event: relay_client.Event) -> None:
         self._act(self.client.handle(event, trio.current_time()))
-
-    def _both(self, event: relay.LinkUp | relay.LinkDown | relay.Heard) -> None:
-        self._service(event)
-        self._client(event)
 
     def _act(self, actions: Iterable[relay_steps.Action | relay_client.Action]) -> None:
         for action in actions:

@@ -339,13 +339,13 @@ class RelayService:
         # In this order: what is told first is what the asker can do least about.
         reasons: tuple[tuple[Refusal, Callable[[], bool]], ...] = (
             (Refusal.OFF, lambda: not self.terms.serves(own=links[key].own)),
+            (Refusal.VOLUME, lambda: self.quota.left(key, self.terms, now) == 0),
             (Refusal.NO_RESERVATION, lambda: self._reserved.get(key, -math.inf) <= now),
             (Refusal.NO_SENSE, lambda: len(set(peers)) < len(peers)),
             (Refusal.HOPS, lambda: asked.hops < 1 + len(asked.through)),
             (Refusal.NO_LINK, lambda: far not in links or links[far].own != links[key].own),
             (Refusal.FULL, lambda: len(self._circuits) >= self.terms.circuits),
             (Refusal.PEER_FULL, lambda: len(self._of(key)) >= self.terms.peer_circuits),
-            (Refusal.VOLUME, lambda: self.quota.left(key, self.terms, now) == 0),
         )
         return next((refusal for refusal, holds in reasons if holds()), None)
 
