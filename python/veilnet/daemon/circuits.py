@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 import trio
 
+from veilnet._engine import circuit_endpoint
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import relay
 from veilnet.protocol.circuit import is_circuit
@@ -152,7 +153,5 @@ class Circuits:
         """Note that another session carries a link now."""
         for circuit in self:
             if (circuit.network_id, circuit.relay) == key:
-                from veilnet._engine import circuit_endpoint
-
                 circuit.link = link
                 circuit.endpoint = Endpoint(*circuit_endpoint(link, circuit.label))
