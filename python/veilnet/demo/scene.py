@@ -85,14 +85,14 @@ def connect(stage: Stage, tell: Callable[[Step], None]) -> Tunnel:
     """Let the laptop found a network and the server join it."""
     laptop, server = stage.laptop, stage.server
     tell(Step("veilnet up"))
-    status = laptop.up()
+    status = laptop.up("--name", laptop.name)
     network = status["networks"][0]
     tell(Step("veilnet up", f"peer id {status['peer_id'][:12]}, {network['addresses'][0]}"))
     tell(Step("veilnet invite"))
     invite = laptop.invite()
     tell(Step("veilnet invite", f"{invite[:24]}... ({len(invite)} characters)"))
     tell(Step("veilnet connect veil:..."))
-    said = server.connect(invite)
+    said = server.connect(invite, "--name", server.name)
     path = said["path"]
     tell(Step("veilnet connect veil:...", f"{path['kind']}, {said['handshake_ms']:.1f} ms"))
     inside = server.address(network["id"])
@@ -152,7 +152,7 @@ def second_act(
     """
     laptop, server = stage.laptop.host, stage.server.host
     tell(Step("a relay joins"))
-    stage.relay.connect(stage.laptop.invite())
+    stage.relay.connect(stage.laptop.invite(), "--name", stage.relay.name)
     with Flow(laptop, server, tunnel.inside, rate_bps=_STREAM_BPS) as stream:
         _wait_until(lambda: _stands_by(stage), "no relay stood by", _READY_S)
         tell(Step("a relay joins", f"and stands by; a stream of {_STREAM_BPS / 1e6:g} Mbit/s runs"))
