@@ -264,11 +264,19 @@ class Channels:
                     target,
                     search.through,
                     most=CIRCUITS_MAX - len(search.circuits),
-                    but=[circuit.relay for circuit in search.circuits],
+                    but=self._avoided(search),
                 )
             except VeilError as error:
                 log.debug("no way round", reason=error.message)
             await trio.sleep(AGAIN_S)
+
+    def _avoided(self, search: _Search) -> set[PeerId]:
+        """Return whom not to ask for a circuit: over them the peer is being called already."""
+        relays = {circuit.relay for circuit in search.circuits}
+        if trio.current_time() < search.began_s + KNOWN_S:
+            key = (search.network.id, search.member.peer_id)
+            relays |= self._node.paths.relays(key)
+        return relays
 
     async def _search_endpoints(self, search: _Search) -> None:
         network, peer_id = search.network, search.member.peer_id
@@ -383,7 +391,7 @@ class Channels:
         self._probes.setdefault(session.sid, []).append(put)
         deadline = trio.current_time() + timeout_s
         try:
-            while trio.current_time() < deadline:
+            while trio.current_time() < deadline and not session.link.closed.is_set():
                 self._node.engine.probe(session.sid)
                 with trio.move_on_at(min(deadline, trio.current_time() + PROBE_AGAIN_S)):
                     return await take.receive()

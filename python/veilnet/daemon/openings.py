@@ -24,6 +24,7 @@ import trio
 
 from veilnet.daemon.ways import OPEN_MAX, Way, arm_words
 from veilnet.errors import (
+    ClosedError,
     LocalProtocolError,
     PeerRefused,
     PeerUnreachable,
@@ -94,8 +95,11 @@ class Openings:
         return await self._agree(course, DIRECT, None, endpoint)
 
     def keep(self, course: Course, circuit: Circuit) -> None:
-        """Have *circuit* for this course, and notice its end."""
+        """Have *circuit* for this course, and notice its end; another over the same relays goes."""
+        old = course.circuits.get(circuit.relays)
         course.circuits[circuit.relays] = circuit
+        if old is not None and old is not circuit:
+            self._node.relaying.close_circuit(old)
         self._node.spawn(self._watch, course, circuit)
 
     def drop(self, course: Course, circuit: Circuit) -> None:
@@ -156,6 +160,8 @@ class Openings:
                 self._node.engine.close_path(session.sid, way.path)
             except LocalProtocolError:
                 return  # the last one goes with its session
+            except ClosedError:
+                tell = False  # and so do all
             if tell and way.path:
                 with contextlib.suppress(LocalProtocolError):
                     session.link.send(messages.PathClose(path=way.path))
@@ -184,7 +190,7 @@ class Openings:
             answer = messages.PathOpened(path=asked.path)
         except _Refused as no:
             answer = messages.PathRefused(path=asked.path, code=no.code, reason=no.message)
-        except LocalProtocolError as error:
+        except (LocalProtocolError, ClosedError) as error:
             reason = error.message[:256]
             answer = messages.PathRefused(path=asked.path, code=NO_PATH, reason=reason)
         with contextlib.suppress(LocalProtocolError):

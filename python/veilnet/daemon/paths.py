@@ -27,7 +27,7 @@ from veilnet.daemon import course as courses
 from veilnet.daemon.course import Course, Leg
 from veilnet.daemon.openings import Openings
 from veilnet.daemon.ways import DEAD, OPEN_MAX, PROBING, PathIds, Way, arm_words
-from veilnet.errors import BrokenEngineError, LocalProtocolError, VeilError
+from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
 from veilnet.paths.guard import Guard
@@ -209,6 +209,11 @@ class Paths:
         """Whether data has flowed lately."""
         return now_s - course.active_s <= ACTIVE_S
 
+    def relays(self, key: Key) -> set[PeerId]:
+        """Return over whom there are circuits of ours to a peer."""
+        course = self._courses.get(key)
+        return set() if course is None else {c.relay for c in course.circuits.values()}
+
     def endpoints(self, session: Session) -> tuple[Endpoint, ...]:
         """Return where the peer of *session* is reached, the best first, circuits included."""
         course = self.course(session)
@@ -385,7 +390,7 @@ class Paths:
                 self._probe(course, way.path)
 
     def _probe(self, course: Course, path: int) -> None:
-        with contextlib.suppress(LocalProtocolError):
+        with contextlib.suppress(LocalProtocolError, ClosedError):
             self._node.engine.probe(course.session.sid, path)
 
     def _try_direct(self, course: Course, now_s: float) -> None:
@@ -465,7 +470,7 @@ class Paths:
         if course.news(steering):
             try:
                 self._node.engine.set_shares(sid, steering.shares, standby=steering.standby)
-            except LocalProtocolError as error:
+            except (LocalProtocolError, ClosedError) as error:
                 log.debug("shares not set", reason=error.message)
             self._read_s = -FRESH_S
         wanted = list(steering.missing)
