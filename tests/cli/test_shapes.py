@@ -35,6 +35,27 @@ def test_status_and_connect_have_the_documented_shapes(hosts):
         assert faults(value, load("status")) == []
 
 
+def test_relaying_has_the_documented_shape(host):
+    """Whatever was said last; and as much of it as `status` shows."""
+    host.ok("up", "--no-tun", "--name", "alice")
+    assert faults(host.ok("relay", "status", "--json").json, load("relay")) == []
+    assert faults(host.ok("relay", "limit", "--rate", "100M", "--json").json, load("relay")) == []
+    carried = {"id": "0" * 64, "name": "bob"}
+    value = host.ok("relay", "on", "--json").json
+    value["carries"] = [
+        {
+            "network": "home",
+            "from": carried,
+            "to": carried,
+            "through": through,
+            "bytes": 9,
+            "confirmed": True,
+        }
+        for through in (None, carried)
+    ]
+    assert faults(value, load("relay")) == []
+
+
 def test_the_demo_has_the_documented_shape():
     """The figures that scripts may rely on."""
     look = Look(on_wire=0, inside=9, frames=9)

@@ -11,7 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from veilnet.cli import judge, output
+from veilnet.cli.asking import ask as _ask
 from veilnet.cli.options import Globals, check_key
+from veilnet.cli.relay import relay_app
 from veilnet.control import client
 from veilnet.errors import (
     DaemonNotRunning,
@@ -38,6 +40,7 @@ for name, sub in {
     "member": member_app,
     "network": network_app,
     "path": path_app,
+    "relay": relay_app,
     "key": key_app,
     "config": config_app,
 }.items():
@@ -77,14 +80,6 @@ def _globals(
 ) -> None:
     # These stand here for --help only: `options.split` took them out before typer looked.
     del state, socket, json, log_level, log_json, debug, version
-
-
-def _ask(
-    context: typer.Context, command: str, patience_s: float | None = 30.0, **args: object
-) -> Mapping[str, Any]:
-    found: Globals = context.obj
-    path = client.find(found.socket, found.state)
-    return client.ask(path, command, args, timeout_s=patience_s)
 
 
 @app.command()

@@ -57,6 +57,25 @@ def duration(text: str) -> int:
     return seconds
 
 
+def amount(flag: str, text: str | None) -> int | None:
+    """Return the number that ``100M`` means, 0 for ``none``.   Raises: UsageError: it is none."""
+    if text is None or text.lower() == "none":
+        return None if text is None else 0
+    units = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    unit = units.get(text[-1:].lower(), 1)
+    number = text[:-1] if unit > 1 else text
+    whole, _, part = number.partition(".")
+    digits = whole + part
+    value = 0
+    if digits.isascii() and digits.isdigit() and len(digits) <= 15:
+        value = int(digits) * unit // 10 ** len(part)
+    if not value:
+        raise UsageError(
+            f"{flag}: {text!r} is no amount", hint="Write 500k, 100M, 1.5G, 2T; or none."
+        )
+    return value
+
+
 def node_name(name: str | None) -> str | None:
     """Return the name to ask for in networks.   Raises: UsageError: it is none."""
     if name is None:

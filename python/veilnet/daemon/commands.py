@@ -12,7 +12,7 @@ import trio
 
 from veilnet import __version__
 from veilnet.crypto import suite
-from veilnet.daemon import underlay
+from veilnet.daemon import lending, underlay
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.path_views import PathViews
 from veilnet.daemon.sessions import DISCONNECTED
@@ -76,6 +76,7 @@ class Commands:
             "crypto": {"backend": node.backend.name, "version": node.backend.version},
             "hosts_file": node.config.hosts_file or None,
             "networks": [self._network(network) for network in node.networks],
+            "relay": lending.status(node),
             "peers": [
                 self._peer(network, member, stats)
                 for network in node.networks
@@ -386,6 +387,17 @@ class Commands:
                 await self._node.retire(session, close)
         return {"peer_id": member.peer_id.hex(), "state": "idle"}
 
+    async def relay(self, args: Mapping[str, Any], tell: Tell) -> Json:
+        """Return what this node relays, for whom, and how much it may."""
+        del args, tell
+        return lending.report(self._node)
+
+    async def relay_set(self, args: Mapping[str, Any], tell: Tell) -> Json:
+        """Change for whom and how much this node relays, and return what holds now."""
+        del tell
+        await self._node.relaying.decide(**args)
+        return lending.report(self._node)
+
     async def down(self, args: Mapping[str, Any], tell: Tell) -> Json:
         """Stop the node."""
         del args, tell
@@ -432,5 +444,7 @@ def commands(node: Node) -> dict[str, Command]:
         "ping": made.ping,
         "disconnect": made.disconnect,
         "path": made.path,
+        "relay": made.relay,
+        "relay_set": made.relay_set,
         "down": made.down,
     }
