@@ -30,6 +30,7 @@ JOIN_SUITE = 1
 """Join handshakes run in S1 until an invite says otherwise."""
 
 JOINING_S = 60.0
+HEARD_S = 2.0
 READY_S = 0.25
 """How long to wait for the responder's greeting before packets are sent all the same."""
 
@@ -112,7 +113,7 @@ class Birth:
             ms=round(session.handshake_ms, 1),
         )
         for loser in self._losers:
-            node.spawn(node.retire, loser, Close(code=SUPERSEDED, reason="another session"))
+            node.spawn(self._retire, loser, session)
         if session.mode is vnh1.Mode.JOIN:
             node.spawn(self._end_joining, session)
         else:
@@ -123,6 +124,16 @@ class Birth:
         node.paths.begin(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
+
+    async def _retire(self, loser: Session, session: Session) -> None:
+        """Close what *session* replaces, once the peer is known to have *session*.
+
+        Whose ACK is still on its way would else be without any session, and lose what goes over it.
+        """
+        if loser is not session and not session.initiator:
+            with trio.move_on_after(HEARD_S):
+                await session.heard.wait()
+        await self._node.retire(loser, Close(code=SUPERSEDED, reason="another session"))
 
     async def _end_joining(self, session: Session) -> None:
         """Close a join session that its joiner forgot."""

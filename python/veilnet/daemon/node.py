@@ -336,6 +336,7 @@ class Node:
         What fails here for our own sake costs that message alone: those behind it have been
         acknowledged with it, and come only once.
         """
+        session.heard.set()
         self.ready(session)
         try:
             envelopes = session.link.receive(data, trio.current_time())

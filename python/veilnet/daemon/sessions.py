@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
+import trio
 
 from veilnet.errors import PeerRefused
 from veilnet.protocol.handshake import Mode
@@ -58,6 +59,8 @@ class Session:
     established_s: float
     ready: bool = True
     """Whether the peer is known to take our packets; see `Birth.begin`."""
+    heard: trio.Event = attrs.field(factory=trio.Event, repr=False)
+    """Set once control of the peer came on it."""
     door: int | None = None
     """The door it came through, at the responder."""
     rekey: Any = attrs.field(default=None, repr=False)
