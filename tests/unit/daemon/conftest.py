@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from veilnet.daemon import birth, commands, doors, gossip, host, joining, node, underlay
+from veilnet.daemon import birth, commands, doors, gossip, host, joining, node, relaying, underlay
 from veilnet.networks.endpoint import Endpoint
 
 
@@ -19,7 +19,7 @@ def wall(monkeypatch):
             self.offset += seconds
 
     made, real = Wall(), host.unix_now
-    for module in (birth, commands, doors, gossip, joining, node):
+    for module in (birth, commands, doors, gossip, joining, node, relaying):
         monkeypatch.setattr(module, "unix_now", lambda: real() + made.offset)
     return made
 
