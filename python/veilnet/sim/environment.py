@@ -36,15 +36,23 @@ DEMAND_BPS: Final = 5e6
 class Environment(Protocol):
     """Agents that send, and what happens to it."""
 
-    step_s: float
-    agents: int
-    nodes: Sequence[int]
-    """The node that each agent belongs to; agents of one node share a policy."""
-
-    ids: Sequence[Sequence[ArmId]]
-    """Per agent the arms in the order of the columns of every array here."""
-
     tally: Tally
+
+    @property
+    def step_s(self) -> float:
+        """How long a step is."""
+
+    @property
+    def agents(self) -> int:
+        """How many there are."""
+
+    @property
+    def nodes(self) -> Sequence[int]:
+        """The node that each agent belongs to; agents of one node share a policy."""
+
+    @property
+    def ids(self) -> Sequence[Sequence[ArmId]]:
+        """Per agent the arms in the order of the columns of every array here."""
 
     @property
     def now_s(self) -> float:
@@ -118,9 +126,7 @@ def peer_id(kind: str, number: int) -> PeerId:
     return PeerId(hashlib.sha256(f"veilnet/sim/{kind}/{number}".encode()).digest())
 
 
-def split(
-    decision: Decision, columns: dict[ArmId, int], width: int
-) -> tuple[Floats, int, int]:
+def split(decision: Decision, columns: dict[ArmId, int], width: int) -> tuple[Floats, int, int]:
     """Return *decision* as shares by column, the probed column and the standby's (-1: none)."""
     shares = np.zeros(width)
     for arm, share in decision.shares:

@@ -1,12 +1,15 @@
 """Experiment B: real bases, simulated weather, in steps of 1 s.
 
 Legs of a path have a base from a trace of hosts, and each leg on its own
-- *shifts*: about every ten minutes its level changes by up to a third, as when a route changes;
+- *shifts*: about every half hour its level changes by up to a fifth, as when a route changes;
 - *drifts*: an Ornstein-Uhlenbeck process of 3 % with a time constant of two minutes;
-- is *congested* for 10 to 60 s at a time: 20 to 120 ms more, and up to 2 % loss.
-Relays *crash* about once in half an hour for 20 to 120 s.  What is measured has noise of 2 % and, in
-1.5 % of the seconds, a *spike* of 50 to 400 ms.  The oracle knows the levels, not the spikes; what
+- is *congested* about every quarter of an hour for 10 to 60 s: 20 to 100 ms more, up to 2 % loss.
+Relays *crash* about once in an hour for 20 to 120 s.  What is measured has noise of 2 % and, in
+1.5 % of the seconds, a *spike* of 10 to 60 ms.  The oracle knows the levels, not the spikes; what
 counts for everybody is the level.
+
+How rough the weather is was set so that a plain greedy (EWMA 0.8, one probe in 10 s in turn) lands
+near the 6 % that it had in the design's simulation; no other policy had a say.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from attrs import frozen
 
 from veilnet.sim.environment import Allowance
 from veilnet.sim.replay import RELAYS, Ints
-from veilnet.sim.traces import Flags, Floats, Trace
+from veilnet.sim.traces import Floats, Trace
 from veilnet.sim.world import Scenario
 
 KEEPALIVE_S: Final = 15
@@ -29,18 +32,18 @@ KEEPALIVE_S: Final = 15
 class Weather:
     """How rough it is."""
 
-    shift_every_s: float = 600.0
-    shift: float = 0.33
+    shift_every_s: float = 1_800.0
+    shift: float = 0.2
     drift: float = 0.03
     drift_s: float = 120.0
-    congested_every_s: float = 400.0
+    congested_every_s: float = 900.0
     congested_s: tuple[float, float] = (10.0, 60.0)
-    congested_ms: tuple[float, float] = (20.0, 120.0)
+    congested_ms: tuple[float, float] = (20.0, 100.0)
     congested_loss: float = 0.02
     noise: float = 0.02
     spikes: float = 0.015
-    spike_ms: tuple[float, float] = (50.0, 400.0)
-    crash_every_s: float = 1_800.0
+    spike_ms: tuple[float, float] = (10.0, 60.0)
+    crash_every_s: float = 3_600.0
     crash_s: tuple[float, float] = (20.0, 120.0)
 
 
@@ -140,6 +143,6 @@ def _crashes(rng: np.random.Generator, weather: Weather, relays: int, steps: int
 def _spikes(rng: np.random.Generator, weather: Weather, level: Floats) -> Floats:
     """Return what measurements are off by."""
     off = level * rng.normal(0, weather.noise, level.shape)
-    spiked: Flags = rng.random(level.shape) < weather.spikes
+    spiked = np.asarray(rng.random(level.shape) < weather.spikes)
     off[spiked] += rng.uniform(*weather.spike_ms, int(spiked.sum()))
     return off

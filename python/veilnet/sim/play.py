@@ -27,9 +27,7 @@ def play(env: Environment, make: Maker, *, seed: int, quiet: bool = False) -> Ta
 
     Invariant: a policy sees its arms, its samples and the clock, nothing else of *env*.
     """
-    policies = {
-        node: make(np.random.default_rng([seed, node])) for node in sorted(set(env.nodes))
-    }
+    policies = {node: make(np.random.default_rng([seed, node])) for node in sorted(set(env.nodes))}
     keys = [number.to_bytes(4, "big") for number in range(env.agents)]
     owner = [policies[node] for node in env.nodes]
     heard = [False] * env.agents

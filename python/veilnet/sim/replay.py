@@ -77,9 +77,7 @@ def replay_scenario(
     )
 
 
-def _draw(
-    rng: np.random.Generator, name: str, usable: Flags, *, pairs: int, relays: int
-) -> Ints:
+def _draw(rng: np.random.Generator, name: str, usable: Flags, *, pairs: int, relays: int) -> Ints:
     """Return rows of source, destination and relays."""
     nodes = usable.shape[0]
     rows: list[list[int]] = []

@@ -63,7 +63,7 @@ class Trace:
 
     def coverage(self) -> Floats:
         """Return the share of slots in which each pair was measured.  Shape: (nodes, nodes)."""
-        return np.isfinite(self.rtt_ms).mean(axis=0)
+        return np.asarray(np.isfinite(self.rtt_ms).mean(axis=0))
 
     def held(self) -> Floats:
         """Return the round trips with what is missing held over from the slot before.

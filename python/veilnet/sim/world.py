@@ -55,7 +55,7 @@ class Scenario:
     fresh: Flags = field(repr=False)
     """Steps at whose beginning own legs were measured anew.  (steps,)."""
     jitter_ms: float = 0.0
-    allowance: Allowance = Allowance(1.0)
+    allowance: Allowance = field(factory=lambda: Allowance(1.0))
     quiet: bool = False
     prefixes: tuple[frozenset[str], ...] = ()
     """Of each relay; none: every relay stands alone."""
@@ -81,6 +81,9 @@ class Attack(Protocol):
 
     bad: Flags
     """(agents, arms): the arms that go over an attacker."""
+
+    shunned: bool
+    """Whether the oracle keeps away from them."""
 
     def treat(self, shares: Floats, rtt_ms: Floats, loss: Floats) -> Treatment:
         """Return what becomes of this step; *shares* is how much each arm carries."""
@@ -165,10 +168,13 @@ class World:
         self._probes[agent] = probe
 
     def costs_ms(self) -> Floats:
-        """Return what each arm will cost in the coming step; attackers aside."""
+        """Return what each arm will cost in the coming step; attackers are not there."""
         scenario, t = self.scenario, self._slot
         costs = equivalent_ms(scenario.rtt_ms[t], scenario.loss[t])
-        return absent_as_infinite(costs, scenario.present)
+        usable = scenario.present
+        if self.attack is not None and self.attack.shunned:
+            usable = usable & ~self.attack.bad
+        return absent_as_infinite(costs, usable)
 
     def step(self) -> None:
         """Move the clock by one step."""
