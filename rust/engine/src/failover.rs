@@ -93,7 +93,15 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
         let Some(path) = session.paths.get(place) else {
             continue;
         };
-        if path.usable() && path.death_ns().is_some_and(|at| now_ns >= at) {
+        let dead = path.death_ns().is_some_and(|at| now_ns >= at);
+        let left = || {
+            path.share > 0.0
+                && path.leave_ns().is_some_and(|at| now_ns >= at)
+                && heir(session, place, now_ns)
+                    .and_then(|at| session.paths.get(at))
+                    .is_some_and(|heir| is_warm(heir, now_ns))
+        };
+        if path.usable() && (dead || left()) {
             give_up(events, session, place, State::Dead, Cause::Silent, now_ns);
         }
     }
@@ -132,7 +140,6 @@ fn give_up(
 
 /// The place of the path that takes over: the warm standby, else the quickest that is alive.
 fn heir(session: &Session, from: usize, now_ns: u64) -> Option<usize> {
-    let warm = |p: &Path| p.heard_ns.is_some_and(|t| now_ns < t + WARM_NS);
     session
         .paths
         .iter()
@@ -140,9 +147,18 @@ fn heir(session: &Session, from: usize, now_ns: u64) -> Option<usize> {
         .filter(|(at, p)| *at != from && p.state == State::Alive)
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
-            (!warm(p), p.share <= 0.0 && !p.standby, !p.standby, rtt_ns)
+            (
+                !is_warm(p, now_ns),
+                p.share <= 0.0 && !p.standby,
+                !p.standby,
+                rtt_ns,
+            )
         })
         .map(|(at, _)| at)
+}
+
+fn is_warm(path: &Path, now_ns: u64) -> bool {
+    path.heard_ns.is_some_and(|t| now_ns < t + WARM_NS)
 }
 
 fn tell(events: &Events, session: &Session, place: usize, cause: Cause, moved_to: Option<u8>) {

@@ -19,6 +19,9 @@ pub const SHARED: usize = 3;
 const SILENCE_NS: u64 = 250_000_000;
 /// After SRTT + 4 RTTVAR + this, it is asked by a probe, so that a lost tail condemns nobody.
 const DOUBT_NS: u64 = 100_000_000;
+/// A doubted path that answers no probe for SRTT + 4 RTTVAR + this is given up for a warm standby:
+/// in time for a TCP inside, whose first timeout comes after 200 ms and the next after 600 ms.
+const UNANSWERED_NS: u64 = 50_000_000;
 /// While a path still hears the peer, only so many silences condemn what it sends.
 const ONE_WAY: u64 = 3;
 /// Datagrams that must be unacknowledged before silence means anything.
@@ -121,8 +124,9 @@ pub struct Path {
     pub highest_ns: u64,
     pub reported_ns: u64,
     pub report_due: bool,
-    /// When it was last asked because it was doubted or has to stay warm.
+    /// When it was last asked so that it stays warm, and because it was doubted.
     pub asked_ns: u64,
+    pub doubted_ns: u64,
     pub browned_ns: u64,
     /// Bytes given to flows, decaying: what the shares are held against.
     pub given: f32,
@@ -149,6 +153,7 @@ impl Path {
             reported_ns: 0,
             report_due: false,
             asked_ns: 0,
+            doubted_ns: 0,
             browned_ns: 0,
             given: 0.0,
         }
@@ -189,7 +194,15 @@ impl Path {
     /// When to doubt the path, if nothing comes until then.
     #[must_use]
     pub fn doubt_ns(&self) -> Option<u64> {
-        Some(self.owed_since_ns()?.max(self.asked_ns) + self.patience_ns() + DOUBT_NS)
+        Some(self.owed_since_ns()?.max(self.doubted_ns) + self.patience_ns() + DOUBT_NS)
+    }
+
+    /// When to leave the path for a warm standby, if no doubt is answered until then.
+    #[must_use]
+    pub fn leave_ns(&self) -> Option<u64> {
+        let told_ns = self.meter.reported_ns.max(self.heard_ns).unwrap_or(0);
+        let doubted = self.doubted_ns > self.owed_since_ns()?.max(told_ns);
+        doubted.then_some(self.doubted_ns + self.patience_ns() + UNANSWERED_NS)
     }
 
     /// When the path is dead, if nothing comes until then.

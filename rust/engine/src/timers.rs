@@ -170,8 +170,14 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
     };
     let doubted = path.usable() && path.doubt_ns().is_some_and(|t| now_ns >= t);
     let cool = busy && !alone && warm_ns(path).is_some_and(|t| now_ns >= t);
-    if doubted || cool {
+    if cool {
         path.asked_ns = now_ns;
+    }
+    if doubted {
+        path.doubted_ns = now_ns;
+    }
+    // Two where an answer decides: a single one may be lost like any datagram.
+    for _ in 0..usize::from(cool) + 2 * usize::from(doubted) {
         let _ = send_probe(underlay, session, at, None, false, now_ns);
     }
 }
@@ -206,6 +212,7 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
             let doubt_ns = path.doubt_ns().filter(|_| session.confirmed);
             next = next.min(doubt_ns.unwrap_or(u64::MAX));
             next = next.min(path.death_ns().unwrap_or(u64::MAX));
+            next = next.min(path.leave_ns().filter(|t| *t > now_ns).unwrap_or(u64::MAX));
         }
         if let Some(challenge) = path.challenge {
             next = next.min(challenge.decide_ns);
