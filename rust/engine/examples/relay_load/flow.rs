@@ -293,8 +293,8 @@ impl Flow {
                 number = (number + 1) % circuits;
                 wanted = dice.roll(offer.burst.1 - offer.burst.0 + 1) + offer.burst.0;
             }
-            for at in 0..outs {
-                if owed[at] == 0 {
+            for (at, owed) in owed.iter_mut().enumerate() {
+                if *owed == 0 {
                     continue;
                 }
                 while let Some((count, bytes, opened)) = self.receive(1, at, SAMPLE)? {
@@ -302,10 +302,10 @@ impl Flow {
                     out.arrived += count;
                     out.bytes += bytes;
                     out.opened += opened;
-                    owed[at] = owed[at].saturating_sub(count);
+                    *owed = owed.saturating_sub(count);
                     outstanding = outstanding.saturating_sub(count as usize);
                     worked = true;
-                    if owed[at] == 0 {
+                    if *owed == 0 {
                         break;
                     }
                 }
