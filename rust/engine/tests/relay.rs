@@ -71,6 +71,10 @@ fn a_session_over_a_relay() {
 fn no_circuit_no_frame() {
     let t = three(QUOTA);
     let met = meet(&t.a, &t.b, t.end_a);
+    // Nothing may still be on its way, or it would count as heard.
+    until("quiet", || {
+        stats(&t.a, met.sid_a).mtu_bytes == 1412 && stats(&t.b, met.sid_b).mtu_bytes == 1412
+    });
     let end = t.at_relay.1;
     t.relay.call(move |c, _| c.remove_circuit(end)).unwrap();
     let before = relayed(&t);
