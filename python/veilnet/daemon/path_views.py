@@ -56,7 +56,7 @@ class PathViews:
             state = "dead"
         return self._place(session, way.arm, way.endpoint) | {
             "veil": "mist",
-            "share": round(_share(way), 3),
+            "share": min(round(_share(way), 3), 1.0),
             "rtt_ms": None if rtt_s is None else round(rtt_s * 1000, 3),
             "loss": 0.0 if stats is None else round(stats.loss, 4),
             "state": state,
@@ -157,7 +157,7 @@ class PathViews:
             "kind": "relayed" if arm else "direct",
             "via": [peer.hex() for peer in arm],
             "via_names": self._names(network, arm),
-            "share": 0.0 if way is None else round(_share(way), 3),
+            "share": 0.0 if way is None else min(round(_share(way), 3), 1.0),
             "standby": way is not None and way.stats is not None and way.stats.standby,
             "state": "closed" if way is None else way.state,
             "rtt_ms": None if rtt_s is None else round(rtt_s * 1e3, 3),
@@ -175,7 +175,7 @@ def _reason(course: Course | None, decision: Decision | None) -> str:
 def _share(way: Way) -> float:
     if way.stats is None:
         return 1.0 if way.path == 0 else 0.0
-    return float(way.stats.share)
+    return max(0.0, float(way.stats.share))
 
 
 def _number(value: float) -> float | None:

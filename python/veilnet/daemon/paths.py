@@ -382,11 +382,12 @@ class Paths:
             self._node.channels.moved(session, Endpoint(*way.endpoint))
 
     def _revive(self, course: Course, now_s: float) -> None:
-        """Ask ways that are dead, or not yet proven, whether they live."""
+        """Ask ways that are dead, not yet proven or without an answer whether they live."""
         for way in course.ways.values():
-            waits = way.asked_s is not None and now_s - way.asked_s < DEAD_PROBE_S
-            if way.stats is not None and way.state in (DEAD, PROBING) and not waits:
-                way.asked_s = now_s
+            doubtful = way.state in (DEAD, PROBING) or way.unanswered
+            if way.stats is not None and doubtful and now_s >= way.revived_s + DEAD_PROBE_S:
+                way.revived_s = now_s
+                way.probe_sent(now_s)
                 self._probe(course, way.path)
 
     def _probe(self, course: Course, path: int) -> None:

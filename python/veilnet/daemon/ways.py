@@ -55,6 +55,10 @@ class Way:
     """Round trips of answered probes that no sample told yet."""
     asked_s: float | None = None
     """Since when a probe of ours waits for its answer."""
+    revived_s: float = -math.inf
+    """When it was last asked because there was a doubt."""
+    unanswered: int = 0
+    """Probes of ours in a row that were not answered in time."""
     _counted: PathStats | None = None
     _counted_s: float = 0.0
 
@@ -99,7 +103,7 @@ class Way:
 
     def probe_answered(self, rtt_s: float) -> None:
         """Note the answer."""
-        self.asked_s = None
+        self.asked_s, self.unanswered = None, 0
         self.told_rtts.append(rtt_s)
         del self.told_rtts[:-16]
 
@@ -120,7 +124,8 @@ class Way:
         rtt_s = None if stats.state == DEAD else stats.rtt_s
         dead = stats.state == DEAD
         minimum_s = min((v for v in (stats.rtt_min_s, stats.rtt_s) if v is not None), default=0.0)
-        if stats.share > 0 and (rtt_s is not None or dead):
+        # What it carried counts even if the engine has just taken the share away.
+        if (stats.share > 0 or before.share > 0) and (rtt_s is not None or dead):
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
             came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
             if sent_bps > 0 or dead:
@@ -163,12 +168,15 @@ class Way:
             self.told_rtts.clear()
             return [rtt_s]
         if stats.probes_answered > before.probes_answered and stats.rtt_s is not None and not dead:
+            self.unanswered = 0
             return [stats.rtt_s]
         if self.asked_s is not None:
             patience_s = max(PROBE_PATIENCE_S, 4 * (stats.rtt_s or 0.0))
             if now_s - self.asked_s > patience_s:
                 self.asked_s = None
-                return [None]
+                self.unanswered += 1
+                # One may be lost anywhere; whoever probes again finds out.
+                return [None] if self.unanswered > 1 or dead else []
         return []
 
 

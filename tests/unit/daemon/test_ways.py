@@ -138,16 +138,32 @@ def test_the_engines_own_probes_count_as_well():
 
 
 @pytest.mark.parametrize(("rtt_s", "patience_s"), [(0.02, 1.0), (0.5, 2.0)])
-def test_a_probe_without_an_answer_is_lost_after_a_while(rtt_s, patience_s):
-    """A second, or four round trips; and it is lost once."""
+def test_two_probes_without_an_answer_mean_a_loss(rtt_s, patience_s):
+    """A second, or four round trips, for each; a single one may be lost anywhere."""
     made = way(rtt_s=rtt_s)
     made.samples(0.0)
     made.probe_sent(0.0)
     made.probe_sent(0.5)
     assert made.samples(patience_s - 0.1) == []
-    (sample,) = made.samples(patience_s + 0.1)
+    assert made.samples(patience_s + 0.1) == []
+    made.probe_sent(10.0)
+    assert made.samples(10.0 + patience_s - 0.1) == []
+    (sample,) = made.samples(10.0 + patience_s + 0.1)
     assert (sample.rtt_s, sample.loss, sample.probe) == (None, 1.0, True)
-    assert made.samples(patience_s + 5) == []
+    assert made.samples(30.0) == []
+    made.probe_answered(0.1)
+    assert made.unanswered == 0
+
+
+def test_what_was_carried_counts_after_the_share_is_gone():
+    """The engine leaves a bad path within the second: that second is the sample."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.look(stats(tx_bytes=10_000, judged_datagrams=10, lost_datagrams=5, state=BROWNED), 1.4)
+    (sample,) = made.samples(1.4)
+    assert (sample.probe, sample.loss) == (False, 0.5)
+    made.look(stats(tx_bytes=11_000, judged_datagrams=10, lost_datagrams=5), 2.4)
+    assert made.samples(2.4) == []
 
 
 # --- ids -----------------------------------------------------------------------------------------
