@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from veilnet.config import Config
+from veilnet.config import Config, fault
 from veilnet.errors import ConfigError, UsageError
 from veilnet.protocol.relay import Terms
 from veilnet.protocol.relay_steps import Phase
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.remembered import Remembered
     from veilnet.protocol.relay_steps import Relayed
 
-KEYS: Final = ("relay", "relay_circuits", "relay_rate_bps", "relay_volume_bytes")
+KEYS: Final[tuple[str, ...]] = ("relay", "relay_circuits", "relay_rate_bps", "relay_volume_bytes")
 """Keys of the file, and of what a command said."""
 
 
@@ -29,12 +29,13 @@ class Lending:
     """The terms that hold now, and who set them."""
 
     def __init__(self, config: Config, remembered: Remembered) -> None:
-        self._said = dict(remembered.relay)
-        try:
-            decided = config.override(self._said)
-        except (ConfigError, TypeError):
-            # A later release knew more, or the file was edited: the operator's own word is left.
-            self._said, decided = {}, config
+        said = remembered.relay
+        # What a later release said, this one may not understand: the rest of it holds.
+        self._said = {key: said[key] for key in KEYS if key in said and not fault(key, said[key])}
+        if "relay" in said and "relay" not in self._said:
+            # Somebody decided, and we cannot read what: consent is not to be guessed.
+            self._said["relay"] = "off"
+        decided = config.override(self._said)
         self.terms = Terms(
             for_own=decided.relay != "off",
             for_strangers=decided.relay == "all",
