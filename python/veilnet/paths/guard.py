@@ -242,9 +242,11 @@ class Guard:
         moved = sum(max(0.0, share - before.get(arm, 0.0)) for arm, share in after.items())
         opened = float(sum(arm not in before for arm in after))
         if not (watch.moves.has(moved, now_s) and watch.openings.has(opened, now_s)):
-            kept = None if decision.standby in before else decision.standby
             return evolve(
-                decision, shares=said.shares, standby=kept, reason="as before: budget used up"
+                decision,
+                shares=said.shares,
+                standby=said.standby,
+                reason="as before: the budget is used up",
             )
         watch.moves.take(moved)
         watch.openings.take(opened)

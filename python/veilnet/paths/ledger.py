@@ -42,8 +42,8 @@ class Ledger:
     """One destination."""
 
     __slots__ = (
-        "active", "arms", "born_s", "clock_s", "decided_s", "direct", "gone", "opinion",
-        "priced", "standby", "suspicion", "table",
+        "active", "arms", "born_s", "clock_s", "credit", "decided_s", "direct", "gone", "opinion",
+        "priced", "standby", "suspicion", "table", "unsettled",
     )  # fmt: skip
 
     def __init__(self, now_s: float) -> None:
@@ -57,11 +57,15 @@ class Ledger:
         """Column of the direct arm."""
         self.active: list[int] = []
         """Columns with a share."""
+        self.credit = 0.0
+        """Probes that are due."""
         self.standby = -1
         self.suspicion: tuple[int, float] | None = None
         """Column and cost of a data sample so bad that a probe has to stand beside it."""
         self.priced: set[int] = set()
         """Columns whose last sample paid for its queueing."""
+        self.unsettled: list[tuple[int, float, float]] = []
+        """Columns, costs and times of the samples since the last decision."""
         self.gone: dict[ArmId, Kept] = {}
         self.opinion = ""
         """Why the last decision was what it was."""
@@ -115,6 +119,9 @@ class Ledger:
         if self.suspicion is not None:
             at = place(self.suspicion[0])
             self.suspicion = (at, self.suspicion[1]) if at >= 0 else None
+        self.unsettled = [
+            (new, *rest) for index, *rest in self.unsettled if (new := place(index)) >= 0
+        ]
         self.direct = next((i for i, arm in enumerate(arms) if arm.is_direct), -1)
         self.table = table
         total = float(table[SHARE].sum())

@@ -9,8 +9,9 @@ w = n/(n+1) is how far the arm itself is known, L its level, F its last deviatio
 that is, own and far the two legs, own' and far' what they were when L was learned.  An arm that
 nobody used yet starts at own + far, one that is known at L + .7 F.
 
-Recursive least squares with forgetting; in seconds, so that the ridge of 4 weighs the prior as
-much as some hundred samples of 100 ms.
+"One" is 100 ms, so that every theta is of one size.  Recursive least squares with forgetting, in
+units of what is left unexplained: the ridge of 4 then says that a theta is off by half or so,
+whether the node's paths take 5 ms or 500.
 """
 
 from __future__ import annotations
@@ -21,12 +22,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEATURES: Final = 8
+ONE_MS: Final = 100.0
 PRIOR: Final = (0.0, 0.0, 1.0, 1.0, 1.0, 0.7, 0.5, 0.5)
 RIDGE: Final = 4.0
 FORGETTING: Final = 0.998
 CLIP_SIGMAS: Final = 4.0
-_LOW: Final = np.array([-0.2, -0.2, 0.2, 0.2, 0.5, 0.0, 0.0, 0.0])
-_HIGH: Final = np.array([0.2, 0.2, 1.5, 1.5, 1.2, 1.1, 1.2, 1.2])
+_LOW: Final = np.array([-1.0, -1.0, 0.2, 0.2, 0.5, 0.0, 0.0, 0.0])
+_HIGH: Final = np.array([1.0, 1.0, 1.5, 1.5, 1.2, 1.1, 1.2, 1.2])
 _FIRST_SIGMA_MS: Final = 30.0
 _MIN_SIGMA_MS: Final = 1.0
 _MAX_TRACE: Final = FEATURES / RIDGE
@@ -48,16 +50,15 @@ class Regression:
     def learn(self, z_ms: Vector, residual_ms: float) -> None:
         """Take in one sample: its features and what was observed minus what was forecast.
 
-        Shape: *z_ms* (8,), with 1000 where the feature is "one".
+        Shape: *z_ms* (8,), with `ONE_MS` where the feature is "one".
         """
         bound = CLIP_SIGMAS * max(self.sigma2**0.5, _MIN_SIGMA_MS)
         clipped = min(max(residual_ms, -bound), bound)
         self.sigma2 += 0.02 * (clipped * clipped - self.sigma2)
-        z = z_ms * 1e-3
-        pz = self.covariance @ z
-        gain = pz / (FORGETTING + float(z @ pz))
-        self.theta += gain * (clipped * 1e-3)
-        np.clip(self.theta, _LOW, _HIGH, out=self.theta)
+        pz = self.covariance @ z_ms
+        gain = pz / (FORGETTING * max(self.sigma2, _MIN_SIGMA_MS**2) + float(z_ms @ pz))
+        self.theta += gain * clipped
+        self.theta = np.minimum(np.maximum(self.theta, _LOW), _HIGH)
         covariance = self.covariance - np.outer(gain, pz)
         if float(covariance.trace()) < FORGETTING * _MAX_TRACE:
             covariance /= FORGETTING

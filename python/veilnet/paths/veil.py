@@ -31,6 +31,7 @@ from veilnet.paths import persistence
 from veilnet.paths.cost import DEAD_MS, KappaGate, cost_ms, is_priced
 from veilnet.paths.ledger import Ledger
 from veilnet.paths.policy import (
+    MAX_ARMS,
     MAX_DESTINATIONS,
     MAX_SAMPLES,
     MAX_SHARES,
@@ -40,7 +41,7 @@ from veilnet.paths.policy import (
     Destination,
     Sample,
 )
-from veilnet.paths.regression import Regression
+from veilnet.paths.regression import ONE_MS, Regression
 from veilnet.paths.words import Standing, say
 
 Costs = NDArray[np.float64]
@@ -55,7 +56,7 @@ class VeilSettings:
 
     gate: KappaGate = KappaGate.BUSY
     kappa: float = 1.0
-    alpha: float = 0.3
+    alpha: float = 1.0
     """Part of a relative gain that moves per second ..."""
     alpha_priced: float = 1.0
     """... where queueing is priced: then moving fast does not oscillate."""
@@ -68,6 +69,8 @@ class VeilSettings:
     open_already: float = 0.3
     """What is left of the required gain when the path is open: no cost of opening."""
     least_share: float = 0.05
+    heard_only: bool = False
+    """Data moves only to arms that were heard of, however good their legs look."""
     tau_s: float = 15.0
     level_gain: float = 0.05
     level_clip_ms: float = 400.0
@@ -80,6 +83,8 @@ class VeilSettings:
     q: float = 0.003
     suspect_sigmas: float = 3.0
     suspect_drift: float = 1.0
+    suspect_relief: float = 0.2
+    """What a second of data without surprise takes off the evidence."""
     suspect_limit: float = 3.0
     bias_half_life_s: float = 600.0
     bias_max_ms: float = 1_000.0
@@ -120,7 +125,8 @@ class Veil:
         if ledger is None:
             return
         self._fade(ledger, now_s)
-        for sample in samples[:MAX_SAMPLES]:
+        # Data first: the probe of the same second is what it is held against.
+        for sample in sorted(samples[:MAX_SAMPLES], key=lambda sample: sample.probe):
             index = ledger.column(sample.arm)
             if index >= 0:
                 self._learn(ledger, index, sample, now_s)
@@ -141,8 +147,8 @@ class Veil:
         w = count / (count + 1.0)
         z = np.array(
             (
-                1e3 * (1.0 - w),
-                1e3 if index == ledger.direct else 0.0,
+                ONE_MS * (1.0 - w),
+                ONE_MS if index == ledger.direct else 0.0,
                 (1.0 - w) * column[rows.OWN],
                 (1.0 - w) * column[rows.FAR],
                 w * level,
@@ -154,26 +160,48 @@ class Veil:
         forecast = float(self._model.theta @ z)
         if count > 0.0 and not sample.probe:
             expected = forecast + column[rows.BIAS]
-            if cost > expected + settings.suspect_sigmas * self._sigma(column):
-                # A probe has to stand beside it.
+            suspected = ledger.suspicion is not None and ledger.suspicion[0] == index
+            if suspected or cost > expected + settings.suspect_sigmas * self._sigma(column):
+                # A probe has to stand beside it: if it can, of the same second.
                 ledger.suspicion = (index, cost)
+            else:
+                column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] - settings.suspect_relief)
         elif ledger.suspicion is not None and ledger.suspicion[0] == index:
             self._compare(ledger, column, cost)
         self._model.learn(z, cost - forecast)
-        if count == 0.0:
-            column[rows.LEVEL], off = cost, 0.0
-        else:
-            clip = settings.level_clip_ms
-            off = min(max(cost - level, -clip), clip)
-            column[rows.LEVEL] = level + max(settings.level_gain, 1.0 / (count + 1.0)) * off
-        column[rows.SWING] = cost - column[rows.LEVEL]
-        column[rows.SPREAD] += 0.1 * (off * off - column[rows.SPREAD])
-        column[rows.COUNT] = min(count + 1.0, settings.count_max)
-        column[rows.SEEN] = since_s
-        gain = max(settings.level_gain, 1.0 / (count + 1.0))
-        column[rows.OWN_THEN] += gain * (column[rows.OWN] - column[rows.OWN_THEN])
-        column[rows.FAR_THEN] += gain * (column[rows.FAR] - column[rows.FAR_THEN])
         ledger.table[:, index] = column
+        ledger.unsettled.append((index, cost, since_s))
+        if len(ledger.unsettled) > MAX_ARMS:
+            self._settle(ledger)
+
+    def _settle(self, ledger: Ledger) -> None:
+        """Move the numbers of arms that were sampled towards what they cost.
+
+        Only when the next decision is due: by then the legs of the same second are known, and
+        what they explain is no change of the arm's level.
+        """
+        settings = self.settings
+        clip = settings.level_clip_ms
+        for index, cost, since_s in ledger.unsettled:
+            column = ledger.table[:, index].tolist()
+            count, spread = column[rows.COUNT], column[rows.SPREAD]
+            own, far = column[rows.OWN], column[rows.FAR]
+            legs = own - column[rows.OWN_THEN] + far - column[rows.FAR_THEN]
+            gain = max(settings.level_gain, 1.0 / (count + 1.0))
+            if count > 0.0:
+                off = min(max(cost - column[rows.LEVEL] - legs, -clip), clip)
+                column[rows.LEVEL] += gain * (off + legs)
+            else:
+                off = 0.0
+                column[rows.LEVEL] = cost
+            column[rows.SEEN] = since_s
+            column[rows.OWN_THEN] += gain * (own - column[rows.OWN_THEN])
+            column[rows.FAR_THEN] += gain * (far - column[rows.FAR_THEN])
+            column[rows.SWING] = cost - column[rows.LEVEL] - (1.0 - gain) * legs
+            column[rows.SPREAD] = spread + 0.1 * (off * off - spread)
+            column[rows.COUNT] = min(count + 1.0, settings.count_max)
+            ledger.table[:, index] = column
+        ledger.unsettled.clear()
 
     def _sigma(self, column: list[float]) -> float:
         return float(max(column[rows.SPREAD], self._model.sigma2, 1.0) ** 0.5)
@@ -217,7 +245,7 @@ class Veil:
         fresh = np.exp((table[rows.SEEN] - (now_s - ledger.born_s)) / self.settings.tau_s)
         own, far = table[rows.OWN], table[rows.FAR]
         base = (
-            unknown * (theta[2] * own + theta[3] * far + 1e3 * theta[0])
+            unknown * (theta[2] * own + theta[3] * far + ONE_MS * theta[0])
             + known
             * (
                 theta[4] * table[rows.LEVEL]
@@ -227,7 +255,7 @@ class Veil:
             + table[rows.BIAS]
         )
         if ledger.direct >= 0:
-            base[ledger.direct] += 1e3 * theta[1]
+            base[ledger.direct] += ONE_MS * theta[1]
         probe = base + (theta[5] * known) * swing * fresh
         data = np.where(swing > _DEAD_SWING_MS, np.maximum(probe, DEAD_MS), probe)
         return np.clip(data, 0.1, DEAD_MS), probe
@@ -239,6 +267,7 @@ class Veil:
             return Decision((), reason="there is no arm")
         passed_s = 1.0 if ledger.decided_s is None else max(0.0, now_s - ledger.decided_s)
         ledger.decided_s = now_s
+        self._settle(ledger)
         self._fade(ledger, now_s)
         data, probing = self.forecast_ms(ledger, now_s)
         costs = data.tolist()
@@ -337,14 +366,15 @@ class Veil:
         alpha = settings.alpha_priced if index in ledger.priced else settings.alpha
         return min(1.0, alpha * pace * gain / cost)
 
-    @staticmethod
-    def _candidates(ledger: Ledger, costs: list[float], shares: list[float]) -> list[int]:
+    def _candidates(self, ledger: Ledger, costs: list[float], shares: list[float]) -> list[int]:
         """Return the arms that data may move to: alive, and heard of before.
 
         Where all of those are dead, one that was never tried is better than none.
         """
         counts = ledger.table[rows.COUNT].tolist()
         alive = [i for i, cost in enumerate(costs) if cost < DEAD_MS]
+        if not self.settings.heard_only:
+            return alive
         return [i for i in alive if counts[i] > 0.0 or shares[i] > 0.0] or alive
 
     def _trim(self, ledger: Ledger, shares: list[float]) -> None:
@@ -387,13 +417,14 @@ class Veil:
     ) -> int:
         settings = self.settings
         if ledger.suspicion is not None:
-            index = ledger.suspicion[0]
-            if ledger.table[rows.SHARE, index] > 0.0:
-                return index
-            ledger.suspicion = None
+            # Even if its data has left by now: that is when it would go unnoticed.
+            ledger.credit -= 1.0
+            return ledger.suspicion[0]
         rate = settings.probe_rate_quiet if quiet else settings.probe_rate
-        if float(self._rng.random()) >= rate * passed_s:
+        ledger.credit = min(ledger.credit + rate * passed_s, 1.5)
+        if ledger.credit < 1.0 - rate * float(self._rng.random()):
             return -1
+        ledger.credit -= 1.0
         table = ledger.table
         if len(ledger.active) >= len(ledger.arms):
             return -1
