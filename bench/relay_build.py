@@ -29,7 +29,10 @@ def fetch() -> None:
     build = "cargo build --quiet --release --package veilnet-engine --example relay_load"
     if _note("relay_load", ["bash", "-euc", f"{settings}; {build}"], ROOT):
         target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-        shutil.copy2(target / "release/examples/relay_load", PROGRAMS / "relay_load")
+        # Another bench may be running the old one: a running program can be replaced, not written.
+        draft = PROGRAMS / "relay_load.new"
+        shutil.copy2(target / "release/examples/relay_load", draft)
+        draft.replace(PROGRAMS / "relay_load")
 
 
 def _stale(name: str, folder: Path) -> bool:
