@@ -120,7 +120,7 @@ class Ledger:
             at = place(self.suspicion[0])
             self.suspicion = (at, self.suspicion[1]) if at >= 0 else None
         self.unsettled = [
-            (new, *rest) for index, *rest in self.unsettled if (new := place(index)) >= 0
+            (new, cost, at_s) for index, cost, at_s in self.unsettled if (new := place(index)) >= 0
         ]
         self.direct = next((i for i, arm in enumerate(arms) if arm.is_direct), -1)
         self.table = table
