@@ -52,7 +52,8 @@ METRICS = {
     "cost_excess_percent": ("excess with loss priced", "%"),
     "lost_percent": ("lost", "%"),
     "moved_percent_per_s": ("moved per s", "%"),
-    "spike_percent": ("spike after a relay is lost", "%"),
+    "spike_percent": ("30 s after a relay is lost", "%"),
+    "peak_percent": ("worst second of them", "%"),
     "attacked_percent": ("traffic over attackers", "%"),
     "probes_per_s": ("probes", "1/s"),
 }

@@ -97,7 +97,7 @@ def _replayed(rows: Rows, trace: str) -> Goal:
 
 
 def _crowd(rows: Rows) -> Goal:
-    row = "C/region"
+    row = "C/a square"
     return Goal(
         "C 200 sources x 20 relays with capacity: excess over the system optimum; loss; traffic "
         "moved per s", "%", "<= 15 % (10), fresh seeds; <= .5 %; <= 1.5 %", "10 %",

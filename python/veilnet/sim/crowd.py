@@ -69,8 +69,11 @@ class Conditions:
 
     load: float = 0.8
     """Demand over capacity, all in all, whatever the size: who grows brings room with him."""
+    side_ms: float = 60.0
+    """Round trip along the side of the square that all live in; 0: they live among the hosts of
+    the trace, and no law of geometry holds."""
     distance: float = 0.3
-    """Factor on the bases: 0.3 makes a region of a world, and queueing matters more."""
+    """Factor on the trace's round trips: 0.3 makes a region of a world."""
     service_ms: float = 4.0
     buffer_ms: float = 500.0
 
@@ -86,22 +89,46 @@ def town(
     """Return a town drawn by *seed*: demands within a factor 3, capacities log-normal (0.6)."""
     conditions = conditions or Conditions()
     rng = np.random.default_rng([seed, 0x4354])
-    base = bases.held()[int(rng.integers(bases.slots))]
-    base = np.where(np.isfinite(base), base, np.nanmedian(base))
-    nodes = rng.permutation(bases.nodes)
-    via, others = nodes[:relays], nodes[relays:]
-    ends = others[rng.integers(0, len(others), (2, sources))]
+    if conditions.side_ms > 0:
+        own, far = _square(rng, conditions.side_ms, sources, relays)
+    else:
+        own, far = _hosts(rng, bases, conditions.distance, sources, relays)
     demand = rng.uniform(0.5, 1.5, sources)
     capacity = np.exp(rng.normal(0, 0.6, relays))
     capacity *= demand.sum() / conditions.load / capacity.sum()
     return Town(
-        own_ms=conditions.distance * base[np.ix_(ends[0], via)],
-        far_ms=conditions.distance * base[np.ix_(via, ends[1])].T,
+        own_ms=own,
+        far_ms=far,
         demand=demand,
         capacity=capacity,
         service_ms=conditions.service_ms,
         buffer_ms=conditions.buffer_ms,
     )
+
+
+def _square(
+    rng: np.random.Generator, side_ms: float, sources: int, relays: int
+) -> tuple[Floats, Floats]:
+    """Return the legs of everybody in a square, each with an access line of 1 to 5 ms."""
+    via, near, far = (rng.uniform(0, side_ms, (n, 2)) for n in (relays, sources, sources))
+    line = rng.uniform(1, 5, relays)
+    legs = []
+    for ends in (near, far):
+        apart = ends[:, None] - via[None]
+        legs.append(np.hypot(apart[..., 0], apart[..., 1]) + line + rng.uniform(1, 5, (sources, 1)))
+    return legs[0], legs[1]
+
+
+def _hosts(
+    rng: np.random.Generator, bases: Trace, distance: float, sources: int, relays: int
+) -> tuple[Floats, Floats]:
+    """Return legs between hosts of a trace, a source and a destination drawn for each agent."""
+    base = bases.held()[int(rng.integers(bases.slots))]
+    base = distance * np.where(np.isfinite(base), base, np.nanmedian(base))
+    nodes = rng.permutation(bases.nodes)
+    via, others = nodes[:relays], nodes[relays:]
+    near, far = others[rng.integers(0, len(others), (2, sources))]
+    return base[np.ix_(near, via)], base[np.ix_(via, far)].T
 
 
 class Crowd:

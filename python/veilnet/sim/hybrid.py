@@ -1,14 +1,14 @@
 """Experiment B: real bases, simulated weather, in steps of 1 s.
 
 Legs of a path have a base from a trace of hosts, and each leg on its own
-- *shifts*: about every half hour its level changes by up to a fifth, as when a route changes;
+- *shifts*: about every half hour its level changes by up to 30 %, as when a route changes;
 - *drifts*: an Ornstein-Uhlenbeck process of 3 % with a time constant of two minutes;
 - is *congested* about every quarter of an hour for 10 to 60 s: 20 to 100 ms more, up to 2 % loss.
 Relays *crash* about once in an hour for 20 to 120 s.  What is measured has noise of 2 % and, in
-1.5 % of the seconds, a *spike* of 10 to 60 ms.  The oracle knows the levels, not the spikes; what
+1.5 % of the seconds, a *spike* of 40 to 180 ms.  The oracle knows the levels, not the spikes; what
 counts for everybody is the level.
 
-How rough the weather is was set so that a plain greedy (EWMA 0.8, one probe in 10 s in turn) lands
+How rough the weather is was set so that the policy "greedy" lands
 near the 6 % that it had in the design's simulation; no other policy had a say.
 """
 
@@ -33,7 +33,7 @@ class Weather:
     """How rough it is."""
 
     shift_every_s: float = 1_800.0
-    shift: float = 0.2
+    shift: float = 0.3
     drift: float = 0.03
     drift_s: float = 120.0
     congested_every_s: float = 900.0
@@ -42,7 +42,7 @@ class Weather:
     congested_loss: float = 0.02
     noise: float = 0.02
     spikes: float = 0.015
-    spike_ms: tuple[float, float] = (10.0, 60.0)
+    spike_ms: tuple[float, float] = (40.0, 180.0)
     crash_every_s: float = 3_600.0
     crash_s: tuple[float, float] = (20.0, 120.0)
 

@@ -22,25 +22,47 @@ def guarded(name: str) -> Maker:
     return lambda rng: Guard(make_policy(name, rng=rng))
 
 
-def play(env: Environment, make: Maker, *, seed: int, quiet: bool = False) -> Tally:
-    """Run *env* to its end with one policy per node and return what it cost.
+class Ensemble:
+    """One policy per node, for every agent but those that somebody else decides for.
 
-    Invariant: a policy sees its arms, its samples and the clock, nothing else of *env*.
+    Invariant: a policy sees its arms, its samples and the clock, nothing else of the environment.
     """
-    policies = {node: make(np.random.default_rng([seed, node])) for node in sorted(set(env.nodes))}
-    keys = [number.to_bytes(4, "big") for number in range(env.agents)]
-    owner = [policies[node] for node in env.nodes]
-    heard = [False] * env.agents
-    while not env.done:
-        now_s = env.now_s
+
+    def __init__(
+        self,
+        env: Environment,
+        make: Maker,
+        *,
+        seed: int,
+        quiet: bool = False,
+        apart_from: frozenset[int] = frozenset(),
+    ) -> None:
+        self._env, self._quiet, self._apart = env, quiet, apart_from
+        ours = {node for agent, node in enumerate(env.nodes) if agent not in apart_from}
+        self._policies = {node: make(np.random.default_rng([seed, node])) for node in sorted(ours)}
+        self._keys = [number.to_bytes(4, "big") for number in range(env.agents)]
+        self._heard = [False] * env.agents
+
+    def decide(self) -> None:
+        """Let every agent that is due learn, and decide."""
+        env, now_s = self._env, self._env.now_s
         for agent in env.due():
-            policy, key = owner[agent], keys[agent]
-            if heard[agent]:
+            if agent in self._apart:
+                continue
+            policy, key = self._policies[env.nodes[agent]], self._keys[agent]
+            if self._heard[agent]:
                 policy.update(key, env.samples(agent), now_s)
             if env.stale(agent):
                 policy.set_arms(key, env.arms(agent), now_s)
-            env.act(agent, policy.decide(key, now_s, quiet=quiet))
-            heard[agent] = True
+            env.act(agent, policy.decide(key, now_s, quiet=self._quiet))
+            self._heard[agent] = True
+
+
+def play(env: Environment, make: Maker, *, seed: int, quiet: bool = False) -> Tally:
+    """Run *env* to its end with one policy per node and return what it cost."""
+    ensemble = Ensemble(env, make, seed=seed, quiet=quiet)
+    while not env.done:
+        ensemble.decide()
         env.step()
     return env.tally
 
