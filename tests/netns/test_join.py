@@ -43,13 +43,13 @@ def world(tmp_path_factory):
 @pytest.fixture(scope="module")
 def founder(world):
     """Whose network it is."""
-    return world.founder("founder")
+    return world.founder("founder", home_relays=0)
 
 
 @pytest.fixture(scope="module")
 def laptop(world, founder):
     """A member."""
-    return world.member("laptop", founder)
+    return world.member("laptop", founder, home_relays=0)
 
 
 @pytest.fixture

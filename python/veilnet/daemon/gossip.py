@@ -20,7 +20,7 @@ import trio
 
 from veilnet import __version__
 from veilnet.daemon.host import unix_now
-from veilnet.daemon.sessions import DISCONNECTED
+from veilnet.daemon.sessions import DISCONNECTED, GOING
 from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.members import batches
@@ -243,6 +243,8 @@ class Gossip:
             return
         if said.code == DISCONNECTED:
             self._node.homes.leave(session.key)
+        elif said.code == GOING:
+            self._node.homes.gone(session.key)
         reason = said.reason
         self._node.end(session, reason=f"closed by the peer: {reason!r}")
 

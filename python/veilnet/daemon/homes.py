@@ -133,6 +133,10 @@ class Homes:
         self._held[network_id] = tuple(item for item in held if item != peer_id)
         self._pause(key, LEFT_S, left=True)
 
+    def gone(self, key: Key) -> None:
+        """Give a home that said that it stops the time to come back."""
+        self._pause(key, FIRST_PAUSE_S)
+
     async def look(self) -> None:
         """Choose the homes of every network and begin to open what lacks: one round."""
         async with self._looking:

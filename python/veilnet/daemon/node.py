@@ -30,7 +30,7 @@ from veilnet.daemon.joining import Joining
 from veilnet.daemon.paths import Paths
 from veilnet.daemon.rekeying import Rekeying
 from veilnet.daemon.relaying import Relaying
-from veilnet.daemon.sessions import Session, SessionTable, SharedKeys
+from veilnet.daemon.sessions import GOING, Session, SessionTable, SharedKeys
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
@@ -276,8 +276,8 @@ class Node:
     def _answer(self, init: InitReceived) -> None:
         self._inits_dirty = True
         door = self.doors.get(init.door)
-        if door is None:
-            # It closed just now.  Its place in the gate is for somebody whom we answer.
+        if door is None or self.stopping.is_set():
+            # It closed just now, or we do.  Its place in the gate is for somebody whom we answer.
             self.engine.dismiss(init)
             return
         network, invite = door.network, door.invite
@@ -406,7 +406,7 @@ class Node:
         self.remember_recent()
         async with trio.open_nursery() as nursery:
             for session in self.sessions:
-                nursery.start_soon(self.retire, session, Close(reason="the node stops"))
+                nursery.start_soon(self.retire, session, Close(code=GOING, reason="the node stops"))
 
     def statistics(self) -> dict[int, SessionStats]:
         """Return the engine's counters of every session."""

@@ -36,6 +36,8 @@ SESSIONS_PER_PEER_MAX = 8
 JOINERS_MAX = 64
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
+GOING = 3
+"""... and for one whose node stops."""
 DISCONNECTED = 2
 """... and for one that somebody closed by a command: it is not to be opened again by itself."""
 
