@@ -83,7 +83,8 @@ def load_trace(path: Path) -> Trace:
     Raises: ConfigError: the file is not there, or is no trace; one line says why.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw:
+            file = np.load(raw, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise ConfigError(f"{path} is one bare array, not an .npz", hint=_HINT)
             return _trace(path, {name: file[name] for name in file.files if _wanted(name)})
