@@ -52,6 +52,7 @@ _WARM_S = 1.5
 _HELD_BEFORE_S = 0.3
 _PATIENCE_S = 30.0
 _READY_S = 90.0
+_LOOK_S = 0.2
 _USABLE = frozenset({"active", "standby"})
 
 
@@ -125,27 +126,31 @@ class Scene:
         self.address = self.b.address()
         self.congestion_control = self.a.host.sysctl("net/ipv4/tcp_congestion_control")
 
-    def _carried_by(self) -> str | None:
-        """Return who forwards the stream; None if another path does not stand by for it yet."""
-        ways = self._ways()
-        relay = carrier([node for name, node in self.circle.nodes.items() if name[0] == "r"])
-        name = relay.name if relay else "direct"
-        others = [way for way, state in ways.items() if state in _USABLE and way != name]
-        right = (name == "direct") == self.direct and ways.get(name) == "active"
-        self._last = f"{ways}, carried by {name}"
-        return name if right and others else None
+    def murmur(self) -> Flow:
+        """Return a stream that is hardly one: with it the policy decides between trials, too."""
+        return Flow(self.a.host, self.b.host, self.address, rate_bps=16e3, period_s=0.1)
 
-    def _ways(self) -> dict[str, str]:
-        paths = self.a.paths("b")
-        return {"+".join(self.circle.via(path)) or "direct": path["state"] for path in paths}
+    def _ready(self) -> bool:
+        """Say whether a new stream would take the right kind of way, and another stands by."""
+        ways = {"+".join(self.circle.via(p)) or "direct": p for p in self.a.paths("b")}
+        taken = [way for way, path in ways.items() if path["share"] > 0]
+        usable = [way for way, path in ways.items() if path["state"] in _USABLE]
+        self._last = ", ".join(f"{way} {p['state']} {p['share']:.2f}" for way, p in ways.items())
+        return bool(taken) and len(usable) >= 2 and (taken == ["direct"]) == self.direct
 
-    def trial(self, cell: Cell) -> Trial:
-        """Let the path that carries fail once.  Raises: VeilError: the scene is broken."""
+    def trial(self, cell: Cell) -> Trial | None:
+        """Let the path that carries fail once; None: it was not the kind that the cell is about.
+
+        Raises: VeilError: the scene is broken.
+        """
+        self._wait_until_ready(cell)
         with Flow(self.a.host, self.b.host, self.address, rate_bps=RATE_BPS) as flow:
             begun = time.monotonic()
             flow.wait_until(lambda seen: _on_time(seen, begun), timeout_s=_PATIENCE_S)
-            lost = self._ready(cell)
-            relay = self.circle.nodes.get(lost)
+            relay = carrier([node for name, node in self.circle.nodes.items() if name[0] == "r"])
+            lost = relay.name if relay else "direct"
+            if (relay is None) != self.direct:
+                return None
             if cell.held:
                 for node in self.circle.nodes.values():
                     stall.stall(node)
@@ -166,12 +171,12 @@ class Scene:
         names = ["+".join(self.circle.via(item)) or "direct" for item in moved]
         return Trial(silence_s, recovered_s, intact, lost, "".join(names))
 
-    def _ready(self, cell: Cell) -> str:
+    def _wait_until_ready(self, cell: Cell) -> None:
         deadline = time.monotonic() + _READY_S
-        while (name := self._carried_by()) is None:
+        while not self._ready():
             if time.monotonic() > deadline:
                 raise TimedOut(f"{cell.key}: {self._last} for {_READY_S:g} s")
-        return name
+            pause_until(time.monotonic() + _LOOK_S)
 
     def _break(self, case: Case, relay: Node | None) -> Callable[[], None]:
         """Do what *case* says and return how to undo it."""
@@ -254,13 +259,15 @@ class Run:
             try:
                 scene = Scene(circle, number, direct=direct)
                 self.congestion_control = scene.congestion_control
-                while (cell := self._next(cells)) is not None:
-                    self._one(scene, cell)
+                with scene.murmur():
+                    while (cell := self._next(cells)) is not None:
+                        self._one(scene, cell)
             except (VeilError, OSError) as error:
                 self._failed(f"circle {number}", f"{error}\n{circle.logs()}")
 
     def _one(self, scene: Scene, cell: Cell) -> None:
-        trial = scene.trial(cell)
+        while (trial := scene.trial(cell)) is None:
+            print(f"circle {scene.number}  {cell.key}  another path was taken", file=sys.stderr)
         with self._lock:
             found = self.done[cell]
             found.append(trial)

@@ -32,7 +32,7 @@ def test_the_demo_reports_both_acts_in_json():
     # That it is fast is the benches' business; the silence cannot be shorter than it takes to see.
     assert 100 < shown["failover_ms"] < 5000
     assert "the relay took over" in done.stderr
-    assert "it carries again" in done.stderr
+    assert "it is the path of choice" in done.stderr
 
 
 def test_the_demo_says_not_ok_on_a_bare_wire(tmp_path):

@@ -47,10 +47,16 @@ class Scene:
         """Return the relays."""
         return [self.world.nodes[name] for name in ("one", "two")]
 
-    def carries(self) -> bool:
-        """Say whether the right kind of path carries the stream, and another one stands by."""
-        others = [p for p in self.left.paths("right") if p["state"] in {"standby", "active"}]
-        return len(others) >= 2 and (carrier(self.relays()) is None) == self.direct
+    def ready(self) -> bool:
+        """Say whether a new stream would take the right kind of way, and another stands by."""
+        paths = self.left.paths("right")
+        taken = {path["kind"] for path in paths if path["share"] > 0}
+        others = [path for path in paths if path["state"] in {"standby", "active"}]
+        return len(others) >= 2 and taken == {"direct" if self.direct else "relayed"}
+
+    def murmur(self) -> Flow:
+        """Return a stream that is hardly one: with it the policy goes on deciding meanwhile."""
+        return Flow(self.left.host, self.right.host, self.inside, rate_bps=16e3, period_s=0.1)
 
     def start(self, node: Node) -> None:
         """Start a node that does not run, so that its Python can be made to stand still."""
@@ -88,14 +94,18 @@ def _scene(world: World, delays: Delays, *, direct: bool) -> Scene:
 def relayed(tmp_path_factory):
     """left and right reach each other over relays only."""
     with World(tmp_path_factory.mktemp("relayed")) as world, Delays() as delays:
-        yield _scene(world, delays, direct=False)
+        scene = _scene(world, delays, direct=False)
+        with scene.murmur():
+            yield scene
 
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory):
     """left and right reach each other directly, and over relays."""
     with World(tmp_path_factory.mktemp("direct")) as world, Delays() as delays:
-        yield _scene(world, delays, direct=True)
+        scene = _scene(world, delays, direct=True)
+        with scene.murmur():
+            yield scene
 
 
 def _survives(scene: Scene, fail: Callable[[Scene, Host], Callable[[], None]], *, held: bool):
@@ -104,10 +114,11 @@ def _survives(scene: Scene, fail: Callable[[Scene, Host], Callable[[], None]], *
     *fail* gets the relay's host, or right's where the path is direct, and returns how to undo it.
     """
     for _ in range(TIMES):
+        eventually(scene.ready, timeout_s=90)
         with Flow(scene.left.host, scene.right.host, scene.inside, rate_bps=RATE_BPS) as flow:
             flow.wait_for(1 << 18, timeout_s=30)
-            eventually(scene.carries, timeout_s=90)
             relay = carrier(scene.relays())
+            assert (relay is None) == scene.direct
             if held:
                 for node in scene.world.nodes.values():
                     stall.stall(node)

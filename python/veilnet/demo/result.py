@@ -55,7 +55,7 @@ class Relayed:
     """The second act: the direct way is cut under a running stream, and mended later.
 
     Units: *failover_ms* from the last byte before to the first byte after, at the receiver;
-    *back_s* from the mending until the direct path carried again; *mbps* of one more TCP stream
+    *back_s* from the mending until the direct path was chosen again; *mbps* of one more TCP stream
     over the relay; *look* is that of a tap at the relay.
     """
 

@@ -146,7 +146,7 @@ def _table(result: Result) -> str:
             f"{relayed.failover_ms:.0f} ms",
             "direct way cut: last byte before to first byte after, at the receiver",
         ),
-        ("", f"{relayed.back_s:.1f} s", "direct way mended: until it carried again"),
+        ("", f"{relayed.back_s:.1f} s", "direct way mended: until it was the path of choice again"),
         ("", "whole" if relayed.stream_intact else "CHANGED", _stream(relayed)),
         ("clear text", f"{direct.look.on_wire} packets", f"{_seen(direct.look)}, on the wire"),
         ("", f"{relayed.look.on_wire} packets", f"{_seen(relayed.look)}, at the relay"),

@@ -148,7 +148,7 @@ def second_act(
 ) -> Relayed:
     """Cut the direct way under a running stream, use the relay, mend the way.
 
-    Raises: TimedOut: the relay did not take over, or the direct path was not taken again.
+    Raises: TimedOut: the relay did not take over, or the direct path was not chosen again.
     """
     laptop, server = stage.laptop.host, stage.server.host
     tell(Step("a relay joins"))
@@ -186,14 +186,17 @@ def _cut(stage: Stage, stream: Flow, tell: Callable[[Step], None]) -> float:
 
 
 def _mend(stage: Stage, stream: Flow, tell: Callable[[Step], None]) -> float:
-    """Mend the direct way and return after what time it carries again.  Units: seconds."""
+    """Mend the direct way and return after what time it is the path of choice.  Units: seconds.
+
+    A stream that never pauses keeps the path that it has: moved, its packets would overtake others.
+    """
     tell(Step("the direct way is mended"))
     stage.backbone.join(stage.laptop.host, stage.server.host)
     at = time.monotonic()
-    _wait_until(lambda: _carries_directly(stage), "the direct path was not taken again", _BACK_S)
+    _wait_until(lambda: _chooses_direct(stage), "the direct path was not chosen again", _BACK_S)
     back_s = time.monotonic() - at
     stream.wait_for(_WARM_BYTES)
-    tell(Step("the direct way is mended", f"it carries again after {back_s:.1f} s"))
+    tell(Step("the direct way is mended", f"it is the path of choice after {back_s:.1f} s"))
     return back_s
 
 
@@ -206,7 +209,7 @@ def _stands_by(stage: Stage) -> bool:
     )
 
 
-def _carries_directly(stage: Stage) -> bool:
+def _chooses_direct(stage: Stage) -> bool:
     paths = stage.laptop.paths(stage.server.name)
     return bool(paths) and paths[0]["kind"] == "direct" and paths[0]["state"] == "active"
 
