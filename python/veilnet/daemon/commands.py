@@ -410,6 +410,8 @@ class Commands:
         self._node.stopping.set()
 
     def _reached(self, session: Session, rtt_s: float) -> Json:
+        # Another may have taken its place since the answer.
+        session = self._node.sessions.carrier(*session.key) or session
         counters = self._node.statistics().get(session.sid)
         if counters is None:
             raise PeerUnreachable("the channel closed just now")

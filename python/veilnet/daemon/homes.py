@@ -44,6 +44,8 @@ LEFT_S: Final = 60.0
 """So long a home is left alone whose channel somebody closed by a command."""
 TRIED_MAX: Final = 24
 """How far down the order homes are looked for."""
+YIELD_S: Final = 1.0
+"""Of two who are each other's homes one waits so long for the other, or both would call at once."""
 OFFER_S: Final = 5.0
 """So long a new link's peer may take to say whether it relays."""
 PAUSES_MAX: Final = 1_024
@@ -193,6 +195,10 @@ class Homes:
             member = network.members.get(peer_id)
             if member is None:
                 return
+            if self._is_about_to_call(network, peer_id):
+                await trio.sleep(YIELD_S)
+                if self.link(network, peer_id) is not None:
+                    return
             await self._node.channels.open(network, member, timeout_s=OPENING_S, direct=True)
         except VeilError as error:
             before = self._pauses.get(key)
@@ -202,6 +208,12 @@ class Homes:
         finally:
             self._opening.discard(key)
         await self.look()
+
+    def _is_about_to_call(self, network: Network, peer_id: PeerId) -> bool:
+        """Whether a member wants the same link, and is the one of the two to call first."""
+        own, relays = network.peer_id, self._node.relaying.offers(network)
+        most = self._node.config.home_relays
+        return peer_id < own and own in order(peer_id, [*relays, own], most=most)
 
     def _pause(self, key: Key, pause_s: float, *, left: bool = False) -> None:
         until_s = trio.current_time() + pause_s * (1 + 0.2 * self._node.rng.random())

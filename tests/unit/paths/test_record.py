@@ -12,9 +12,10 @@ from veilnet.errors import ConfigError
 from veilnet.paths import Arm, Sample, make_policy, policy_names
 from veilnet.paths.guard import Guard
 from veilnet.paths.record import Recorder, replay
+from veilnet.units import PeerId
 
 TO = b"n" * 32 + b"p" * 32
-RELAYS = [bytes([number]) * 32 for number in range(1, 6)]
+RELAYS = [PeerId(bytes([number]) * 32) for number in range(1, 6)]
 ARMS = [
     Arm((), math.nan, 0.0),
     *(
