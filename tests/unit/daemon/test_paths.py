@@ -158,6 +158,11 @@ async def test_without_any_relay_it_says_so(tmp_path):
 async def test_a_direct_path_is_found_beside_the_relay_and_takes_over(tmp_path):
     """The wall falls: both ends move, the handshake is not repeated, the address is remembered."""
     async with crossing(tmp_path, "alice") as (wall, _, left, right):
+        for made in (left, right):
+            # As each other's homes they would call each other anew, which is another way to it.
+            made.config = made.config.override({"home_relays": 0})
+            await made.homes.look()
+        await until(lambda: not left.homes._opening | right.homes._opening)
         await connected(left, "right")
         before = session_of(left, right)
         wall.parted.clear()
