@@ -290,7 +290,7 @@ class CircuitStats:
     bytes: int
     dropped: int
     busy: bool
-    """Whether a rate limit dropped something of it within the last second."""
+    """Whether the node's own rate limit dropped something of it within the last second."""
 
 @final
 class EngineStats:

@@ -8,9 +8,8 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::flows::Flows;
 use crate::forwarding::{ByCircuit, CircuitStats, Forwarding};
-use crate::keys::{Epoch, FIRST_PATH, RxKeys, StepLimits, TxKeys};
+use crate::keys::{Epoch, FIRST_PATH, PathIds, RxKeys, StepLimits, TxKeys};
 use crate::path::{Path, State};
-use crate::paths::use_id;
 use crate::prefix::Prefix;
 use crate::receive::Hop;
 use crate::routes::Routes;
@@ -323,7 +322,7 @@ impl Core {
             ack: None,
             paths: vec![path],
             flows: Flows::default(),
-            path_ids: [0; 4],
+            path_ids: PathIds::default(),
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),
             return_mask: None,
@@ -350,7 +349,7 @@ impl Core {
             keepalive_ns: 0,
             timer_ns: now_ns,
         });
-        use_id(&mut session, FIRST_PATH);
+        session.path_ids.insert(FIRST_PATH);
         if !session.initiator {
             self.acknowledge(&mut session, now_ns);
         }
@@ -393,13 +392,11 @@ impl Core {
         }
         let mut staged = std::mem::take(&mut self.underlay.staged);
         for (link, frame) in staged.frames() {
-            if let Some(link) = self.sessions.get_mut(&link) {
-                let at = link.main();
-                // A link is direct: what would go round again is dropped.
-                if link.paths.get(at).is_some_and(|p| p.circuit.is_none()) {
-                    self.underlay
-                        .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
-                }
+            if let Some(link) = self.sessions.get_mut(&link)
+                && let Some(at) = link.link()
+            {
+                self.underlay
+                    .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
             }
         }
         staged.clear();
@@ -461,9 +458,9 @@ impl Core {
         let SessionKeys { generation, tx, rx } = keys;
         session.rx.install(generation, rx)?;
         // Ids of paths that are closed may be given out again.
-        session.path_ids = [0; 4];
-        for id in session.paths.iter().map(|p| p.id).collect::<Vec<_>>() {
-            use_id(session, id);
+        session.path_ids = PathIds::default();
+        for path in &session.paths {
+            session.path_ids.insert(path.id);
         }
         let next = TxKeys::new(
             Epoch {

@@ -75,7 +75,7 @@ struct Entry {
     datagrams: u64,
     bytes: u64,
     dropped: u64,
-    dropped_ns: Option<u64>,
+    busy_ns: Option<u64>,
     spent_told: bool,
 }
 
@@ -138,7 +138,7 @@ impl Forwarding {
             datagrams: 0,
             bytes: 0,
             dropped: 0,
-            dropped_ns: None,
+            busy_ns: None,
             spent_told: false,
         });
         let at = match self.free.pop() {
@@ -237,10 +237,15 @@ impl Forwarding {
             let first = !std::mem::replace(&mut entry.spent_told, true);
             return if first { Verdict::Spent } else { Verdict::Drop };
         }
-        let all = self.all.as_mut().is_none_or(|b| b.take(bytes, now_ns));
-        if !all || !entry.bucket.take(bytes, now_ns) {
+        // Its own rate first: what that drops costs the others nothing.
+        let own = entry.bucket.take(bytes, now_ns);
+        let all = own && self.all.as_mut().is_none_or(|b| b.take(bytes, now_ns));
+        if !all {
+            if own {
+                entry.bucket.tokens += bytes as f64;
+                entry.busy_ns = Some(now_ns);
+            }
             entry.dropped += 1;
-            entry.dropped_ns = Some(now_ns);
             self.dropped += 1;
             return Verdict::Drop;
         }
@@ -267,7 +272,7 @@ impl Forwarding {
                 datagrams: e.datagrams,
                 bytes: e.bytes,
                 dropped: e.dropped,
-                busy: e.dropped_ns.is_some_and(|t| now_ns < t + BUSY_NS),
+                busy: e.busy_ns.is_some_and(|t| now_ns < t + BUSY_NS),
             })
             .collect()
     }
@@ -316,7 +321,31 @@ mod tests {
         assert!((1_000_000..=1_010_000).contains(&passed), "{passed}");
         let stats = f.stats(999_000_000);
         let first = stats.first().unwrap();
-        assert!(first.busy && first.dropped == 5_000 - passed / 1_000);
+        assert!(!first.busy && first.dropped == 5_000 - passed / 1_000);
+    }
+
+    /// A circuit above its own rate takes nothing from the node's, which alone makes it busy.
+    #[test]
+    fn a_greedy_circuit_starves_nobody() {
+        let mut f = one(8_000, u64::MAX);
+        f.add(end(3, 1), end(4, 1), (8_000_000_000, 1 << 20, u64::MAX), 0)
+            .unwrap();
+        f.set_rate(Some(80_000_000), 0);
+        let mut passed = 0;
+        for ms in 1..=1_000 {
+            for _ in 0..200 {
+                f.pass(end(1, 10), 1_000, ms * 1_000_000);
+            }
+            if f.pass(end(3, 1), 9_000, ms * 1_000_000) != Verdict::Drop {
+                passed += 1;
+            }
+        }
+        assert!(passed > 990, "{passed}");
+        for _ in 0..200 {
+            f.pass(end(3, 1), 9_000, 1_000_000_000);
+        }
+        let busy: Vec<bool> = f.stats(1_000_000_000).iter().map(|c| c.busy).collect();
+        assert_eq!(busy, [false, true]);
     }
 
     /// The limit over a circuit's life holds to the byte, is told once, and can be raised.

@@ -60,6 +60,26 @@ pub struct Opener {
     pub window: Window,
 }
 
+/// Path ids, a bit each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PathIds([u64; 4]);
+
+impl PathIds {
+    pub fn insert(&mut self, id: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(id / 64)) {
+            *word |= 1 << (id % 64);
+        }
+    }
+
+    #[inline]
+    #[must_use]
+    pub fn contains(&self, id: u8) -> bool {
+        self.0
+            .get(usize::from(id / 64))
+            .is_some_and(|word| word >> (id % 64) & 1 == 1)
+    }
+}
+
 /// Which key of an epoch: one per class and path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Name {
@@ -76,6 +96,10 @@ pub struct TxKeys {
     chains: Chains,
     /// Made on first use: most paths carry one class only.
     sealers: Vec<(Name, Sealer)>,
+    /// Paths closed under this epoch: their keys are gone, and no new one may begin at zero.
+    closed: PathIds,
+    /// The most that a key of a closed path was used.
+    closed_used: u64,
     since_ns: u64,
     /// The peer reported this epoch: it has moved, so another step may follow.
     pub acknowledged: bool,
@@ -87,6 +111,8 @@ impl TxKeys {
             epoch,
             chains,
             sealers: Vec::with_capacity(2),
+            closed: PathIds::default(),
+            closed_used: 0,
             since_ns: now_ns,
             acknowledged: false,
         };
@@ -100,6 +126,7 @@ impl TxKeys {
         let name = Name { class, path };
         let at = match self.sealers.iter().position(|(n, _)| *n == name) {
             Some(at) => at,
+            None if self.closed.contains(path) => return Err(Error::Invalid("no such path")),
             None => {
                 let aead = aead(&self.chains, name)?;
                 self.sealers.push((name, Sealer { aead, next: 0 }));
@@ -112,17 +139,11 @@ impl TxKeys {
             .ok_or(Error::Invalid("no such key"))
     }
 
-    /// The next data counter on a path.
-    #[must_use]
-    pub fn next_data(&self, path: u8) -> u64 {
-        let name = Name {
-            class: Class::Data,
-            path,
-        };
-        self.sealers
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map_or(0, |(_, s)| s.next)
+    /// Forget the keys of a path that was closed.
+    pub fn forget_path(&mut self, path: u8) {
+        self.closed.insert(path);
+        self.closed_used = self.used();
+        self.sealers.retain(|(n, _)| n.path != path);
     }
 
     /// True when a step is due and allowed.
@@ -144,7 +165,8 @@ impl TxKeys {
 
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.sealers.iter().map(|(_, s)| s.next).max().unwrap_or(0)
+        let open = self.sealers.iter().map(|(_, s)| s.next).max();
+        open.unwrap_or(0).max(self.closed_used)
     }
 
     /// Room for `count` more datagrams under each key?
@@ -159,6 +181,8 @@ pub struct RxSlot {
     pub epoch: Epoch,
     chains: Chains,
     openers: Vec<(Name, Opener)>,
+    /// Paths closed under this epoch: their windows are gone, so their keys open nothing more.
+    closed: PathIds,
     used: bool,
     retire_ns: Option<u64>,
 }
@@ -169,6 +193,7 @@ impl RxSlot {
             epoch,
             chains,
             openers: Vec::new(),
+            closed: PathIds::default(),
             used: false,
             retire_ns: None,
         }
@@ -181,6 +206,7 @@ impl RxSlot {
         let name = Name { class, path };
         let at = match self.openers.iter().position(|(n, _)| *n == name) {
             Some(at) => at,
+            None if self.closed.contains(path) => return None,
             None => {
                 let aead = aead(&self.chains, name).ok()?;
                 let window = Window::default();
@@ -246,6 +272,7 @@ impl RxKeys {
     /// Forget the keys of a path that was closed; its id does not come back in this generation.
     pub fn forget_path(&mut self, path: u8) {
         for slot in &mut self.slots {
+            slot.closed.insert(path);
             slot.openers.retain(|(n, _)| n.path != path);
         }
     }

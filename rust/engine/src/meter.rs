@@ -29,9 +29,10 @@ const MIN_LIFE_NS: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     epoch: Epoch,
-    /// The highest counter of one sending, and all datagrams up to it.
+    /// The highest counter of one sending; all datagrams, and those with inner packets, up to it.
     counter: u64,
     total: u64,
+    inner: u64,
     at_ns: u64,
 }
 
@@ -52,7 +53,7 @@ pub enum Brownout {
     Slow,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
     sent: VecDeque<Sent>,
     spans: VecDeque<Span>,
@@ -61,9 +62,13 @@ pub struct Meter {
     pub tx_bytes: u64,
     pub rx_datagrams: u64,
     pub rx_bytes: u64,
-    /// Sent before the newest report's highest counter.
+    /// Datagrams with inner packets: those that the peer owes a report for.
+    tx_inner: u64,
+    /// Sent up to the newest report's highest counter: all, and those with inner packets.
     covered: u64,
-    /// Received and bytes as the newest report told them (32 bits on the wire).
+    covered_inner: u64,
+    /// Received and bytes as the newest report told them (32 bits on the wire); None after an
+    /// outage, of which nothing is known.
     told: Option<(u32, u32)>,
     pub judged: u64,
     pub lost: u64,
@@ -73,25 +78,48 @@ pub struct Meter {
     pub srtt_ns: Option<u64>,
     pub rttvar_ns: u64,
     min_ns: Option<(u64, u64)>,
+    /// The least that an answered probe took: no report makes a path shorter than this.
+    probed_min_ns: Option<u64>,
     pub reported_ns: Option<u64>,
     /// Bytes per second delivered before the newest 300 ms, smoothed: what a slow path is slower than.
     usual: f64,
 }
 
+impl Default for Meter {
+    fn default() -> Meter {
+        Meter {
+            sent: VecDeque::new(),
+            spans: VecDeque::new(),
+            tx_datagrams: 0,
+            tx_bytes: 0,
+            rx_datagrams: 0,
+            rx_bytes: 0,
+            tx_inner: 0,
+            covered: 0,
+            covered_inner: 0,
+            told: Some((0, 0)),
+            judged: 0,
+            lost: 0,
+            delivered_bytes: 0,
+            probes_sent: 0,
+            probes_answered: 0,
+            srtt_ns: None,
+            rttvar_ns: 0,
+            min_ns: None,
+            probed_min_ns: None,
+            reported_ns: None,
+            usual: 0.0,
+        }
+    }
+}
+
 impl Meter {
-    /// Note a datagram that leaves. What must be answered is noted with `mark`, once a sending.
+    /// Note a datagram of the data class that leaves; *inner* if it carries an inner packet.
     #[inline]
-    pub fn sent(&mut self, bytes: usize) {
+    pub fn sent(&mut self, epoch: Epoch, counter: u64, bytes: usize, inner: bool, now_ns: u64) {
         self.tx_datagrams += 1;
         self.tx_bytes += bytes as u64;
-    }
-
-    /// Remember the end of a sending: `next` is the next counter of its key.
-    #[inline]
-    pub fn mark(&mut self, epoch: Epoch, next: u64, now_ns: u64) {
-        let Some(counter) = next.checked_sub(1) else {
-            return;
-        };
+        self.tx_inner += u64::from(inner);
         let (low, high) = GRAIN_NS;
         let grain_ns = (self.srtt_ns.unwrap_or(0) / GRAIN).clamp(low, high);
         if let Some(last) = self.sent.back_mut()
@@ -100,6 +128,7 @@ impl Meter {
         {
             last.counter = counter;
             last.total = self.tx_datagrams;
+            last.inner = self.tx_inner;
             return;
         }
         if self.sent.len() >= SENT {
@@ -109,6 +138,7 @@ impl Meter {
             epoch,
             counter,
             total: self.tx_datagrams,
+            inner: self.tx_inner,
             at_ns: now_ns,
         });
     }
@@ -116,16 +146,6 @@ impl Meter {
     /// Take in what the peer received; true if it covers more than reports before it.
     pub fn report(&mut self, report: &Report, now_ns: u64) -> bool {
         self.reported_ns = Some(now_ns);
-        let (received, bytes) = (report.received, report.bytes);
-        let (before_received, before_bytes) = self.told.unwrap_or((0, 0));
-        let came = u64::from(received.wrapping_sub(before_received));
-        let came_bytes = u64::from(bytes.wrapping_sub(before_bytes));
-        // Nobody receives more than was sent: a report that says so is old, or a lie.
-        if came > self.tx_datagrams.saturating_sub(self.covered) + SENT as u64
-            || came_bytes > self.tx_bytes
-        {
-            return false;
-        }
         let name = (report.epoch, report.highest);
         let Some(at) = self.sent.iter().position(|s| (s.epoch, s.counter) >= name) else {
             return false;
@@ -136,21 +156,46 @@ impl Meter {
         if hit.epoch != report.epoch {
             return false;
         }
-        let total = hit.total.saturating_sub(hit.counter - report.highest);
-        if total <= self.covered && self.told.is_some() {
+        let later = hit.counter - report.highest;
+        let total = hit.total.saturating_sub(later);
+        if total <= self.covered {
             return false;
         }
-        let rtt_ns = now_ns
-            .saturating_sub(hit.at_ns)
-            .saturating_sub(u64::from(report.held_us) * 1000);
-        self.sample(rtt_ns.max(1_000), now_ns);
-        let judged = total.saturating_sub(self.covered);
-        let lost = judged.saturating_sub(came);
-        self.told = Some((received, bytes));
+        let judged = total - self.covered;
+        let elapsed_ns = now_ns.saturating_sub(hit.at_ns);
+        let held_ns = u64::from(report.held_us) * 1000;
+        if let Some((received, bytes)) = self.told {
+            let came = u64::from(report.received.wrapping_sub(received));
+            let came_bytes = u64::from(report.bytes.wrapping_sub(bytes));
+            // Nobody receives more than was sent: a report that says so is old, or a lie.
+            if came > self.tx_datagrams.saturating_sub(self.covered) + SENT as u64
+                || came_bytes > self.tx_bytes
+            {
+                return false;
+            }
+            let lost = judged.saturating_sub(came);
+            self.judged += judged;
+            self.lost += lost;
+            self.delivered_bytes += came_bytes;
+            self.span(judged, lost, came_bytes, now_ns);
+        }
+        if held_ns < elapsed_ns {
+            let rtt_ns = elapsed_ns - held_ns;
+            self.sample(rtt_ns.max(self.probed_min_ns.unwrap_or(0)), now_ns);
+        }
+        self.told = Some((report.received, report.bytes));
         self.covered = total;
-        self.judged += judged;
-        self.lost += lost;
-        self.delivered_bytes += came_bytes;
+        self.covered_inner = hit.inner.saturating_sub(later).max(self.covered_inner);
+        // What is covered needs no more waiting for.
+        self.sent.drain(..at);
+        if later == 0 {
+            self.covered_inner = hit.inner;
+            self.sent.pop_front();
+        }
+        true
+    }
+
+    fn span(&mut self, judged: u64, lost: u64, bytes: u64, now_ns: u64) {
         let last_ns = self.spans.back().map_or(0, |s| s.at_ns);
         if self.spans.len() >= SPANS {
             self.spans.pop_front();
@@ -160,14 +205,16 @@ impl Meter {
             for_ns: now_ns.saturating_sub(last_ns).min(WINDOW_NS),
             judged,
             lost,
-            bytes: came_bytes,
+            bytes,
         });
-        // What is covered needs no more waiting for.
-        self.sent.drain(..at);
-        if report.highest >= hit.counter {
-            self.sent.pop_front();
-        }
-        true
+    }
+
+    /// Take in the answer to a probe of ours, which nobody can give before it is asked.
+    pub fn probed(&mut self, rtt_ns: u64, now_ns: u64) {
+        self.probes_answered += 1;
+        self.reported_ns = Some(now_ns);
+        self.probed_min_ns = Some(self.probed_min_ns.map_or(rtt_ns, |min| min.min(rtt_ns)));
+        self.sample(rtt_ns, now_ns);
     }
 
     /// Fold a round trip in. Source: RFC 6298 section 2.
@@ -201,17 +248,20 @@ impl Meter {
         }
     }
 
-    /// When the oldest sending left that no report covers, and how many datagrams none covers.
+    /// When the oldest inner packet left that no report covers, and how many none covers.
     #[must_use]
     pub fn unacknowledged(&self) -> Option<(u64, u64)> {
-        let since_ns = self.sent.front()?.at_ns;
-        Some((since_ns, self.tx_datagrams.saturating_sub(self.covered)))
+        let oldest = self.sent.iter().find(|s| s.inner > self.covered_inner)?;
+        Some((oldest.at_ns, self.tx_inner - self.covered_inner))
     }
 
     /// Ask no more about what was sent so far: the path died, or comes back.
     pub fn write_off(&mut self) {
         self.sent.clear();
         self.spans.clear();
+        self.covered = self.tx_datagrams;
+        self.covered_inner = self.tx_inner;
+        self.told = None;
     }
 
     /// Give memory back while nothing is sent.
@@ -281,10 +331,9 @@ mod tests {
     /// Send `count` datagrams of 1000 bytes as one sending at `now`.
     fn send(meter: &mut Meter, next: &mut u64, count: u64, now: u64) {
         for _ in 0..count {
-            meter.sent(1000);
+            meter.sent(epoch(), *next, 1000, true, now);
+            *next += 1;
         }
-        *next += count;
-        meter.mark(epoch(), *next, now);
     }
 
     fn told(highest: u64, received: u64, held_us: u32) -> Report {
@@ -342,6 +391,53 @@ mod tests {
         assert!(!m.report(&told(49, 50, 0), 2 * MS));
         assert!(!m.report(&told(20, 21, 0), 2 * MS));
         assert_eq!((m.judged, m.lost, m.delivered_bytes), (50, 0, 50_000));
+    }
+
+    /// A report may name a probe or a report of ours; what is owed are inner packets alone.
+    #[test]
+    fn housekeeping_is_covered_and_not_owed() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        send(&mut m, &mut next, 5, 0);
+        m.sent(epoch(), 5, 60, false, 10 * MS);
+        assert_eq!(m.unacknowledged(), Some((0, 5)));
+        // The inner packets were lost, the probe behind them came.
+        assert!(m.report(&told(5, 1, 0), 20 * MS));
+        assert_eq!((m.judged, m.lost), (6, 5));
+        m.sent(epoch(), 6, 60, false, 30 * MS);
+        assert_eq!(m.unacknowledged(), None);
+    }
+
+    /// What an outage swallowed is no loss of the path that comes back.
+    #[test]
+    fn an_outage_is_written_off() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        send(&mut m, &mut next, 100, 0);
+        assert!(m.report(&told(99, 100, 0), 10 * MS));
+        send(&mut m, &mut next, 300, 20 * MS);
+        m.write_off();
+        assert_eq!(m.unacknowledged(), None);
+        send(&mut m, &mut next, 100, 900 * MS);
+        // 40 of the 300 had come all the same.
+        assert!(m.report(&told(next - 1, 240, 0), 910 * MS));
+        assert_eq!((m.lost, m.judge(910 * MS)), (0, None));
+        send(&mut m, &mut next, 100, 1_000 * MS);
+        assert!(m.report(&told(next - 1, 330, 0), 1_010 * MS));
+        assert_eq!(m.lost, 10);
+    }
+
+    /// Whoever claims to have held a report for long makes no path short.
+    #[test]
+    fn a_report_flatters_nobody() {
+        let (mut m, mut next) = (Meter::default(), 0);
+        m.probed(30 * MS, 0);
+        for k in 0..50 {
+            send(&mut m, &mut next, 1, k * 100 * MS);
+            m.report(
+                &told(next - 1, next, [29_900, 500_000][k as usize % 2]),
+                (k * 100 + 30) * MS,
+            );
+        }
+        assert_eq!(m.srtt_ns, Some(30 * MS));
     }
 
     /// More than 10 % lost within 300 ms is a brownout; as much over a longer time is none.

@@ -6,7 +6,6 @@ use crate::error::{Error, Result};
 use crate::flows::Flows;
 use crate::mtu::Search;
 use crate::path::{OPEN_PATHS, Path, SHARED};
-use crate::session::Session;
 use crate::stats::PathStats;
 use std::net::SocketAddr;
 use veilnet_wire::OVERHEAD;
@@ -22,7 +21,7 @@ impl Core {
         let raw = self.underlay.udp.raw(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
-        if id == RESERVED || is_used(session, id) {
+        if id == RESERVED || session.path_ids.contains(id) {
             return Err(Error::Invalid(
                 "a path id is not given out twice in a generation",
             ));
@@ -30,7 +29,7 @@ impl Core {
         if session.paths.len() >= OPEN_PATHS {
             return Err(Error::Invalid("a session has at most eight paths open"));
         }
-        use_id(session, id);
+        session.path_ids.insert(id);
         session.paths.push(Path::new(id, to, raw, wanted, now_ns));
         session.timer_ns = now_ns;
         self.next_ns = 0;
@@ -48,6 +47,10 @@ impl Core {
         };
         let path = session.paths.remove(place);
         session.rx.forget_path(id);
+        session.tx.forget_path(id);
+        if let Some(next) = &mut session.tx_next {
+            next.forget_path(id);
+        }
         if session.paths.len() < 2 {
             session.flows = Flows::default();
         }
@@ -70,7 +73,6 @@ impl Core {
         to: SocketAddr,
         now_ns: u64,
     ) -> Result<()> {
-        self.check_endpoint(to)?;
         let raw = self.underlay.udp.raw(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
@@ -98,6 +100,7 @@ impl Core {
             .iter()
             .find(|p| p.circuit.is_none())
             .map(|p| p.id);
+        self.check_endpoint(to)?;
         let id = direct.ok_or(Error::Invalid("the session has no direct path"))?;
         self.move_path(sid, id, to, now_ns)
     }
@@ -184,8 +187,13 @@ impl Core {
         let mut moves = Vec::new();
         for session in self.sessions.values() {
             for path in &session.paths {
+                // A path whose circuit was left stays dead, and where it is.
                 if let Some(circuit) = path.circuit
                     && circuit.link == old
+                    && self.joined.contains_key(&Circuit {
+                        link: new,
+                        ..circuit
+                    })
                 {
                     let to = Circuit {
                         link: new,
@@ -243,19 +251,5 @@ impl Core {
         if let Some(challenge) = path.challenge {
             self.forget_source(challenge.to, sid);
         }
-    }
-}
-
-fn is_used(session: &Session, id: u8) -> bool {
-    session
-        .path_ids
-        .get(usize::from(id / 64))
-        .is_none_or(|word| word >> (id % 64) & 1 == 1)
-}
-
-/// Mark an id as given out.
-pub(crate) fn use_id(session: &mut Session, id: u8) {
-    if let Some(word) = session.path_ids.get_mut(usize::from(id / 64)) {
-        *word |= 1 << (id % 64);
     }
 }

@@ -101,9 +101,10 @@ impl Core {
                 self.sessions.get_mut(&hop.link),
                 slot.get(hop.start..hop.start + hop.len),
             ) {
-                let at = link.main();
-                self.underlay
-                    .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
+                if let Some(at) = link.link() {
+                    self.underlay
+                        .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
+                }
             }
         }
         hops.clear();
@@ -372,23 +373,18 @@ impl Core {
         }
         session.counters.rx_packets += 1;
         session.data_ns = Some(now_ns);
-        let Some(path) = session.paths.get_mut(place) else {
-            return;
-        };
-        path.report_due = true;
-        let due = path.reported_ns + REPORT_NS;
         if session.paths.len() > 1 && session.main() != place {
             self.peer_uses(sid, place, now_ns);
         }
-        let Some(session) = self.sessions.get_mut(&sid) else {
-            return;
-        };
-        session.timer_ns = session.timer_ns.min(due.max(now_ns));
-        self.next_ns = self.next_ns.min(session.timer_ns);
+        self.report_soon(sid, place, now_ns);
         match self.run.offer(&mut self.out, len, meta) {
             Outcome::Joined => {}
             Outcome::Complete => self.write_run(),
-            Outcome::Malformed => session.counters.rejected += 1,
+            Outcome::Malformed => {
+                if let Some(session) = self.sessions.get_mut(&sid) {
+                    session.counters.rejected += 1;
+                }
+            }
             Outcome::Flush => {
                 self.write_run();
                 if self.run.advance(&mut self.out) == Outcome::Complete {
@@ -479,9 +475,23 @@ impl Core {
                 self.underlay
                     .seal_to(session, place, (to, &raw), kind, &answer, now_ns);
                 session.sent(now_ns, false);
+                // A report too: it tells what became of the data before the probe.
+                self.report_soon(sid, place, now_ns);
             }
             Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, source, now_ns),
             None => {}
+        }
+    }
+
+    /// Report what came over a path, at the next time that one is due.
+    fn report_soon(&mut self, sid: u32, place: usize, now_ns: u64) {
+        if let Some(session) = self.sessions.get_mut(&sid)
+            && let Some(path) = session.paths.get_mut(place)
+        {
+            path.report_due = true;
+            let due_ns = (path.reported_ns + REPORT_NS).max(now_ns);
+            session.timer_ns = session.timer_ns.min(due_ns);
+            self.next_ns = self.next_ns.min(due_ns);
         }
     }
 

@@ -104,9 +104,7 @@ impl Core {
         // Not the loop's time: request and answer may fall into one turn of it.
         let told_ns = sys::now_ns();
         let rtt_ns = told_ns.saturating_sub(probe.sent_ns);
-        path.meter.sample(rtt_ns, now_ns);
-        path.meter.probes_answered += 1;
-        path.meter.reported_ns = Some(now_ns);
+        path.meter.probed(rtt_ns, now_ns);
         if let Some(size) = probe.size {
             path.mtu.answered(size, now_ns);
             session.timer_ns = session.timer_ns.min(path.mtu.next_ns().max(now_ns));

@@ -172,18 +172,17 @@ fn send_packet(
     session.counters.tx_packets += cut.segments() as u64;
     session.data_ns = Some(now_ns);
     session.sent(now_ns, true);
-    mark(session, at, now_ns);
+    watch(session, at, now_ns);
     Some(())
 }
 
-/// Remember this sending on its path, and watch that it is acknowledged.
-fn mark(session: &mut Session, at: usize, now_ns: u64) {
-    let Some(path) = session.paths.get_mut(at) else {
-        return;
-    };
-    let next = session.tx.next_data(path.id);
-    path.meter.mark(session.tx.epoch, next, now_ns);
-    if let Some(doubt_ns) = path.doubt_ns() {
+/// See to it that this sending is acknowledged on its path.
+fn watch(session: &mut Session, at: usize, now_ns: u64) {
+    if let Some(path) = session.paths.get(at)
+        && path.usable()
+        && session.confirmed
+        && let Some(doubt_ns) = path.doubt_ns()
+    {
         session.timer_ns = session.timer_ns.min(doubt_ns.max(now_ns));
     }
 }

@@ -1,7 +1,7 @@
 //! One session as the data thread sees it: keys, where the peer is, and its clocks.
 
 use crate::flows::{self, Flows};
-use crate::keys::{Epoch, RxKeys, TxKeys};
+use crate::keys::{Epoch, PathIds, RxKeys, TxKeys};
 use crate::path::Path;
 use crate::prefix::Prefix;
 use crate::sys::crypto::Mask;
@@ -37,8 +37,8 @@ pub struct Session {
     /// At least one. The first is the handshake's, unless it was closed.
     pub paths: Vec<Path>,
     pub flows: Flows,
-    /// Path ids given out in this generation, a bit each.
-    pub path_ids: [u64; 4],
+    /// Path ids given out in this generation.
+    pub path_ids: PathIds,
     pub mask_tx: Mask,
     pub mask_rx: Mask,
     pub return_mask: Option<Mask>,
@@ -105,6 +105,18 @@ impl Session {
             .filter(|(_, p)| p.share > 0.0 && p.usable())
             .max_by(|(_, a), (_, b)| a.share.total_cmp(&b.share));
         carrying.map_or_else(|| flows::fallback(&self.paths), |(at, _)| at)
+    }
+
+    /// The place of the direct path that carries relay frames: a link never takes a detour.
+    #[inline]
+    #[must_use]
+    pub fn link(&self) -> Option<usize> {
+        self.paths
+            .iter()
+            .enumerate()
+            .filter(|(_, p)| p.circuit.is_none())
+            .min_by_key(|(_, p)| (!p.usable(), p.meter.srtt_ns.unwrap_or(u64::MAX)))
+            .map(|(at, _)| at)
     }
 
     /// The place of the path with this id.

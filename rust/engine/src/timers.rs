@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::failover;
 use crate::keys::StepLimits;
-use crate::path::{Path, Pending};
+use crate::path::{Path, Pending, State};
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::{REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
@@ -21,6 +21,8 @@ const PROBE_LIFE_NS: u64 = 5_000_000_000;
 const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
 const WARM_NS: u64 = 1_000_000_000;
+/// A path that died is asked this often while data flows: Python may be away when it is needed.
+const REVIVE_NS: u64 = 2_000_000_000;
 /// A session that carried data within this time is one.
 const BUSY_NS: u64 = 3_000_000_000;
 /// So long a session may wait for its ACK; then nobody waits for it any more.
@@ -144,6 +146,8 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
         return;
     };
     path.probes.retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
+    // What a report says may be owed to a claim: none goes to an address that never answered.
+    path.report_due &= path.is_proven();
     if path.report_due && now_ns >= path.reported_ns + REPORT_NS {
         send_report(underlay, session, at, now_ns);
     }
@@ -182,8 +186,11 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
     }
 }
 
-/// When a path on duty is to be asked, so that it is known to be alive when it is needed.
+/// When a path is to be asked, so that it is known to be alive when it is needed.
 fn warm_ns(path: &Path) -> Option<u64> {
+    if path.state == State::Dead {
+        return Some(path.asked_ns + REVIVE_NS);
+    }
     let told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
     (path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)
 }
@@ -287,8 +294,10 @@ fn send_probe(
         size,
     });
     underlay.seal(session, at, Kind::Probe, (0, 0), &body, now_ns);
-    // A probe of a size under test may be lost for its size: it says nothing about the peer.
-    session.sent(now_ns, size.is_none());
+    // A probe of a size under test may be lost for its size, one on a path that is only tried for the
+    // path: neither says anything about the peer.
+    let tells = size.is_none() && at == session.main();
+    session.sent(now_ns, tells);
     Ok(())
 }
 

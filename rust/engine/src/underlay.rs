@@ -111,7 +111,7 @@ impl Underlay {
         plain: &[u8],
         now_ns: u64,
     ) -> bool {
-        let epoch = session.tx.epoch.nibble();
+        let epoch = session.tx.epoch;
         let Some(path) = session.paths.get_mut(at) else {
             return false;
         };
@@ -136,7 +136,7 @@ impl Underlay {
             idx: session.remote_sid,
             counter,
             kind,
-            epoch,
+            epoch: epoch.nibble(),
             path: path.id,
             segment,
             flags,
@@ -150,7 +150,8 @@ impl Underlay {
         }
         head.copy_from_slice(&header);
         if class == Class::Data {
-            path.meter.sent(size);
+            let inner = matches!(kind, Kind::Data | Kind::Verbatim | Kind::Part);
+            path.meter.sent(epoch, counter, size, inner, now_ns);
         }
         session.mask(now_ns).apply(out);
         session.counters.tx_bytes += size as u64;

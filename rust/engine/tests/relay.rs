@@ -13,8 +13,9 @@ struct Three {
     a: Engine,
     b: Engine,
     relay: Engine,
-    /// a's link to the relay, the relay being the one that was called.
+    /// a's and b's links to the relay, the relay being the one that was called.
     link_a: Met,
+    link_b: Met,
     /// The circuit's ends at the relay and at the two.
     at_relay: (Circuit, Circuit),
     end_a: SocketAddr,
@@ -39,6 +40,7 @@ fn three(quota: (u64, u64, u64)) -> Three {
         b,
         relay,
         link_a,
+        link_b,
         at_relay,
         end_a,
         end_b,
@@ -176,6 +178,107 @@ fn a_second_path_takes_over() {
     });
     assert_eq!(moved, Some(0));
     say(&t.a, sid_a, &t.b, b"direct again");
+}
+
+/// A link that is a channel too may take a detour with its packets, and never with its frames.
+#[test]
+fn frames_never_take_a_detour() {
+    let t = three(QUOTA);
+    // b relays between a and the relay: a detour for a's own link.
+    let near = meet(&t.a, &t.b, at(&t.b));
+    let (link, far) = (t.link_a.sid_a, t.link_a.sid_b);
+    let (x, y) = (
+        Circuit {
+            link: near.sid_b,
+            label: 70,
+        },
+        Circuit {
+            link: t.link_b.sid_a,
+            label: 71,
+        },
+    );
+    t.b.call(move |c, now| c.add_circuit(x, y, QUOTA, now))
+        .unwrap()
+        .unwrap();
+    let (own, its) = (
+        Circuit {
+            link: near.sid_a,
+            label: 70,
+        },
+        Circuit {
+            link: t.link_b.sid_b,
+            label: 71,
+        },
+    );
+    let end = t.a.call(move |c, _| c.join_circuit(own)).unwrap().unwrap();
+    let there = t
+        .relay
+        .call(move |c, _| c.join_circuit(its))
+        .unwrap()
+        .unwrap();
+    t.relay
+        .call(move |c, now| c.open_path(far, 2, there, now))
+        .unwrap()
+        .unwrap();
+    t.a.call(move |c, now| c.open_path(link, 2, end, now))
+        .unwrap()
+        .unwrap();
+    t.a.call(move |c, now| c.probe_now(link, Some(2), now))
+        .unwrap()
+        .unwrap();
+    expect(&t.a, "the detour alive", |e| {
+        matches!(
+            e,
+            Event::PathChanged {
+                path: 2,
+                state: State::Alive,
+                ..
+            }
+        )
+        .then_some(())
+    });
+    t.a.call(move |c, now| c.set_shares(link, &[(2, 1.0)], None, now))
+        .unwrap()
+        .unwrap();
+    say(&t.a, link, &t.relay, b"round by b");
+    let met = meet(&t.a, &t.b, t.end_a);
+    say(&t.a, met.sid_a, &t.b, b"over the relay all the same");
+}
+
+/// A circuit that was left does not hinder its link from being replaced.
+#[test]
+fn a_stale_path_stops_no_rebinding() {
+    let t = three(QUOTA);
+    let met = meet(&t.a, &t.b, t.end_a);
+    let end = t.end_a;
+    t.a.call(move |c, now| c.leave_circuit(end, now)).unwrap();
+    let new = meet(&t.a, &t.relay, at(&t.relay));
+    let (old, sid) = (t.link_a.sid_a, new.sid_a);
+    t.a.call(move |c, now| c.rebind_link(old, sid, now))
+        .unwrap()
+        .unwrap();
+    assert_eq!(stats(&t.a, met.sid_a).endpoint, t.end_a);
+    say(&t.a, sid, &t.relay, b"the link is well");
+}
+
+/// An idle pair is quiet: what was sent is covered, and nobody asks again and again.
+#[test]
+fn an_idle_pair_is_quiet() {
+    let t = three(QUOTA);
+    let met = meet(&t.a, &t.b, t.end_a);
+    let sid = met.sid_a;
+    for _ in 0..5 {
+        t.a.call(move |c, now| c.probe_now(sid, None, now))
+            .unwrap()
+            .unwrap();
+    }
+    until("the full path MTU", || {
+        stats(&t.a, sid).mtu_bytes == 1412 && stats(&t.b, met.sid_b).mtu_bytes == 1412
+    });
+    let sent = || t.a.call(|c, _| c.stats()).unwrap().tx_datagrams;
+    let before = sent();
+    std::thread::park_timeout(std::time::Duration::from_secs(3));
+    assert!(sent() < before + 12, "{} in 3 s", sent() - before);
 }
 
 /// Impossible paths are refused, each for its reason.
