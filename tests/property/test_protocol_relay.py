@@ -9,13 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from veilnet.protocol import messages, relay, relay_service, relay_steps
+from veilnet.protocol import messages, relay, relay_service, relay_steps, relay_table
 from veilnet.protocol import relay_messages as said
 
 NET = b"n" * 32
 OWN = b"R" * 32
 PEERS = [bytes([65 + n]) * 32 for n in range(5)]
-IDS = [bytes([n]) * 16 for n in range(6)]
+IDS = [bytes([n]) * 16 for n in range(12)]
 CAP = 4
 VOLUME = 400_000
 
@@ -252,10 +252,16 @@ class Relay(RuleBasedStateMachine):
 
     @invariant()
     def caps_hold(self):
-        """In all, and for every peer."""
-        assert len(self.service) <= CAP
-        near = Counter(circuit.near for circuit in self.service.circuits)
+        """In all, and for every peer; of those that nobody confirmed, each peer has few."""
+        done = [c for c in self.service.circuits if c.phase is relay_steps.Phase.CONFIRMED]
+        assert len(done) <= CAP
+        near = Counter(circuit.near for circuit in done)
         assert all(count <= CAP // 2 for count in near.values())
+        waiting = [c for c in self.service.circuits if c not in done]
+        near = Counter(circuit.near for circuit in waiting)
+        assert all(count <= relay_table.UNCONFIRMED_OF_PEER_MAX for count in near.values())
+        pairs = Counter((circuit.near, circuit.target) for circuit in waiting)
+        assert all(count <= relay_table.UNCONFIRMED_OF_PAIR_MAX for count in pairs.values())
 
     @invariant()
     def engine_and_machine_agree(self):
@@ -276,7 +282,7 @@ class Relay(RuleBasedStateMachine):
     def nothing_is_left_behind(self):
         """A link knows its circuits and their labels, and no others."""
         for peer in self.up:
-            link = self.service._links[NET, peer]
+            link = self.service._table.links[NET, peer]
             over = [c for c in self.service.circuits if c.side((NET, peer)) is not None]
             assert set(link.circuits) == {c.id for c in over}
             known = [c.near_label if c.near == (NET, peer) else c.far_label for c in over]

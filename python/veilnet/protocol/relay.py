@@ -22,8 +22,9 @@ it is and not by a session, which another replaces every hour: the shell knows w
 from __future__ import annotations
 
 import math
+from collections import Counter
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from attrs import define, field, frozen
 
@@ -31,10 +32,12 @@ from veilnet.errors import PeerRefused, PeerUnreachable, VeilError
 from veilnet.protocol.relay_messages import RelayMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
 Key = tuple[bytes, bytes]
 """Network id and peer id: whose link it is."""
+
+_T = TypeVar("_T")
 
 UNCONFIRMED_BYTES: Final = 65_536
 """What a circuit carries until both ends know by their own handshake whom they talk to."""
@@ -61,6 +64,7 @@ class Refusal(IntEnum):
     TIMEOUT = 9
     VOLUME = 10
     NO_SENSE = 11
+    TOO_OFTEN = 12
 
 
 class Closing(IntEnum):
@@ -74,6 +78,7 @@ class Closing(IntEnum):
     UNCONFIRMED = 5
     UNKNOWN = 6
     FAILED = 7
+    FULL = 8
 
 
 _REFUSED: Final[dict[Refusal, tuple[str, str]]] = {
@@ -129,6 +134,8 @@ def refused(code: int, relay: str) -> VeilError:
 class Terms:
     """For whom this node relays, and how much; 0 of rate and volume is no limit.
 
+    *circuits* are confirmed ones: what is not has small caps of its own, so that nobody fills a
+    relay with circuits that lead nowhere.
     Units: *rate_bps* bits per second over all circuits; *volume_bytes* per day, likewise.
     """
 
@@ -198,6 +205,29 @@ class Send:
 
     key: Key
     message: RelayMessage
+
+
+def displaced(
+    waiting: Sequence[_T],
+    whose: Callable[[_T], Hashable],
+    newcomer: Hashable,
+    *,
+    each: float = math.inf,
+    in_all: float = math.inf,
+) -> _T | None:
+    """Return which of *waiting*, the oldest first, goes for one more; None: there is room.
+
+    It is the oldest of the *newcomer's* own kind if that has *each* already, and else, of *in_all*,
+    the oldest of the kind that has most: who asks much takes no place from who asks little.
+    """
+    own = [item for item in waiting if whose(item) == newcomer]
+    if len(own) >= each:
+        return own[0]
+    if len(waiting) < in_all:
+        return None
+    counts = Counter(whose(item) for item in waiting)
+    most = max(counts.values())
+    return next(item for item in waiting if counts[whose(item)] == most)
 
 
 @define

@@ -13,8 +13,12 @@ Rules:
 3. A circuit that comes in is taken from whom we would talk to, and costs nothing but a place in a
    table until a handshake comes through it.
 
-Invariant: at most `OUTGOING_MAX` and `INCOMING_MAX` circuits, and of one relay at most
-`INCOMING_OF_RELAY_MAX` that came in; what is in the table is joined in the engine unless ASKED.
+4. Of those that came in and are not confirmed the oldest of the same origin, or else of the same
+   relay, goes for a new one: who opens what leads nowhere keeps nobody else out.
+
+Invariant: at most `OUTGOING_MAX` and `INCOMING_MAX` confirmed circuits, and of one relay at most
+`INCOMING_OF_RELAY_MAX` that came in and `UNCONFIRMED_OF_RELAY_MAX` that are not confirmed yet;
+what is in the table is joined in the engine unless ASKED.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ from veilnet.protocol.relay import (
     Refusal,
     Reservations,
     Send,
+    displaced,
 )
 from veilnet.protocol.relay_messages import (
     CIRCUIT_ID_BYTES,
@@ -58,6 +63,9 @@ if TYPE_CHECKING:
 OUTGOING_MAX: Final = 256
 INCOMING_MAX: Final = 256
 INCOMING_OF_RELAY_MAX: Final = 64
+UNCONFIRMED_OF_RELAY_MAX: Final = 16
+UNCONFIRMED_OF_ORIGIN_MAX: Final = 4
+"""... of them from one origin, as the relay says."""
 
 
 class Phase(enum.Enum):
@@ -345,7 +353,9 @@ class CircuitClient:
         self, event: Heard, message: CircuitIncoming, now: float, actions: list[Action]
     ) -> None:
         key = event.key
-        taken = [end for end in self._ends.values() if end.incoming]
+        incoming = [end for end in self._ends.values() if end.incoming]
+        taken = [end for end in incoming if end.phase is Phase.CONFIRMED]
+        waiting = [end for end in incoming if end.relay == key and end.phase is Phase.JOINED]
         of_relay = sum(end.relay == key for end in taken)
         if not event.welcome or message.origin in (self._own_id, key[1]):
             refusal: Refusal | None = Refusal.DECLINED
@@ -356,6 +366,16 @@ class CircuitClient:
         if refusal is not None:
             actions.append(Send(key, RelayRefused(circuit=message.circuit, code=refusal)))
             return
+        oldest = displaced(
+            waiting,
+            lambda end: end.peer,
+            message.origin,
+            each=UNCONFIRMED_OF_ORIGIN_MAX,
+            in_all=UNCONFIRMED_OF_RELAY_MAX,
+        )
+        if oldest is not None:
+            self._leave(oldest, Closing.UNCONFIRMED, actions)
+            actions.append(_closed(oldest, Closing.UNCONFIRMED))
         end = End(
             id=message.circuit,
             relay=key,

@@ -1,4 +1,4 @@
-"""How much a relay has carried today, for whom, and what is left.
+"""What a peer may still have of a relay: volume of the day, a rate, and openings.
 
 Invariant: the sum that is left for all peers is never more than what is left in all, and no peer
 has more than half of a day.
@@ -10,9 +10,22 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import define, field
 
-if TYPE_CHECKING:
-    from veilnet.protocol.relay import Key, Terms
+from veilnet.protocol.relay import UNCONFIRMED_BYTES
+from veilnet.protocol.relay_steps import Limit, Phase
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from veilnet.protocol.relay import Key, Terms
+    from veilnet.protocol.relay_steps import Relayed
+
+FREE_RATE_BPS: Final = 1_000_000_000_000
+"""What stands for no limit in the engine's bucket."""
+FREE_BYTES: Final = 1 << 62
+BURST_S: Final = 0.05
+MIN_BURST_BYTES: Final = 131_072
+"""Two super-packets, or a bucket would cut what the kernel gives us whole."""
+MAX_BURST_BYTES: Final = 16_777_216
 DAY_S: Final = 86_400.0
 PEERS_MAX: Final = 4_096
 """Peers whose volume of the day is known; of more, those that used least are forgotten."""
@@ -55,3 +68,65 @@ class Quota:
             self.began_s += (now - self.began_s) // DAY_S * DAY_S
             self.day_bytes = 0
             self._of_peer.clear()
+
+
+def rate(circuits: Sequence[Relayed], terms: Terms) -> int:
+    """Return the part of a peer's rate that each of its open *circuits* has."""
+    if not terms.rate_bps:
+        return FREE_RATE_BPS
+    return max(1, terms.peer_rate_bps // max(1, len(circuits)))
+
+
+def burst(rate_bps: int) -> int:
+    """Return the bytes that a circuit's bucket holds; the 64 KB until it is confirmed are less."""
+    return min(max(int(rate_bps / 8 * BURST_S), MIN_BURST_BYTES), MAX_BURST_BYTES)
+
+
+def share(circuits: Sequence[Relayed], terms: Terms, left: int | None) -> list[Limit]:
+    """Share a peer's rate and what is *left* of its volume among its open *circuits*.
+
+    Returns what changes thereby; the circuits know it already.
+    """
+    rate_bps = rate(circuits, terms)
+    changed: list[Limit] = []
+    for circuit in circuits:
+        limit = FREE_BYTES if left is None else circuit.bytes + left // len(circuits)
+        if circuit.phase is Phase.LIMITED:
+            limit = min(limit, UNCONFIRMED_BYTES)
+        if (rate_bps, limit) != (circuit.rate_bps, circuit.limit_bytes):
+            circuit.rate_bps, circuit.limit_bytes = rate_bps, limit
+            changed.append(Limit((circuit.near, circuit.near_label), rate_bps, limit))
+    return changed
+
+
+OPENINGS_MAX: Final = 32
+"""Circuits that a peer may ask for at once ..."""
+OPENING_S: Final = 2.0
+"""... and then one in so many seconds.
+
+Each new circuit brings a bucket of its own, filled; at this pace that adds little to a peer's rate.
+"""
+
+
+@define
+class Pace:
+    """How often peers ask for circuits; it outlives their links, which a new handshake replaces.
+
+    Invariant: kept is only what still holds somebody back, and of at most `PEERS_MAX` peers.
+    """
+
+    _free_s: dict[Key, float] = field(factory=dict)
+    """When the whole allowance of a peer is there again."""
+
+    def take(self, key: Key, now: float) -> bool:
+        """Whether the peer of *key* may have one more now; notes that it has."""
+        free_s = max(self._free_s.get(key, now), now) + OPENING_S
+        if free_s > now + OPENINGS_MAX * OPENING_S:
+            return False
+        self._free_s.pop(key, None)
+        if len(self._free_s) >= PEERS_MAX:
+            self._free_s = {each: at for each, at in self._free_s.items() if at > now}
+        if len(self._free_s) >= PEERS_MAX:
+            del self._free_s[next(iter(self._free_s))]
+        self._free_s[key] = free_s
+        return True

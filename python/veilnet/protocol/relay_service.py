@@ -9,19 +9,16 @@ Rules:
    without both nothing is forwarded.
 3. A circuit passes at most two relays: what is asked for comes with a hop budget, and goes on to
    another relay with one less.
-4. The caps of `Terms` hold for pending circuits too, and no peer has more than half of them.
+4. The caps of `Terms` count confirmed circuits, and no peer has more than half of them.  Of those
+   that are not confirmed each peer has a few, and what it asks for beyond takes the place of one
+   of its own: nobody fills a relay with circuits that lead nowhere.
 5. `busy` is told to repel newcomers; it never closes and never refuses.
-
-Invariant: every circuit is in the table of both its links, and its label on each of the two is
-used by no other circuit on that link.
 """
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Final
-
-from attrs import define, field
 
 from veilnet.protocol.relay import (
     ASK_S,
@@ -49,7 +46,7 @@ from veilnet.protocol.relay_messages import (
     RelayReserve,
     RelayReserved,
 )
-from veilnet.protocol.relay_quota import Quota
+from veilnet.protocol.relay_quota import Pace, Quota, burst, rate, share
 from veilnet.protocol.relay_steps import (
     PENDING,
     Action,
@@ -58,7 +55,6 @@ from veilnet.protocol.relay_steps import (
     Counted,
     Event,
     Forward,
-    Limit,
     Phase,
     Relayed,
     Remove,
@@ -70,6 +66,7 @@ from veilnet.protocol.relay_steps import (
     opened,
     refused,
 )
+from veilnet.protocol.relay_table import Link, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -80,25 +77,6 @@ if TYPE_CHECKING:
 RESERVATIONS_MAX: Final = 1_024
 BUSY_S: Final = 5.0
 """So long after the last drop a relay still says that it is busy."""
-FREE_RATE_BPS: Final = 1_000_000_000_000
-"""What stands for no limit in the engine's bucket."""
-FREE_BYTES: Final = 1 << 62
-BURST_S: Final = 0.05
-MIN_BURST_BYTES: Final = 131_072
-"""Two super-packets, or a bucket would cut what the kernel gives us whole."""
-MAX_BURST_BYTES: Final = 16_777_216
-_LABEL_BITS: Final = 31
-_HIGH_BIT: Final = 1 << _LABEL_BITS
-
-
-@define
-class _Link:
-    """What is known of a link: its circuits of both sides, and the labels used on it."""
-
-    initiator: bool
-    own: bool
-    circuits: dict[bytes, None] = field(factory=dict)
-    labels: set[int] = field(factory=set)
 
 
 class RelayService:
@@ -111,9 +89,8 @@ class RelayService:
         self.terms = terms
         self.quota = Quota(now)
         self._own_id = own_id
-        self._rng = rng
-        self._links: dict[Key, _Link] = {}
-        self._circuits: dict[bytes, Relayed] = {}
+        self._table = Table(rng)
+        self._pace = Pace()
         self._reserved: dict[Key, float] = {}
         self._held = Reservations()
         self._busy_until_s = -math.inf
@@ -122,26 +99,25 @@ class RelayService:
     # --- looking ---------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._circuits)
+        return len(self._table)
 
     @property
     def circuits(self) -> list[Relayed]:
         """All circuits, pending ones included."""
-        return list(self._circuits.values())
+        return self._table.circuits
 
     def get(self, circuit: bytes) -> Relayed | None:
         """Return the circuit of that id."""
-        return self._circuits.get(circuit)
+        return self._table.get(circuit)
 
     def owns(self, key: Key, circuit: bytes) -> bool:
         """Whether a circuit of that id goes over that link."""
-        link = self._links.get(key)
+        link = self._table.links.get(key)
         return link is not None and circuit in link.circuits
 
     def held(self, key: Key) -> list[bytes]:
         """Return the circuits over a link."""
-        link = self._links.get(key)
-        return [] if link is None else list(link.circuits)
+        return self._table.held(key)
 
     def needs(self, key: Key) -> bool:
         """Whether a link is in use: circuits go over it, or its peer has a reservation."""
@@ -149,7 +125,7 @@ class RelayService:
 
     def is_own(self, key: Key) -> bool | None:
         """Whether the peer of a link is one of our own; None: there is no such link."""
-        link = self._links.get(key)
+        link = self._table.links.get(key)
         return None if link is None else link.own
 
     @property
@@ -186,13 +162,13 @@ class RelayService:
             if until_s <= now:
                 self._end_reservation(key, Closing.EXPIRED, now, actions)
         for circuit in self.circuits:
-            if circuit.deadline_s <= now and circuit.id in self._circuits:
+            if circuit.deadline_s <= now and circuit.id in self._table:
                 if circuit.phase in PENDING:
                     self._refuse(circuit, Refusal.TIMEOUT, actions)
                     actions.append(closed(circuit.far, circuit.id, Closing.DONE))
                 else:
                     self._close(circuit, Closing.UNCONFIRMED, now, actions)
-        onward = (c.far for c in self._circuits.values() if self._is_onward(c))
+        onward = (circuit.far for circuit in self.circuits if self._is_onward(circuit))
         actions += [Send(key, RelayReserve()) for key in self._held.due(onward, now)]
         self._announce(now, actions)
         return actions
@@ -201,7 +177,7 @@ class RelayService:
         """Return when `tick` must run; None: not before the next event."""
         soonest = min(
             min(self._reserved.values(), default=math.inf),
-            min((circuit.deadline_s for circuit in self._circuits.values()), default=math.inf),
+            min((circuit.deadline_s for circuit in self.circuits), default=math.inf),
             self._held.deadline(),
             self._busy_until_s if self._offered.busy else math.inf,
         )
@@ -210,14 +186,14 @@ class RelayService:
     # --- links -----------------------------------------------------------------------------------
 
     def _up(self, event: LinkUp, now: float, actions: list[Action]) -> None:
-        link = self._links.get(event.key)
+        link = self._table.links.get(event.key)
         if link is None:
-            self._links[event.key] = _Link(event.initiator, event.own)
+            self._table.links[event.key] = Link(event.initiator, event.own)
             return
         link.initiator, link.own = event.initiator, event.own
         if not self.terms.serves(own=link.own):
             self._end_reservation(event.key, Closing.OFF, now, actions)
-        for circuit in self._over(link):
+        for circuit in self._table.over(event.key):
             # What was said on the session before may have been lost with it.
             if circuit.phase is Phase.ASKING and circuit.far == event.key:
                 actions.append(Send(circuit.far, incoming(circuit)))
@@ -225,26 +201,22 @@ class RelayService:
                 self._extend(circuit, now, actions)
 
     def _down(self, event: LinkDown, now: float, actions: list[Action]) -> None:
-        link = self._links.get(event.key)
-        if link is None:
+        if event.key not in self._table.links:
             return
-        for circuit in self._over(link):
+        for circuit in self._table.over(event.key):
             if circuit.phase in PENDING and circuit.far == event.key:
                 self._refuse(circuit, Refusal.NO_LINK, actions)
             else:
                 self._close(circuit, Closing.LINK_LOST, now, actions, but=event.key)
         self._reserved.pop(event.key, None)
         self._held.forget(event.key)
-        del self._links[event.key]
-
-    def _over(self, link: _Link) -> list[Relayed]:
-        return [self._circuits[circuit] for circuit in link.circuits]
+        del self._table.links[event.key]
 
     # --- reservations ----------------------------------------------------------------------------
 
     def _heard(self, event: Heard, now: float, actions: list[Action]) -> None:
         key, message = event.key, event.message
-        if key not in self._links:
+        if key not in self._table.links:
             return
         match message:
             case RelayReserve():
@@ -256,10 +228,10 @@ class RelayService:
             case RelayRefused(circuit=None):
                 self._held.lost(key)
                 return
-            case CircuitOpen() if message.circuit not in self._circuits:
+            case CircuitOpen() if message.circuit not in self._table:
                 self._ask(key, message, now, actions)
                 return
-        circuit = self._circuits.get(getattr(message, "circuit", b""))
+        circuit = self._table.get(getattr(message, "circuit", b""))
         side = None if circuit is None else circuit.side(key)
         if circuit is None or side is None:
             if isinstance(message, CircuitOpen):
@@ -271,7 +243,7 @@ class RelayService:
             act(self, circuit, message, now, actions)
 
     def _reserve(self, key: Key, now: float) -> RelayReserved | RelayRefused:
-        if not self.terms.serves(own=self._links[key].own):
+        if not self.terms.serves(own=self._table.links[key].own):
             return RelayRefused(code=Refusal.OFF)
         if self.quota.left(key, self.terms, now) == 0:
             return RelayRefused(code=Refusal.VOLUME)
@@ -287,37 +259,36 @@ class RelayService:
 
     def _end_reservation(self, key: Key, why: Closing, now: float, actions: list[Action]) -> None:
         self._reserved.pop(key, None)
-        for circuit in self._of(key):
+        for circuit in self._table.of(key):
             self._close(circuit, why, now, actions)
-
-    def _of(self, key: Key) -> list[Relayed]:
-        """Return the circuits that count for the peer of *key*: those it asked for."""
-        link = self._links.get(key)
-        return [] if link is None else [c for c in self._over(link) if c.near == key]
 
     # --- asking ----------------------------------------------------------------------------------
 
     def _ask(self, key: Key, asked: CircuitOpen, now: float, actions: list[Action]) -> None:
         far = (key[0], asked.through[0] if asked.through else asked.target)
         refusal = self._judge(key, far, asked, now)
+        if refusal is None and not self._pace.take(key, now):
+            refusal = Refusal.TOO_OFTEN
         if refusal is not None:
             actions.append(refused(key, asked.circuit, refusal))
             return
+        # Only a relay asks for somebody else, and it has spent a hop.
+        origin = asked.origin if asked.origin and asked.hops < HOPS_MAX else key[1]
+        oldest = self._table.displaced(key, origin=origin, target=asked.target)
+        if oldest is not None:
+            self._displace(oldest, now, actions)
         circuit = Relayed(
             id=asked.circuit,
             near=key,
-            near_label=self._label(key),
+            near_label=self._table.new_label(key),
             far=far,
-            far_label=None if asked.through else self._label(far),
+            far_label=None if asked.through else self._table.new_label(far),
             target=asked.target,
-            # Only a relay asks for somebody else, and it has spent a hop.
-            origin=asked.origin if asked.origin and asked.hops < HOPS_MAX else key[1],
+            origin=origin,
             phase=Phase.EXTENDING if asked.through else Phase.ASKING,
             deadline_s=now + ASK_S,
         )
-        self._circuits[circuit.id] = circuit
-        for end in (key, far):
-            self._links[end].circuits[circuit.id] = None
+        self._table.add(circuit)
         if circuit.phase is Phase.EXTENDING:
             self._extend(circuit, now, actions)
         else:
@@ -332,9 +303,17 @@ class RelayService:
         )
         actions.append(Send(circuit.far, onward))
 
+    def _displace(self, circuit: Relayed, now: float, actions: list[Action]) -> None:
+        """Part with an unconfirmed circuit for a newer one of the same peer."""
+        if circuit.phase in PENDING:
+            self._refuse(circuit, Refusal.PEER_FULL, actions)
+            actions.append(closed(circuit.far, circuit.id, Closing.UNCONFIRMED))
+        else:
+            self._close(circuit, Closing.UNCONFIRMED, now, actions)
+
     def _judge(self, key: Key, far: Key, asked: CircuitOpen, now: float) -> Refusal | None:
         """Return why not, None if nothing speaks against it."""
-        links = self._links
+        links = self._table.links
         peers = [self._own_id, key[1], *asked.through, asked.target]
         # In this order: what is told first is what the asker can do least about.
         reasons: tuple[tuple[Refusal, Callable[[], bool]], ...] = (
@@ -344,19 +323,16 @@ class RelayService:
             (Refusal.NO_SENSE, lambda: len(set(peers)) < len(peers)),
             (Refusal.HOPS, lambda: asked.hops < 1 + len(asked.through)),
             (Refusal.NO_LINK, lambda: far not in links or links[far].own != links[key].own),
-            (Refusal.FULL, lambda: len(self._circuits) >= self.terms.circuits),
-            (Refusal.PEER_FULL, lambda: len(self._of(key)) >= self.terms.peer_circuits),
+            (Refusal.FULL, self._is_full),
+            (Refusal.PEER_FULL, lambda: self._is_full_of(key)),
         )
         return next((refusal for refusal, holds in reasons if holds()), None)
 
-    def _label(self, key: Key) -> int:
-        link = self._links[key]
-        high = _HIGH_BIT if link.initiator else 0
-        label = high | self._rng.getrandbits(_LABEL_BITS)
-        while label in link.labels:
-            label = high | self._rng.getrandbits(_LABEL_BITS)
-        link.labels.add(label)
-        return label
+    def _is_full(self) -> bool:
+        return len(self._table.confirmed()) >= self.terms.circuits
+
+    def _is_full_of(self, key: Key) -> bool:
+        return len(self._table.confirmed(key)) >= self.terms.peer_circuits
 
     # --- one circuit -----------------------------------------------------------------------------
 
@@ -376,30 +352,27 @@ class RelayService:
     def _extended(
         self, circuit: Relayed, message: CircuitOpened, now: float, actions: list[Action]
     ) -> None:
-        labels = self._links[circuit.far].labels
-        if message.label in labels:
+        if not self._table.take_label(circuit.far, message.label):
             # The next relay gave one label twice, or one that is ours to give.
             self._refuse(circuit, Refusal.OTHER, actions)
             actions.append(closed(circuit.far, circuit.id, Closing.FAILED))
             return
         circuit.far_label = message.label
-        labels.add(message.label)
         self._join(circuit, now, actions)
 
     def _join(self, circuit: Relayed, now: float, actions: list[Action]) -> None:
         circuit.phase = Phase.LIMITED
         circuit.deadline_s = now + CONFIRM_S
-        circuit.rate_bps = self._rate(circuit.near)
+        circuit.rate_bps = rate(self._open_of(circuit.near), self.terms)
         left = self.quota.left(circuit.near, self.terms, now)
         circuit.limit_bytes = UNCONFIRMED_BYTES if left is None else min(UNCONFIRMED_BYTES, left)
-        burst = int(circuit.rate_bps / 8 * BURST_S)
         actions.append(
             Forward(
                 circuit.id,
                 (circuit.near, circuit.near_label),
                 (circuit.far, circuit.far_label or 0),
                 rate_bps=circuit.rate_bps,
-                burst_bytes=min(max(burst, MIN_BURST_BYTES), MAX_BURST_BYTES),
+                burst_bytes=burst(circuit.rate_bps),
                 limit_bytes=circuit.limit_bytes,
             )
         )
@@ -438,6 +411,12 @@ class RelayService:
         if side in circuit.confirmed:
             return
         circuit.confirmed.add(side)
+        if len(circuit.confirmed) == len(Side) and (
+            self._is_full() or self._is_full_of(circuit.near)
+        ):
+            # There was room when it was asked for.
+            self._close(circuit, Closing.FULL, now, actions)
+            return
         # The next relay of a chain has a limit of its own to lift.
         actions.append(Send(circuit.other(side), message))
         if len(circuit.confirmed) == len(Side):
@@ -480,11 +459,7 @@ class RelayService:
         self._relimit(circuit.near, now, actions)
 
     def _drop(self, circuit: Relayed, actions: list[Action]) -> None:
-        del self._circuits[circuit.id]
-        for key, label in ((circuit.near, circuit.near_label), (circuit.far, circuit.far_label)):
-            if (link := self._links.get(key)) is not None:
-                link.circuits.pop(circuit.id, None)
-                link.labels.discard(-1 if label is None else label)
+        self._table.remove(circuit)
         if circuit.open:
             actions.append(Remove(circuit.id, (circuit.near, circuit.near_label)))
 
@@ -493,30 +468,18 @@ class RelayService:
 
     # --- limits ----------------------------------------------------------------------------------
 
-    def _rate(self, key: Key) -> int:
-        """Return the part of a peer's rate that each of its circuits has."""
-        if not self.terms.rate_bps:
-            return FREE_RATE_BPS
-        count = sum(circuit.open for circuit in self._of(key))
-        return max(1, self.terms.peer_rate_bps // max(1, count))
+    def _open_of(self, key: Key) -> list[Relayed]:
+        return [circuit for circuit in self._table.of(key) if circuit.open]
 
     def _relimit(self, key: Key, now: float, actions: list[Action]) -> None:
         """Share a peer's rate and what is left of its volume among its circuits."""
-        circuits = [circuit for circuit in self._of(key) if circuit.open]
-        rate_bps = self._rate(key)
         left = self.quota.left(key, self.terms, now)
-        for circuit in circuits:
-            limit = FREE_BYTES if left is None else circuit.bytes + left // len(circuits)
-            if circuit.phase is Phase.LIMITED:
-                limit = min(limit, UNCONFIRMED_BYTES)
-            if (rate_bps, limit) != (circuit.rate_bps, circuit.limit_bytes):
-                circuit.rate_bps, circuit.limit_bytes = rate_bps, limit
-                actions.append(Limit((circuit.near, circuit.near_label), rate_bps, limit))
+        actions += share(self._open_of(key), self.terms, left)
 
     def _counted(self, event: Counted, now: float, actions: list[Action]) -> None:
         touched: dict[Key, None] = {}
         for circuit_id, count in event.counts.items():
-            circuit = self._circuits.get(circuit_id)
+            circuit = self._table.get(circuit_id)
             if circuit is None:
                 continue
             if count.busy:
@@ -534,28 +497,28 @@ class RelayService:
                 self._relimit(key, now, actions)
 
     def _unforwarded(self, event: Unforwarded, now: float, actions: list[Action]) -> None:
-        circuit = self._circuits.get(event.circuit)
+        circuit = self._table.get(event.circuit)
         if circuit is not None:
             self._close(circuit, Closing.FAILED, now, actions)
 
     def _set_terms(self, event: SetTerms, now: float, actions: list[Action]) -> None:
         self.terms = event.terms
         actions.append(CapRate(self.terms.rate_bps or None))
-        for key, link in self._links.items():
+        for key, link in self._table.links.items():
             if not self.terms.serves(own=link.own):
                 self._end_reservation(key, Closing.OFF, now, actions)
         # The newest go first: those that are older have more to lose.
-        for circuit in self.circuits[self.terms.circuits :]:
+        for circuit in self._table.confirmed()[self.terms.circuits :]:
             self._close(circuit, Closing.OFF, now, actions)
         for key in {circuit.near for circuit in self.circuits}:
-            for circuit in self._of(key)[self.terms.peer_circuits :]:
+            for circuit in self._table.confirmed(key)[self.terms.peer_circuits :]:
                 self._close(circuit, Closing.OFF, now, actions)
             if self.quota.left(key, self.terms, now) == 0:
                 self._end_reservation(key, Closing.VOLUME, now, actions)
             self._relimit(key, now, actions)
 
     def _announce(self, now: float, actions: list[Action]) -> None:
-        if len(self._circuits) >= self.terms.circuits or self.quota.spent(self.terms, now):
+        if self._is_full() or self.quota.spent(self.terms, now):
             # For a while: who opens and closes the last one must not make us tell all links.
             self._busy_until_s = max(self._busy_until_s, now + BUSY_S)
         offer = self.offer(now)

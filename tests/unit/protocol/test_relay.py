@@ -6,7 +6,15 @@ import pytest
 
 from tests.unit.protocol.relays import NET, World
 from veilnet.errors import PeerUnreachable
-from veilnet.protocol import relay, relay_client, relay_service, relay_steps
+from veilnet.protocol import (
+    messages,
+    relay,
+    relay_client,
+    relay_quota,
+    relay_service,
+    relay_steps,
+    relay_table,
+)
 from veilnet.protocol import relay_messages as said
 from veilnet.protocol.relay import Closing, Refusal
 
@@ -36,14 +44,15 @@ def chain():
     return made.run()
 
 
-def opened(world):
+def opened(world, origin=None):
     """Open a circuit over the one relay and confirm it at both ends."""
-    circuit = world.origin.open(world.relay, world.target)
+    origin = origin or world.origin
+    circuit = origin.open(world.relay, world.target)
     world.run()
-    world.origin.confirm(circuit)
+    origin.confirm(circuit)
     world.target.confirm(circuit)
     world.run()
-    assert world.carries(world.origin, world.target, circuit)
+    assert world.carries(origin, world.target, circuit)
     return circuit
 
 
@@ -82,7 +91,7 @@ def test_64_kb_until_both_ends_confirm(world):
     assert world.relay.forwards[circuit].limit_bytes == KB64
     world.target.confirm(circuit)
     world.run()
-    assert world.relay.forwards[circuit].limit_bytes == relay_service.FREE_BYTES
+    assert world.relay.forwards[circuit].limit_bytes == relay_quota.FREE_BYTES
 
 
 def test_both_relays_of_a_chain_hear_both_ends(chain):
@@ -95,7 +104,7 @@ def test_both_relays_of_a_chain_hear_both_ends(chain):
     chain.origin.confirm(circuit)
     chain.run()
     assert {p.forwards[circuit].limit_bytes for p in (chain.near, chain.far)} == {
-        relay_service.FREE_BYTES
+        relay_quota.FREE_BYTES
     }
 
 
@@ -249,21 +258,155 @@ def test_an_id_in_use_is_refused(world):
 
 
 def test_one_peer_has_at_most_half_of_the_circuits(world):
-    """The others find room; pending circuits count."""
+    """The others find room, up to the cap; then it is full, and says that it is busy."""
     world.relay.set(circuits=4)
-    world.deaf.add(world.target)
-    circuits = [world.origin.open(world.relay, world.target) for _ in range(3)]
-    other = world.peer("other")
-    world.link(other, world.relay)
-    theirs = [other.open(world.relay, world.target) for _ in range(2)]
+    other, third = world.peer("other"), world.peer("third")
+    for end in (other, third):
+        world.link(end, world.relay)
+    for end in (world.origin, other):
+        opened(world, end)
+        opened(world, end)
+        if end is world.origin:
+            late = end.open(world.relay, world.target)
+            world.run()
+            assert end.failed == {late: Refusal.PEER_FULL}
+            assert not world.relay.offers
+    late = third.open(world.relay, world.target)
+    world.run()
+    assert third.failed == {late: Refusal.FULL}
+    assert world.relay.offers[-1].busy
+
+
+@pytest.mark.parametrize("deaf", [False, True])
+def test_circuits_that_lead_nowhere_keep_nobody_out(world, deaf):
+    """Two who never confirm have a few each, and the relay is neither full nor busy for others."""
+    world.relay.set(circuits=3)
+    other, sink = world.peer("other"), world.peer("sink")
+    for end in (other, sink):
+        world.link(end, world.relay)
+    if deaf:
+        world.deaf.add(sink)
+    for origin in (world.origin, other):
+        for _ in range(10):
+            origin.open(world.relay, sink)
+            world.run()
+        key = world.relay.key_of(origin)
+        assert len(world.relay.service._table.of(key)) == relay_table.UNCONFIRMED_OF_PAIR_MAX
     third = world.peer("third")
     world.link(third, world.relay)
-    last = third.open(world.relay, world.target)
+    opened(world, third)
+    opened(world, world.origin)
+    assert not any(offer.busy for offer in world.relay.offers)
+
+
+def test_a_peer_has_few_unconfirmed_circuits_and_the_oldest_goes(world):
+    """Whatever their targets; one that is confirmed stays."""
+    kept = opened(world)
+    targets = [world.peer(f"target{number}") for number in range(4)]
+    circuits = []
+    for target in targets:
+        world.link(target, world.relay)
+        for _ in range(3):
+            circuits.append(world.origin.open(world.relay, target))
+            world.run()
+    newest = circuits[-relay_table.UNCONFIRMED_OF_PEER_MAX :]
+    assert list(world.relay.forwards) == [kept, *newest]
+    gone = circuits[: -len(newest)]
+    assert {world.origin.left[each] for each in gone} == {Closing.UNCONFIRMED}
+    assert not any(each in target.joined for target in targets for each in gone)
+
+
+def test_among_the_origins_behind_a_relay_the_greediest_gives_way(chain):
+    """Who asks much over the first relay takes nothing from another who asks little."""
+    modest, others = chain.peer("modest"), [chain.peer(f"other{n}") for n in range(3)]
+    chain.link(modest, chain.near)
+    for each in others:
+        chain.link(each, chain.far)
+    mine = modest.open(chain.near, chain.target, chain.far)
+    chain.run()
+    for target in others:
+        for _ in range(3):
+            chain.origin.open(chain.near, target, chain.far)
+            chain.run()
+    assert chain.carries(modest, chain.target, mine)
+    assert len(chain.far.forwards) == relay_table.UNCONFIRMED_OF_PEER_MAX
+
+
+def test_who_is_confirmed_when_the_last_place_is_taken_hears_so(world):
+    """The caps count what is confirmed, and hold then too."""
+    world.relay.set(circuits=2)
+    first, second = (world.origin.open(world.relay, world.target) for _ in range(2))
     world.run()
-    assert world.origin.failed == {circuits[2]: Refusal.PEER_FULL}
-    assert not set(theirs) & other.failed.keys()
-    assert third.failed == {last: Refusal.FULL}
-    assert world.relay.offers[-1].busy
+    for circuit in (first, second):
+        for end in (world.origin, world.target):
+            end.confirm(circuit)
+        world.run()
+    assert list(world.relay.forwards) == [first]
+    assert world.origin.left == world.target.left == {second: Closing.FULL}
+
+
+def test_a_peer_opens_circuits_at_a_bounded_pace(world):
+    """Closing them at once brings no more: each has a burst of its own; others are not held up."""
+    world.relay.set(circuits=4096)
+    opens = 0
+    for _ in range(2 * relay_quota.OPENINGS_MAX):
+        circuit = world.origin.open(world.relay, world.target)
+        world.run()
+        opens += circuit in world.relay.forwards
+        world.origin.close(circuit)
+        world.run()
+    assert opens == relay_quota.OPENINGS_MAX
+    assert world.origin.failed[circuit] is Refusal.TOO_OFTEN
+    world.cut(world.origin, world.relay)
+    world.link(world.origin, world.relay)
+    again = world.origin.open(world.relay, world.target)
+    world.run()
+    assert world.origin.failed[again] is Refusal.TOO_OFTEN
+    other = world.peer("other")
+    world.link(other, world.relay)
+    opened(world, other)
+    world.wait(relay_quota.OPENING_S)
+    opened(world)
+
+
+def test_the_pace_of_many_peers_is_bounded(monkeypatch):
+    """Those that nothing holds back are forgotten first."""
+    monkeypatch.setattr(relay_quota, "PEERS_MAX", 2)
+    pace = relay_quota.Pace()
+    assert all(pace.take((NET, bytes([each])), 0.0) for each in range(5))
+    assert len(pace._free_s) == 2
+    assert pace.take((NET, b"late"), 100.0)
+    assert len(pace._free_s) == 1
+
+
+def test_a_target_is_filled_by_nobody(world):
+    """Of one origin, and of one relay, few unconfirmed circuits come in, and the oldest goes."""
+    key = world.target.key_of(world.relay)
+
+    def comes(number, origin):
+        message = said.CircuitIncoming(
+            circuit=number.to_bytes(16, "big"), origin=origin, label=number
+        )
+        world.target.act(world.target.switch.heard(relay.Heard(key, message), world.now))
+
+    first = b"1".ljust(16)
+    world.target.act(
+        world.target.switch.heard(
+            relay.Heard(key, said.CircuitIncoming(circuit=first, origin=b"f" * 32, label=9999)),
+            world.now,
+        )
+    )
+    world.target.confirm(first)
+    for number in range(10):
+        comes(number, b"a" * 32)
+    waiting = [each for each in world.target.joined if each != first]
+    assert waiting == [number.to_bytes(16, "big") for number in range(6, 10)]
+    for number in range(100, 400):
+        comes(number, number.to_bytes(32, "big"))
+    assert len(world.target.joined) == 1 + relay_client.UNCONFIRMED_OF_RELAY_MAX
+    assert first in world.target.joined
+    gone = [m for m in world.queue if isinstance(messages.decode(m[2]).message, said.CircuitClosed)]
+    assert len(gone) == 310 - relay_client.UNCONFIRMED_OF_RELAY_MAX
 
 
 def test_a_peers_rate_is_shared_among_its_circuits(world):
