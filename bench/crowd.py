@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from circle import Circle, pause_until, wait_until
 from plot_paths import crowd as draw
 from report import commit, goals_table, machine, table, write
+from veilnet.control import client
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter
 
@@ -44,6 +45,10 @@ UTILISATION = 0.75
 OVERHEAD = 1.08  # what headers add, roughly
 BACK_S = 30.0
 WINDOW_S = 30.0
+STEP = 2
+NOISE = 0.1
+"""A flow is a quarter of its pair's traffic; less than half of one has not moved."""
+
 _LEG_S = 0.004
 _SETTLE_S = 10.0
 _READY_S = 120.0
@@ -56,13 +61,29 @@ Shares = dict[str, float]
 class Watch:
     """What was seen while it ran: shares of every pair and loads of every relay, second by second.
 
-    Shape: ``shares[pair]`` and ``loads[relay]`` have one entry per look, at ``times``.
-    Units: *loads* bytes forwarded so far.
+    Shape: every list has one entry per look, at ``times``.
+    Units: *loads* bytes forwarded so far; *carried* the same for a pair, by relay.
     """
 
     times: list[float] = field(default_factory=list)
     shares: dict[str, list[Shares]] = field(default_factory=lambda: defaultdict(list))
     loads: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    carried: dict[str, list[dict[str, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def ways(self) -> dict[str, list[Shares]]:
+        """Return where every pair's packets really went, in each `STEP` looks.
+
+        A flow keeps its path when shares move, so that this changes less than the shares do.
+        """
+        found: dict[str, list[Shares]] = {}
+        for pair, series in self.carried.items():
+            found[pair] = []
+            for before, after in itertools.pairwise(series[::STEP]):
+                # A circuit that was closed has taken its count with it.
+                sizes = {r: max(0, after[r] - before.get(r, 0)) for r in after}
+                if total := sum(sizes.values()):
+                    found[pair].append({relay: size / total for relay, size in sizes.items()})
+        return found
 
 
 def jain(values: Sequence[float]) -> float:
@@ -74,19 +95,20 @@ def jain(values: Sequence[float]) -> float:
     return sum(values) ** 2 / (len(values) * squares) if squares else 0.0
 
 
-def moved(watch: Watch) -> float:
+def moved(series: Mapping[str, Sequence[Shares]], span_s: float, *, least: float = 0.0) -> float:
     """Return the share of all traffic that changed its way, per second, on average.
 
-    Every pair sends the same, so that the mean over the pairs is the share of all.
+    Every pair sends the same, so that the mean over the pairs is the share of all.  Changes of
+    less than *least* are noise of the counting.
     """
-    span_s = watch.times[-1] - watch.times[0]
     total = sum(
-        abs(after.get(arm, 0.0) - before.get(arm, 0.0)) / 2
-        for series in watch.shares.values()
-        for before, after in itertools.pairwise(series)
+        change / 2
+        for shares in series.values()
+        for before, after in itertools.pairwise(shares)
         for arm in before.keys() | after.keys()
+        if (change := abs(after.get(arm, 0.0) - before.get(arm, 0.0))) >= least
     )
-    return total / len(watch.shares) / span_s
+    return total / max(1, len(series)) / span_s
 
 
 def moved_back(watch: Watch) -> float:
@@ -114,7 +136,7 @@ def windows(watch: Watch) -> list[Mapping[str, int]]:
     """Return each relay's bytes in every whole `WINDOW_S`."""
     cuts, start = [0], watch.times[0]
     for number, at in enumerate(watch.times):
-        if at >= start + WINDOW_S * len(cuts):
+        if at >= start + WINDOW_S * len(cuts) - 0.5:
             cuts.append(number)
     return [
         {relay: series[after] - series[before] for relay, series in watch.loads.items()}
@@ -216,11 +238,22 @@ class Crowd:
             watch.times.append(time.monotonic())
             for source, sink in self.pairs:
                 watch.shares[source.name].append(self._shares(source, sink))
-            for relay in self.relays:
-                watch.loads[relay.name].append(int(relay.look()["relay"]["bytes_total"]))
+            said = {relay.name: client.ask(relay.socket, "relay") for relay in self.relays}
+            for name, lent in said.items():
+                watch.loads[name].append(int(lent["bytes_total"]))
+            for source, sink in self.pairs:
+                ends = {source.name, sink.name}
+                watch.carried[source.name].append(
+                    {name: _carried(lent["carries"], ends) for name, lent in said.items()}
+                )
             if number and number % 30 == 0:
                 _say(f"{number} s  {_loads(windows(watch)[-1])}")
         return watch
+
+
+def _carried(circuits: Sequence[Mapping[str, Any]], ends: set[str]) -> int:
+    """Return the bytes of all circuits between two ends."""
+    return sum(int(c["bytes"]) for c in circuits if {c["from"]["name"], c["to"]["name"]} == ends)
 
 
 def _loads(window: Mapping[str, int]) -> str:
@@ -244,12 +277,15 @@ def rows(policy: str, watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
         for relay in watch.loads
         if (loads := [part[relay] for part in parts]) and statistics.mean(loads)
     ]
+    span_s = watch.times[-1] - watch.times[0]
     measures = (
         ("jain", "Jain index of relay load, whole run", "", jain(totals)),
         ("jain_worst", f"Jain index, worst {WINDOW_S:g} s", "",
          min((jain(list(part.values())) for part in parts), default=0.0)),
-        ("moved", "traffic moved per second", "share", moved(watch)),
-        ("moved_back", f"of what moved, back within {BACK_S:g} s", "share", moved_back(watch)),
+        ("moved", "traffic moved per second, by the relays' counts", "share",
+         moved(watch.ways(), span_s, least=NOISE)),
+        ("moved_shares", "shares moved per second", "share", moved(watch.shares, span_s)),
+        ("moved_back", f"of these, back within {BACK_S:g} s", "share", moved_back(watch)),
         ("swing", f"a relay's load over {WINDOW_S:g} s: deviation over mean, worst relay", "",
          max(swings, default=0.0)),
         ("intact", "all flows intact", "", float(intact)),
