@@ -4,11 +4,11 @@
 each sample    what it cost -> the arm's level L, swing F, spread R, count n; the node's theta
 each second    forecast c^ = theta.z + b of every arm
                split   from each active arm that is worse, part of its share to one drawn from
-                       those within 15 % of the best; from a dead one all of it
+                       those within 8 % of the best; from a dead one all of it
                probe   with probability 0.25 one arm: the stalest, else by Thompson sampling
                standby the best that carries nothing and stands apart from what does
 ```
-Data never explores: it moves only to arms that were heard of (probes, or data before).
+Data never explores: it moves only to what is forecast to be better, never to find out.
 
 Invariant: shares of the active columns sum to 1, no two of them share a relay or a prefix, and
 there are at most `MAX_SHARES` of them.
@@ -56,13 +56,13 @@ class VeilSettings:
 
     gate: KappaGate = KappaGate.BUSY
     kappa: float = 1.0
-    alpha: float = 1.0
-    """Part of a relative gain that moves per second ..."""
+    alpha: float = 1.25
+    """Times the relative gain is the part that moves per second ..."""
     alpha_priced: float = 1.0
-    """... where queueing is priced: then moving fast does not oscillate."""
-    window: float = 1.15
+    """... and where queueing is priced, which makes a gain look larger than it is."""
+    window: float = 1.08
     window_ms: float = 2.0
-    temperature: float = 0.05
+    temperature: float = 0.03
     temperature_ms: float = 1.0
     gain: float = 0.03
     gain_ms: float = 3.0
@@ -70,7 +70,9 @@ class VeilSettings:
     """What is left of the required gain when the path is open: no cost of opening."""
     least_share: float = 0.05
     heard_only: bool = False
-    """Data moves only to arms that were heard of, however good their legs look."""
+    """Data moves only to arms that were measured, however good their legs look: costs 10 points
+    in a crowd, where there is no time to probe everything first.
+    """
     tau_s: float = 15.0
     level_gain: float = 0.05
     level_clip_ms: float = 400.0
@@ -367,9 +369,9 @@ class Veil:
         return min(1.0, alpha * pace * gain / cost)
 
     def _candidates(self, ledger: Ledger, costs: list[float], shares: list[float]) -> list[int]:
-        """Return the arms that data may move to: alive, and heard of before.
+        """Return the arms that data may move to.
 
-        Where all of those are dead, one that was never tried is better than none.
+        Where all that were measured are dead, one that never was is better than none.
         """
         counts = ledger.table[rows.COUNT].tolist()
         alive = [i for i, cost in enumerate(costs) if cost < DEAD_MS]

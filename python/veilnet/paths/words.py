@@ -61,7 +61,7 @@ def _idle(standing: Standing) -> str:
     if standing.rival is not None:
         return "shares a relay or a prefix with an active path"
     if not standing.measured:
-        return "never measured, and no data goes there before a probe has come back"
+        return f"never measured, forecast {standing.behind_ms:.0f} ms behind the cheapest"
     if standing.behind_ms <= 0.0:
         return "the cheapest now, traffic moves to it step by step"
     return f"{standing.behind_ms:.0f} ms dearer than the cheapest"

@@ -3,7 +3,7 @@
 import numpy as np
 from attrs import define, field
 
-from veilnet.paths import DIRECT, Arm, Guard, Sample, make_policy
+from veilnet.paths import DIRECT, Arm, ArmId, Guard, Sample, make_policy
 from veilnet.units import PeerId
 
 HOME = b"home"
@@ -48,14 +48,14 @@ class Street:
     """One policy, one destination; `true_ms` says what each arm costs now (None: dead)."""
 
     policy: object
-    arms: list
-    true_ms: dict
-    probe_ms: dict = field(factory=dict)
+    arms: list[Arm]
+    true_ms: dict[ArmId, float | None]
+    probe_ms: dict[ArmId, float | None] = field(factory=dict)
     """Where a probe fares otherwise than data."""
     now_s: float = 0.0
     decision: object = None
     probes: int = 0
-    history: list = field(factory=list)
+    history: list[dict[ArmId, float]] = field(factory=list)
 
     def second(self, *, quiet=False):
         """Let one second pass: decide, send, learn."""
