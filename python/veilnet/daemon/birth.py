@@ -91,9 +91,14 @@ class Birth:
         return session
 
     def withdraw(self, session: Session) -> None:
-        """Take the session out of the tables again."""
+        """Take the session out of the tables again, and give back what it took over.
+
+        The session before, if there is one, carries the peer's packets and circuits as it did.
+        """
+        self._losers.clear()
         session.link.close()
         self._node.sessions.remove(session)
+        self._node.part(session)
 
     def begin(self, session: Session) -> None:
         """Route the peer's packets to the session, greet the peer, close what it replaces."""
@@ -133,6 +138,8 @@ class Birth:
         if loser is not session and not session.initiator:
             with trio.move_on_after(HEARD_S):
                 await session.heard.wait()
+        if loser not in self._losers:
+            return  # nothing has replaced it
         await self._node.retire(loser, Close(code=SUPERSEDED, reason="another session"))
 
     async def _end_joining(self, session: Session) -> None:

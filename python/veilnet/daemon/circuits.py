@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from veilnet.protocol.relay import Key
     from veilnet.protocol.relay_client import End
 
-EXPECTED_MAX: Final = 256
+EXPECTED_MAX: Final = 4
+"""Circuits that one peer announces and that are not here yet; more no honest peer opens at once."""
 
 
 @attrs.define(eq=False, kw_only=True)
@@ -69,6 +71,8 @@ class Circuits:
         self._circuits: dict[bytes, Circuit] = {}
         self._questions: dict[bytes, Question] = {}
         self._expected: dict[bytes, trio.Event] = {}
+        self._waiting: Counter[Key] = Counter()
+        """How many tasks wait for a circuit that somebody announced."""
 
     def __len__(self) -> int:
         return len(self._circuits)
@@ -87,17 +91,24 @@ class Circuits:
         circuit = self._circuits.get(circuit_id)
         return circuit if circuit is not None and circuit.incoming else None
 
-    async def expect(self, circuit_id: bytes, *, timeout_s: float) -> Circuit | None:
-        """Return the circuit of that id that comes in within *timeout_s* seconds, if it does."""
+    async def expect(self, circuit_id: bytes, *, of: Key, timeout_s: float) -> Circuit | None:
+        """Return the circuit of that id that comes in within *timeout_s* seconds, if it does.
+
+        *of*: who announced it; more than `EXPECTED_MAX` of one are not waited for.
+        """
         if (circuit := self.incoming(circuit_id)) is not None:
             return circuit
-        if circuit_id not in self._expected and len(self._expected) >= EXPECTED_MAX:
+        if self._waiting[of] >= EXPECTED_MAX:
             return None
         event = self._expected.setdefault(circuit_id, trio.Event())
+        self._waiting[of] += 1
         try:
             with trio.move_on_after(timeout_s):
                 await event.wait()
         finally:
+            self._waiting[of] -= 1
+            if not self._waiting[of]:
+                del self._waiting[of]
             # Others may wait for the same one, but then for no longer than until it is here.
             if event.is_set() or event.statistics().tasks_waiting == 0:
                 self._expected.pop(circuit_id, None)

@@ -375,14 +375,35 @@ class Node:
         self._note_heard(session)
         self.sessions.remove(session)
         session.link.close()
-        self.relaying.session_down(session)
-        self.paths.ended(session)
-        self.homes.lost(session)
-        self.engine.close_session(session.sid)
+        try:
+            self.part(session)
+        finally:
+            # Whatever fails above, the engine must not keep what nobody here will ever close.
+            self.engine.close_session(session.sid)
         log.info("session down", peer=session.peer_id.hex()[:12], reason=reason)
-        self.route(session)
-        self.channels.ended(session)
-        self.gossip.forget(session)
+
+    def part(self, session: Session) -> None:
+        """Let go of *session*, which the table has no more and the engine has still.
+
+        What it carried goes over to the session that carries now, if there is one.
+        """
+        for lets_go in (
+            self.relaying.session_down,
+            self.paths.ended,
+            self.homes.lost,
+            self.route,
+            self.channels.ended,
+            self.gossip.forget,
+        ):
+            # Each for itself: one that fails must not take the others' share with it.
+            try:
+                lets_go(session)
+            except BrokenEngineError:
+                raise
+            except VeilError as error:
+                log.warning("not let go", part=lets_go.__qualname__, reason=error.message)
+            except Exception:
+                log.exception("not let go, by a bug", part=lets_go.__qualname__)
 
     def _note_heard(self, session: Session) -> None:
         counters = self.statistics().get(session.sid)

@@ -200,7 +200,9 @@ class Openings:
         circuit: Circuit | None = None
         endpoint: Endpoint | None
         if asked.circuit is not None:
-            circuit = await self._node.relaying.expect(asked.circuit, timeout_s=ARRIVAL_S)
+            circuit = await self._node.relaying.expect(
+                asked.circuit, of=session.key, timeout_s=ARRIVAL_S
+            )
             if circuit is None or (circuit.network_id, circuit.target) != session.key:
                 raise _Refused(NO_CIRCUIT, "that circuit did not come here from there")
             endpoint = circuit.endpoint

@@ -24,7 +24,13 @@ import trio
 from veilnet.daemon import lending
 from veilnet.daemon.circuits import Circuit, Circuits
 from veilnet.daemon.host import unix_now
-from veilnet.errors import BrokenEngineError, LocalProtocolError, PeerUnreachable, VeilError
+from veilnet.errors import (
+    BrokenEngineError,
+    ClosedError,
+    LocalProtocolError,
+    PeerUnreachable,
+    VeilError,
+)
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import relay, relay_client, relay_messages, relay_service, relay_steps
@@ -45,6 +51,8 @@ if TYPE_CHECKING:
 
 COUNT_S: Final = 1.0
 OFFERS_MAX: Final = 4_096
+_NOT_THERE: Final = (LocalProtocolError, ClosedError)
+"""What the engine says of a circuit or a link that it has not, or not any more."""
 
 __all__ = ["Circuit", "Relaying"]
 
@@ -113,12 +121,12 @@ class Relaying:
         """Return the circuit of that id that somebody opened to this node."""
         return self.circuits.incoming(circuit_id)
 
-    async def expect(self, circuit_id: bytes, *, timeout_s: float) -> Circuit | None:
+    async def expect(self, circuit_id: bytes, *, of: Key, timeout_s: float) -> Circuit | None:
         """Return the circuit of that id that comes in within *timeout_s* seconds, if it does.
 
-        What is said of a circuit over another way may be here before the circuit.
+        What the peer *of* a session says of a circuit over another way may be here before it.
         """
-        return await self.circuits.expect(circuit_id, timeout_s=timeout_s)
+        return await self.circuits.expect(circuit_id, of=of, timeout_s=timeout_s)
 
     def confirm(self, circuit: Circuit) -> None:
         """Lift the 64 KB limit from this side: what came through it is the peer's, proven."""
@@ -199,17 +207,42 @@ class Relaying:
         old = self._bound.get(key)
         if carrier is None or is_circuit(carrier.endpoint):
             if old is not None:
-                self._act(self._switch.handle(relay.LinkDown(key), trio.current_time()))
-                del self._bound[key]
+                self._lose(key)
             return
         if old == carrier.sid:
             return
-        if old is not None and self._switch.held(key):
-            self._node.engine.rebind_link(old, carrier.sid)
+        lost = [] if old is None else self._unmoved(key, old, carrier.sid)
         self._bound[key] = carrier.sid
         self.circuits.moved(key, carrier.sid)
         up = relay.LinkUp(key, carrier.initiator, self._is_own(carrier))
         self._act(self._switch.handle(up, trio.current_time()))
+        for circuit_id in lost:
+            # The peer has moved them, and knows nothing of our trouble.
+            code = relay.Closing.LINK_LOST
+            self._send(relay.Send(key, relay_messages.CircuitClosed(circuit=circuit_id, code=code)))
+
+    def _unmoved(self, key: Key, old: int, new: int) -> list[bytes]:
+        """Move a link's circuits to its new session; return those that the engine did not move.
+
+        They are closed then, all of them: a session that holds is worth more than its circuits.
+        """
+        over = self._switch.over(key)
+        if over:
+            try:
+                self._node.engine.rebind_link(old, new)
+            except _NOT_THERE as error:
+                peer = key[1].hex()[:12]
+                log.warning("circuits lost", peer=peer, count=len(over), reason=error.message)
+                self._lose(key)
+                return over
+        return []
+
+    def _lose(self, key: Key) -> None:
+        """Close what goes over a link that is gone."""
+        try:
+            self._act(self._switch.handle(relay.LinkDown(key), trio.current_time()))
+        finally:
+            del self._bound[key]
 
     def _is_own(self, session: Session) -> bool:
         """Whether the peer is a valid member: of one that has expired only renewal is served."""
@@ -342,18 +375,18 @@ class Relaying:
                 burst_bytes=action.burst_bytes,
                 limit_bytes=action.limit_bytes,
             )
-        except LocalProtocolError as error:
+        except _NOT_THERE as error:
             log.warning("circuit not forwarded", reason=error.message)
             self._service(relay_steps.Unforwarded(action.circuit))
 
     def _limit(self, action: relay_steps.Limit) -> None:
-        with contextlib.suppress(LocalProtocolError):  # one that was not forwarded
+        with contextlib.suppress(*_NOT_THERE):  # one that was not forwarded
             self._node.engine.limit_circuit(
                 self._side(action.a), rate_bps=action.rate_bps, limit_bytes=action.limit_bytes
             )
 
     def _remove(self, action: relay_steps.Remove) -> None:
-        with contextlib.suppress(LocalProtocolError):  # with its link it went already
+        with contextlib.suppress(*_NOT_THERE):  # with its link it went already
             self._node.engine.remove_circuit(self._side(action.a))
 
     def _cap(self, action: relay_steps.CapRate) -> None:
@@ -367,7 +400,7 @@ class Relaying:
         link = self._bound[action.end.relay]
         try:
             endpoint = self._node.engine.join_circuit(link, action.end.label or 0)
-        except LocalProtocolError as error:
+        except _NOT_THERE as error:
             log.warning("circuit not joined", reason=error.message)
             self._client(relay_client.Close(action.end.id))
         else:
@@ -376,7 +409,7 @@ class Relaying:
     def _leave(self, action: relay_client.Leave) -> None:
         circuit = self.circuits.left(action.end.id, action.code)
         if circuit is not None:
-            with contextlib.suppress(LocalProtocolError):  # with its link it went already
+            with contextlib.suppress(*_NOT_THERE):  # with its link it went already
                 self._node.engine.leave_circuit(circuit.endpoint)
 
     def _failed(self, action: relay_client.Failed) -> None:
@@ -386,7 +419,7 @@ class Relaying:
     def _tell(session: Session, message: relay_messages.RelayMessage) -> None:
         try:
             session.link.send(message)
-        except LocalProtocolError as error:
+        except _NOT_THERE as error:
             # Full or closing.  What the peer missed it learns when the link is replaced.
             log.info("not told", peer=session.peer_id.hex()[:12], reason=error.message)
 

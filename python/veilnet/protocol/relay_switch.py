@@ -79,9 +79,10 @@ class Switch:
         owners = (self.service, self.client)
         return tuple(machine for machine in owners if machine.owns(key, circuit))[:1]
 
-    def held(self, key: Key) -> bool:
-        """Whether circuits go over a link."""
-        return bool(self.service.held(key) or self.client.held(key))
+    def over(self, key: Key) -> list[bytes]:
+        """Return the circuits over a link, those being asked for included."""
+        asked = (end.id for end in self.client.ends if end.relay == key)
+        return [*self.service.held(key), *asked]
 
     def needs(self, key: Key) -> bool:
         """Whether a link must stay up."""

@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
 from veilnet.daemon import relaying
-from veilnet.errors import PeerUnreachable, UsageError
+from veilnet.daemon.circuits import Circuits
+from veilnet.errors import ClosedError, LocalProtocolError, PeerUnreachable, UsageError
 from veilnet.protocol import relay, relay_messages
 from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.messages import Close
@@ -36,7 +38,7 @@ async def opened(by, relay_, target, **more):
         here = await by.relaying.open_circuit(
             only(by), relay_.identity.peer_id, target.identity.peer_id, timeout_s=5, **more
         )
-        there = await target.relaying.expect(here.id, timeout_s=5)
+        there = await target.relaying.expect(here.id, of=(b"", b""), timeout_s=5)
     assert there is not None
     return here, there
 
@@ -98,6 +100,70 @@ async def test_a_link_that_gets_another_session_keeps_its_circuits(tmp_path):
         relayed = session_of(bob, carol)
         assert await bob.channels.probe(relayed, timeout_s=5) > 0
         assert not there.closed.is_set()
+
+
+class Unwilling:
+    """An engine that does not move what goes over a link."""
+
+    def __init__(self, engine, error):
+        self._engine = engine
+        self._error = error
+        self.tried = 0
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def rebind_link(self, old, new):
+        """Fail."""
+        del old, new
+        self.tried += 1
+        raise self._error
+
+
+@pytest.mark.parametrize("where", ["relay", "end"])
+@pytest.mark.parametrize("error", [LocalProtocolError("not direct"), ClosedError("no session")])
+async def test_circuits_that_cannot_be_moved_cost_no_session(tmp_path, where, error):
+    """They are closed at everybody, and the new session is there and opens others."""
+    async with three(tmp_path) as (alice, bob, carol):
+        here, there = await opened(bob, alice, carol)
+        made = alice if where == "relay" else bob
+        made.engine = Unwilling(made.engine, error)
+        old = session_of(bob, alice)
+        bob.channels.renew(old)
+        await until(lambda: made.engine.tried)
+        await until(lambda: here.closed.is_set() and there.closed.is_set())
+        await until(lambda: session_of(bob, alice) not in {None, old})
+        await until(lambda: [len(each.sessions) for each in (alice, bob)] == [2, 1])
+        assert alice.engine.circuits() == []
+        assert not alice.relaying.service.circuits
+        for each in (bob, carol):
+            assert not each.relaying.client.ends
+            assert not len(each.relaying.circuits)
+        assert made.engine.tried == 1
+        await opened(bob, alice, carol)
+
+
+async def test_one_peer_waits_for_few_circuits(autojump_clock):
+    """What it announces beyond is not waited for, and keeps nobody else from waiting."""
+    del autojump_clock
+    circuits = Circuits()
+    eve, bob = (b"n", b"eve"), (b"n", b"bob")
+
+    async def waits(number, of):
+        began_s = trio.current_time()
+        assert await circuits.expect(bytes([number]) * 16, of=of, timeout_s=3) is None
+        waited.append((of, trio.current_time() - began_s))
+
+    waited = []
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(waits, number, eve)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.start_soon(waits, 11, bob)
+    assert sorted(time_s for of, time_s in waited if of == eve) == [0.0] * 6 + [3.0] * 4
+    assert [time_s for of, time_s in waited if of == bob] == [3.0]
+    assert not circuits._waiting
+    assert not circuits._expected
 
 
 async def test_off_closes_everything_in_one_command(tmp_path):

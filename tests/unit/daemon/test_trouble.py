@@ -161,6 +161,63 @@ async def test_a_session_that_cannot_begin_leaves_nothing_in_the_engine(tmp_path
                 )
 
 
+async def test_a_session_that_cannot_begin_gives_back_what_it_took(tmp_path, monkeypatch):
+    """At the responder: the peer's addresses and its link are those of the session before again."""
+    async with pair(tmp_path) as (alice, bob):
+        member, old = only(bob).members.get(alice.identity.peer_id), session_of(alice, bob)
+        alice.engine = Spy(alice.engine)
+        taken, given_back = [], []
+        part, gone = alice.part, trio.Event()
+
+        def begin(session):
+            taken.append((alice.engine.of("assign")[-1][0], alice.relaying._bound[old.key]))
+            assert taken == [(session.sid, session.sid)]
+            raise PeerRefused("lapsed")
+
+        def parts(session):
+            part(session)
+            if not gone.is_set():
+                given_back.append((alice.engine.of("assign")[-1], alice.relaying._bound[old.key]))
+                gone.set()
+
+        monkeypatch.setattr(alice.paths, "begin", begin)
+        monkeypatch.setattr(alice, "part", parts)
+        with trio.fail_after(10):
+            await bob.channels.call(only(bob), member.peer_id, member.endpoints, timeout_s=2)
+            await gone.wait()
+        ((sid, addresses), bound) = given_back[0]
+        assert (sid, bound) == (old.sid, old.sid)
+        assert addresses
+
+
+async def test_a_session_ends_whatever_fails_beside_it(tmp_path, monkeypatch):
+    """One part of the node that cannot let go takes nothing from the others, or the engine."""
+    async with pair(tmp_path) as (alice, bob):
+        session = session_of(alice, bob)
+        alice.engine = Spy(alice.engine)
+        told = []
+
+        def fail(_):
+            told.append("relaying")
+            raise told_error
+
+        monkeypatch.setattr(alice.relaying, "session_down", fail)
+        monkeypatch.setattr(alice.paths, "ended", lambda _: told.append("paths"))
+        monkeypatch.setattr(alice, "route", lambda _: told.append("route"))
+        told_error = LocalProtocolError("no such circuit")
+        alice.end(session, reason="test")
+        assert told == ["relaying", "paths", "route"]
+        assert alice.engine.of("close_session") == [(session.sid,)]
+        assert session.sid not in {each.sid for each in alice.engine.sessions()}
+        alice.part(session)
+        told_error = ZeroDivisionError()
+        alice.part(session)
+        assert told == ["relaying", "paths", "route"] * 3
+        told_error = BrokenEngineError("dead")
+        with pytest.raises(BrokenEngineError):
+            alice.part(session)
+
+
 async def test_a_refused_initiator_forgets_what_it_authenticated(tmp_path, monkeypatch):
     """Sessions that a responder never accepts do not pile up in the initiator's engine."""
     async with pair(tmp_path) as (alice, bob):
