@@ -38,7 +38,7 @@ const PEER_MTU: usize = 1500;
 /// A super-packet, its virtio header and slack.
 pub(crate) const SLOT: usize = (64 << 10) + 1024;
 /// Receive calls whose frames are forwarded together.
-const SLOTS: usize = 4;
+const SLOTS: usize = 8;
 
 /// How to run an engine.
 #[derive(Clone, Debug)]

@@ -23,8 +23,10 @@ use std::net::SocketAddr;
 use veilnet_handshake::{Action, Class, OsRng};
 use veilnet_wire::{HEADER, Header, Kind, Outcome, PARTIAL, TAG, ip};
 
-/// Receive calls between two looks at the other side.
+/// Receive calls between two looks at the other side; more while frames go on to other links, so
+/// that each next hop gets fewer and longer sends.
 const RECEIVES: usize = 64;
+const FORWARD_RECEIVES: usize = 256;
 /// The path id of handshake messages, which are the gate's.
 const HANDSHAKE_PATH: u8 = 255;
 
@@ -45,8 +47,11 @@ impl Core {
         let mut slot = std::mem::take(&mut self.slot);
         // Frames that go on stay in the buffer until it is full, so that each next hop gets one send.
         let mut used = 0;
-        for _ in 0..RECEIVES {
+        for turn in 0..FORWARD_RECEIVES {
             if self.hops.is_empty() {
+                if turn >= RECEIVES {
+                    break;
+                }
                 used = 0;
             } else if used + SLOT > slot.len() {
                 self.forward(&slot, now_ns);
