@@ -30,8 +30,9 @@ class Figure:
 
     def words(self) -> str:
         """Return the figure as people read it."""
-        value = "not measured" if self.value is None else f"{self.value:.3g}"
-        return self.text.format(value)
+        if self.value is None:
+            return f"{self.text.split('{}', maxsplit=1)[0]}not measured"
+        return self.text.format(f"{self.value:.3g}")
 
 
 @dataclass(frozen=True)
