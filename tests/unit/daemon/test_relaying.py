@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon import relaying
+from veilnet.daemon import birth, relaying
 from veilnet.daemon.circuits import Circuits
 from veilnet.errors import ClosedError, LocalProtocolError, PeerUnreachable, UsageError
 from veilnet.protocol import relay, relay_messages
@@ -122,8 +122,10 @@ class Unwilling:
 
 @pytest.mark.parametrize("where", ["relay", "end"])
 @pytest.mark.parametrize("error", [LocalProtocolError("not direct"), ClosedError("no session")])
-async def test_circuits_that_cannot_be_moved_cost_no_session(tmp_path, where, error):
+async def test_circuits_that_cannot_be_moved_cost_no_session(tmp_path, where, error, monkeypatch):
     """They are closed at everybody, and the new session is there and opens others."""
+    withdrawn = []
+    monkeypatch.setattr(birth.Birth, "withdraw", lambda _, session: withdrawn.append(session))
     async with three(tmp_path) as (alice, bob, carol):
         here, there = await opened(bob, alice, carol)
         made = alice if where == "relay" else bob
@@ -140,6 +142,7 @@ async def test_circuits_that_cannot_be_moved_cost_no_session(tmp_path, where, er
             assert not each.relaying.client.ends
             assert not len(each.relaying.circuits)
         assert made.engine.tried == 1
+        assert not withdrawn
         await opened(bob, alice, carol)
 
 

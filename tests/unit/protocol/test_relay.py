@@ -482,6 +482,21 @@ def test_busy_is_told_once_and_taken_back(world):
     assert [offer.busy for offer in world.relay.offers] == [True, False]
 
 
+def test_busy_follows_the_nodes_drops_and_is_damped(world):
+    """What a circuit's own rate drops says nothing of the node; drops now and then are one word."""
+    circuit = opened(world)
+    for total in range(60):
+        world.relay.count({circuit: total})
+        world.wait(1.0)
+    assert not world.relay.offers
+    for total in range(60, 120, 3):
+        world.relay.count({circuit: total}, busy=True)
+        world.wait(1.0)
+        world.relay.count({circuit: total + 1})
+        world.wait(relay_service.BUSY_S - 2.0)
+    assert [offer.busy for offer in world.relay.offers] == [True]
+
+
 def test_the_tables_are_bounded(world, monkeypatch):
     """Reservations at a relay, and circuits that come in at a target."""
     monkeypatch.setattr(relay_service, "RESERVATIONS_MAX", 1)
