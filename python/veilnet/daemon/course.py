@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from attrs import define, field, frozen
 
-from veilnet.daemon.ways import PROBING, PathIds, Way, best_of
+from veilnet.daemon.ways import PathIds, Way, best_of
 from veilnet.paths import DIRECT, Arm, Decision
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ HINTS_MAX: Final = 64
 OPENINGS_BURST: Final = 4.0
 OPENINGS_PER_S: Final = 0.2
 """Circuits and paths that may be opened for one peer, whatever the policy wants."""
+TRIES_BURST: Final = 12.0
+TRIES_PER_S: Final = 0.2
+"""Direct paths that one peer may have us try with it: each costs datagrams to where it may be."""
 SHARE_STEP: Final = 0.005
 """A smaller change of a share is not told to the engine."""
 FIRST_DIRECT_S: Final = 5.0
@@ -76,6 +79,27 @@ class _Shun:
     pause_s: float
 
 
+@define
+class _Budget:
+    """Something that may be done *burst* times at once, and *per_s* times a second."""
+
+    burst: float
+    per_s: float
+    _left: float = field(init=False)
+    _at_s: float = field(init=False, default=-math.inf)
+
+    def __attrs_post_init__(self) -> None:
+        self._left = self.burst
+
+    def take(self, now_s: float) -> bool:
+        passed_s = min(max(now_s - self._at_s, 0.0), 3_600.0)
+        self._left, self._at_s = min(self.burst, self._left + passed_s * self.per_s), now_s
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
 @define(eq=False, kw_only=True)
 class Course:
     """The ways to one peer, from its first session to the last in a row."""
@@ -99,8 +123,8 @@ class Course:
     active_s: float = -math.inf
     """When it last carried data."""
     _shunned: dict[ArmId, _Shun] = field(factory=dict)
-    _tokens: float = OPENINGS_BURST
-    _tokens_s: float = -math.inf
+    _openings: _Budget = field(factory=lambda: _Budget(OPENINGS_BURST, OPENINGS_PER_S))
+    _tries: _Budget = field(factory=lambda: _Budget(TRIES_BURST, TRIES_PER_S))
 
     @property
     def key(self) -> tuple[NetworkId, PeerId]:
@@ -120,17 +144,24 @@ class Course:
         """Whether a direct way is proven and not dead."""
         return any(way.is_direct and way.usable for way in self.ways.values())
 
+    def tryable(self, known: Iterable[Endpoint]) -> list[Endpoint]:
+        """Return where of *known* a direct way may be tried: where none is proven already.
+
+        One under trial may be tried for another path too: behind a NAT the peer's own choice of
+        an address of ours decides which of its paths gets through.
+        """
+        proven = {way.endpoint for way in self.ways.values() if way.usable}
+        return [endpoint for endpoint in known if endpoint not in proven]
+
     # --- bounds ----------------------------------------------------------------------------------
 
     def may_open(self, now_s: float) -> bool:
         """Take one opening out of the budget, if there is one."""
-        passed_s = min(max(now_s - self._tokens_s, 0.0), 3_600.0)
-        self._tokens = min(OPENINGS_BURST, self._tokens + passed_s * OPENINGS_PER_S)
-        self._tokens_s = now_s
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
+        return self._openings.take(now_s)
+
+    def may_be_tried(self, now_s: float) -> bool:
+        """Take one direct path that the peer wants tried out of its budget, if there is one."""
+        return self._tries.take(now_s)
 
     def shun(self, arm: ArmId, now_s: float) -> None:
         """Leave *arm* alone for a while that doubles: it could not be opened."""
@@ -232,14 +263,19 @@ class Course:
         return False
 
     def to_give_up(self, now_s: float, *, idle_s: float, trial_s: float) -> list[Way]:
-        """Return our own ways that nobody needs: unused, or direct tries that came to nothing."""
+        """Return the ways that nobody needs.
+
+        Our own unused ones; and whoever opened them, direct tries that came to nothing in
+        *trial_s* and ways that no longer live.
+        """
         unused = []
         for way in self.ways.values():
             on_duty = way.stats is not None and (way.stats.share > 0 or way.stats.standby)
-            tried = way.is_direct and way.state == PROBING and not way.was_alive
-            if way.path == 0 or not way.ours or on_duty:
+            if way.path == 0 or on_duty:
                 continue
-            if (tried and now_s > way.opened_s + trial_s) or now_s > way.used_s + idle_s:
+            patience_s = trial_s if way.is_direct and not way.was_alive else idle_s
+            lost = not way.usable and now_s > way.lived_s + patience_s
+            if lost or (way.ours and now_s > way.used_s + idle_s):
                 unused.append(way)
         return unused
 

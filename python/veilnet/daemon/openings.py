@@ -7,7 +7,7 @@ PathOpen(id, circuit)    --->     engine.open_path      (the one id at both ends
 engine.open_path         <---     PathOpened | PathRefused
 probes until one is answered
 PathClose(id)            <-->
-PathWish(relay)          --->     a link to it, if there is none
+PathWish(relay)          --->     a link to it, if there is none (one wish at a time)
                          <---     PathHint(relay, round trip) | PathRefused
 ```
 A session's initiator gives even ids and its peer odd ones.  Who opened a path opens it again when
@@ -35,6 +35,8 @@ from veilnet.paths import DIRECT
 from veilnet.protocol import relay_messages as messages
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
     from veilnet.daemon.relaying import Circuit
@@ -51,12 +53,19 @@ ARRIVAL_S: Final = 2.0
 WISH_S: Final = 6.0
 THEIRS_MAX: Final = 6
 """Paths that one peer may open in a session."""
-WISHES_MAX: Final = 4
-"""Links opened at once because peers wish for them."""
+WISHES_MAX: Final = 32
+"""Links opened at once because peers wish for them, one for each session."""
 NO_PATH: Final = 1
 NO_CIRCUIT: Final = 2
 NO_LINK: Final = 3
 BUSY: Final = 4
+REASONS: Final = {
+    NO_PATH: "no such path is possible here",
+    NO_CIRCUIT: "that circuit did not come here from there",
+    NO_LINK: "there is no link to that relay",
+    BUSY: "too many at once",
+}
+"""All that a peer is told: our own errors may name other members' addresses."""
 
 log = structlog.get_logger("veilnet.paths")
 
@@ -66,7 +75,8 @@ class Openings:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._wishes = 0
+        self._wishing: set[int] = set()
+        """Sessions for whose peer a link to a relay is being opened."""
 
     # --- ours ------------------------------------------------------------------------------------
 
@@ -189,10 +199,11 @@ class Openings:
             await self._take_path(course, session, asked)
             answer = messages.PathOpened(path=asked.path)
         except _Refused as no:
-            answer = messages.PathRefused(path=asked.path, code=no.code, reason=no.message)
+            log.debug("path refused", peer=session.peer_id.hex()[:12], reason=str(no))
+            answer = refusal(no.code, path=asked.path)
         except (LocalProtocolError, ClosedError) as error:
-            reason = error.message[:256]
-            answer = messages.PathRefused(path=asked.path, code=NO_PATH, reason=reason)
+            log.debug("path refused", peer=session.peer_id.hex()[:12], reason=error.message)
+            answer = refusal(NO_PATH, path=asked.path)
         with contextlib.suppress(LocalProtocolError):
             session.link.send(answer, answers=question)
 
@@ -207,9 +218,11 @@ class Openings:
                 raise _Refused(NO_CIRCUIT, "that circuit did not come here from there")
             endpoint = circuit.endpoint
         else:
-            endpoint = self._node.paths.whereabouts(course, turn=asked.path // 2)
+            if not course.may_be_tried(trio.current_time()):
+                raise _Refused(BUSY, "the peer tries direct paths too often")
+            endpoint = self._node.paths.direct.for_peer(course, turn=asked.path // 2)
         if endpoint is None:
-            raise _Refused(NO_PATH, "no address of the other end is known here")
+            raise _Refused(NO_PATH, "no address of the other end is left to try")
         if course.session is not session:
             raise _Refused(NO_PATH, "another session has replaced this one")
         if sum(not way.ours and way.path != 0 for way in course.ways.values()) >= THEIRS_MAX:
@@ -227,6 +240,8 @@ class Openings:
             used_s=now,
             circuit=circuit,
         )
+        # Without data too: what nothing comes back on has to be given up.
+        self._node.paths.drive(course)
         course.wake.set()
 
     def closed(self, course: Course, path: int) -> None:
@@ -238,19 +253,30 @@ class Openings:
 
     # --- far legs --------------------------------------------------------------------------------
 
-    async def wish(self, course: Course, relay: PeerId) -> None:
-        """Ask the peer how far *relay* is for it, so that it gets a link there."""
-        session = course.session
-        course.asking.add(relay)
+    async def wish(self, course: Course, relays: Sequence[PeerId]) -> None:
+        """Ask the peer how far each of *relays* is for it, so that it gets links there.
+
+        One after the other: a peer serves one wish at a time.
+        """
+        course.asking.update(relays)
+        try:
+            for relay in relays:
+                await self._ask_leg(course, relay)
+        finally:
+            course.asking.clear()
+
+    async def _ask_leg(self, course: Course, relay: PeerId) -> None:
         rtt_s: float | None = None
         try:
-            answer = await session.link.ask(messages.PathWish(relay=relay), timeout_s=WISH_S)
-            if isinstance(answer, messages.PathHint):
-                rtt_s = answer.rtt_us / 1e6
+            wish = messages.PathWish(relay=relay)
+            answer = await course.session.link.ask(wish, timeout_s=WISH_S)
         except VeilError as error:
             log.debug("no far leg", relay=relay.hex()[:12], reason=error.message)
-        finally:
-            course.asking.discard(relay)
+        else:
+            if isinstance(answer, messages.PathHint):
+                rtt_s = answer.rtt_us / 1e6
+            elif isinstance(answer, messages.PathRefused) and answer.code == BUSY:
+                return  # that says nothing of the relay
         course.hinted(relay, rtt_s, trio.current_time())
 
     def wished(self, session: Session, envelope: Envelope) -> None:
@@ -259,11 +285,10 @@ class Openings:
         network = self._node.networks.get(session.network_id)
         if not isinstance(message, messages.PathWish) or network is None:
             return
-        if self._wishes >= WISHES_MAX:
-            refused = messages.PathRefused(code=BUSY, reason="too many wishes at once")
-            session.link.send(refused, answers=envelope.id)
+        if session.sid in self._wishing or len(self._wishing) >= WISHES_MAX:
+            session.link.send(refusal(BUSY), answers=envelope.id)
             return
-        self._wishes += 1
+        self._wishing.add(session.sid)
         self._node.spawn(self._grant, session, network, envelope.id, message)
 
     async def _grant(
@@ -282,9 +307,10 @@ class Openings:
                 rtt_s = await self._node.channels.probe(link, timeout_s=ANSWER_S / 2)
             answer = messages.PathHint(relay=wish.relay, rtt_us=min(round(rtt_s * 1e6), 2**32 - 1))
         except VeilError as error:
-            answer = messages.PathRefused(code=NO_LINK, reason=error.message[:256])
+            log.debug("wish not granted", relay=wish.relay.hex()[:12], reason=error.message)
+            answer = refusal(NO_LINK)
         finally:
-            self._wishes -= 1
+            self._wishing.discard(session.sid)
         with contextlib.suppress(LocalProtocolError):
             session.link.send(answer, answers=question)
 
@@ -296,8 +322,12 @@ def _check(answer: object) -> None:
         raise PeerRefused(f"the peer takes no such path: {reason or 'no reason given'}")
 
 
+def refusal(code: int, *, path: int | None = None) -> messages.PathRefused:
+    """Return what a peer is told when it gets no path, or no link."""
+    return messages.PathRefused(path=path, code=code, reason=REASONS[code])
+
+
 class _Refused(Exception):
     def __init__(self, code: int, message: str) -> None:
         super().__init__(message)
         self.code = code
-        self.message = message

@@ -25,13 +25,14 @@ import trio
 
 from veilnet.daemon import course as courses
 from veilnet.daemon.course import Course, Leg
-from veilnet.daemon.openings import Openings
-from veilnet.daemon.ways import DEAD, OPEN_MAX, PROBING, PathIds, Way, arm_words
+from veilnet.daemon.direct import DirectTries
+from veilnet.daemon.openings import NO_PATH, Openings, refusal
+from veilnet.daemon.ways import DEAD, PathIds, Way, arm_words
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
 from veilnet.paths.guard import Guard
-from veilnet.paths.record import Recorder
+from veilnet.paths.record import Recorder, open_trace
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import relay_messages as messages
 from veilnet.protocol.circuit import is_circuit, link_of
@@ -59,14 +60,11 @@ RESTING_S: Final = 5.0
 ACTIVE_S: Final = 10.0
 QUIET_BPS: Final = 20_000.0
 """Below this hardly any data flows, and probing costs more than it can win."""
-DEAD_PROBE_S: Final = 2.0
 TRIAL_S: Final = 4.0
 """So long a try for a direct path may be without an answer."""
-DIRECT_AT_A_TIME: Final = 2
 SECOND_TRY_S: Final = 2.0
 """The session's responder waits so much longer before it tries a direct path itself."""
 CANDIDATES_MAX: Final = 8
-WISHES_A_ROUND: Final = 2
 FRESH_S: Final = 0.2
 """Counters of the engine younger than this are not read again."""
 COURSES_MAX: Final = 4_096
@@ -83,6 +81,7 @@ class Paths:
         self._node = node
         self._courses: dict[Key, Course] = {}
         self.openings = Openings(node)
+        self.direct = DirectTries(node, self.openings)
         self._read_s = -FRESH_S
         self._stats: dict[int, list[PathStats]] = {}
         self._sessions: dict[int, SessionStats] = {}
@@ -90,20 +89,18 @@ class Paths:
         self.policy = self._make_policy()
 
     def _make_policy(self) -> Policy:
-        """Return the policy: the guarded one that the experiments run, recorded if asked for."""
+        """Return the policy: the guarded one that the experiments run, recorded if asked for.
+
+        Raises: ConfigError: the record cannot be written.
+        """
         state: bytes | None = None
         with contextlib.suppress(VeilError):
             state = self._node.store.read(FILE_NAME)
         seed = secrets.randbits(64)
         policy: Policy = Guard(make_policy(POLICY, rng=np.random.default_rng(seed)))
         if self._node.config.path_trace:
-            try:
-                # Lines of a running node are read by whoever looks into a failure.
-                self._record = open(self._node.config.path_trace, "w", buffering=1)  # noqa: SIM115, PTH123
-            except OSError as error:
-                log.warning("no trace of paths", reason=str(error))
-            else:
-                return Recorder(policy, self._record.write, seed=seed, state=state)
+            self._record = open_trace(self._node.config.path_trace)
+            return Recorder(policy, self._record.write, seed=seed, state=state)
         if state is not None:
             policy.load_state(state)
         return policy
@@ -166,7 +163,7 @@ class Paths:
         course.direct_pause_s = courses.FIRST_DIRECT_S
         course.direct_due_s = now + (0.0 if session.initiator else SECOND_TRY_S)
         if is_circuit(session.endpoint):
-            self._drive(course)
+            self.drive(course)
 
     def _arm_at(self, endpoint: Endpoint, circuit: Circuit | None) -> ArmId:
         if circuit is not None:
@@ -231,16 +228,6 @@ class Paths:
                     return Endpoint(*way.endpoint)
         return Endpoint(*stats.endpoint)
 
-    def whereabouts(self, course: Course, *, turn: int) -> Endpoint | None:
-        """Return an address at which a direct way to the peer may be tried, another each turn."""
-        session = course.session
-        network = self._node.networks.get(session.network_id)
-        member = None if network is None else network.members.get(session.peer_id)
-        if network is None or member is None:
-            return None
-        known = self._node.channels.endpoints(network, member)
-        return known[turn % len(known)] if known else None
-
     def rtt_of(self, session: Session) -> float | None:
         """Return the round trip to the peer of *session*, None if it was never measured."""
         self._read()
@@ -276,7 +263,7 @@ class Paths:
         if event.state == DEAD and course.arms_told is not None:
             lost = Sample(way.arm, None, 1.0, 0.0, 0.0, 0.0, 0.0, probe=False)
             self.policy.update(course.name, [lost], trio.current_time())
-        self._drive(course)
+        self.drive(course)
         course.wake.set()
 
     def handle(self, session: Session, envelope: Envelope) -> None:
@@ -289,7 +276,7 @@ class Paths:
             self.openings.wished(session, envelope)
         elif course is None:
             if isinstance(message, messages.PathOpen):
-                refused = messages.PathRefused(path=message.path, reason="another session carries")
+                refused = refusal(NO_PATH, path=message.path)
                 session.link.send(refused, answers=envelope.id)
         elif isinstance(message, messages.PathOpen):
             self.openings.asked(course, envelope)
@@ -308,9 +295,10 @@ class Paths:
                 continue
             course = self._sync(session.key)
             if course is not None and course.session is session:
-                self._drive(course)
+                self.drive(course)
 
-    def _drive(self, course: Course) -> None:
+    def drive(self, course: Course) -> None:
+        """Have a course looked after until nothing is left to look after."""
         if not course.driving:
             course.driving = True
             self._node.spawn(self._run, course)
@@ -347,7 +335,7 @@ class Paths:
         on_relay = is_circuit(counters.endpoint)
         self._revive(course, now_s)
         if not course.usable_direct():
-            self._try_direct(course, now_s)
+            self.direct.look(course, now_s)
         if active or (on_relay and course.usable_direct()):
             self._decide(network, course, now_s)
         idle_s = self._node.config.relayed_idle_close_s
@@ -383,48 +371,15 @@ class Paths:
 
     def _revive(self, course: Course, now_s: float) -> None:
         """Ask ways that are dead, not yet proven or without an answer whether they live."""
+        hurry = self.is_active(course, now_s)
         for way in course.ways.values():
-            doubtful = way.state in (DEAD, PROBING) or way.unanswered
-            if way.stats is not None and doubtful and now_s >= way.revived_s + DEAD_PROBE_S:
-                way.revived_s = now_s
+            if way.doubted(now_s, hurry=hurry):
                 way.probe_sent(now_s)
                 self._probe(course, way.path)
 
     def _probe(self, course: Course, path: int) -> None:
         with contextlib.suppress(LocalProtocolError, ClosedError):
             self._node.engine.probe(course.session.sid, path)
-
-    def _try_direct(self, course: Course, now_s: float) -> None:
-        """Try the peer's known addresses again, two at a time, ever more seldom."""
-        tries = [way for way in course.ways.values() if way.is_direct and way.path]
-        trying = any(way.state == PROBING and not way.was_alive for way in tries)
-        if now_s < course.direct_due_s or trying or DIRECT in course.opening:
-            return
-        course.direct_due_s = now_s + course.direct_pause_s
-        course.direct_pause_s = min(2 * course.direct_pause_s, courses.MAX_DIRECT_S)
-        had = {way.endpoint for way in course.ways.values()}
-        targets: dict[Endpoint, None] = {}
-        for _ in range(OPEN_MAX):
-            endpoint = self.whereabouts(course, turn=course.direct_turn)
-            course.direct_turn += 1
-            if endpoint is not None and endpoint not in had and len(targets) < DIRECT_AT_A_TIME:
-                targets[endpoint] = None
-        if targets:
-            course.opening.add(DIRECT)
-            self._node.spawn(self._open_direct, course, list(targets))
-
-    async def _open_direct(self, course: Course, endpoints: list[Endpoint]) -> None:
-        try:
-            for endpoint in endpoints:
-                try:
-                    await self.openings.direct(course, endpoint)
-                except BrokenEngineError:
-                    raise
-                except VeilError as error:
-                    log.debug("no direct path", at=str(endpoint), reason=error.message)
-        finally:
-            course.opening.discard(DIRECT)
-            course.wake.set()
 
     # --- deciding --------------------------------------------------------------------------------
 
@@ -489,14 +444,15 @@ class Paths:
 
     def _wish(self, course: Course, arms: list[ArmId], now_s: float) -> None:
         """Ask the peer for the far legs of relays that it has not told of lately."""
-        for arm in arms:
-            if arm == DIRECT or len(course.asking) >= WISHES_A_ROUND:
-                continue
-            hint = course.hints.get(arm[-1])
-            stale = hint is None or now_s > hint.at_s + courses.HINT_S
-            if stale and arm[-1] not in course.asking:
-                course.asking.add(arm[-1])
-                self._node.spawn(self.openings.wish, course, arm[-1])
+        if course.asking:
+            return
+        stale = dict.fromkeys(arm[-1] for arm in arms if arm != DIRECT)
+        for relay, hint in ((relay, course.hints.get(relay)) for relay in stale):
+            if hint is None or now_s > hint.at_s + courses.HINT_S:
+                course.asking.add(relay)
+        if course.asking:
+            relays = [relay for relay in stale if relay in course.asking]
+            self._node.spawn(self.openings.wish, course, relays)
 
     def _open(self, course: Course, arm: ArmId) -> None:
         if arm not in course.opening:
@@ -515,7 +471,7 @@ class Paths:
             course.shun(arm, trio.current_time())
         finally:
             course.opening.discard(arm)
-            self._drive(course)
+            self.drive(course)
             course.wake.set()
 
     # --- counters, disk --------------------------------------------------------------------------

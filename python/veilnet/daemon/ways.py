@@ -33,6 +33,11 @@ OPEN_MAX: Final = 8
 LAST_ID: Final = 254
 PROBE_PATIENCE_S: Final = 1.0
 """A probe without an answer after this, or four round trips, found nothing."""
+UNJUDGED_S: Final = 1.0
+"""Data that no report covers after this and a round trip more counts as lost."""
+FIRST_DOUBT_S: Final = 2.0
+MAX_DOUBT_S: Final = 60.0
+"""Between two questions whether a way lives that says nothing."""
 
 
 @define(eq=False, kw_only=True)
@@ -55,12 +60,20 @@ class Way:
     """Round trips of answered probes that no sample told yet."""
     asked_s: float | None = None
     """Since when a probe of ours waits for its answer."""
-    revived_s: float = -math.inf
-    """When it was last asked because there was a doubt."""
+    revive_due_s: float = -math.inf
+    """When it is next asked if there is a doubt."""
+    revive_pause_s: float = FIRST_DOUBT_S
+    lived_s: float = field(init=False)
+    """When it was last alive, or else opened."""
     unanswered: int = 0
     """Probes of ours in a row that were not answered in time."""
     _counted: PathStats | None = None
     _counted_s: float = 0.0
+    _unjudged_s: float | None = None
+    """Since when data goes out and no report covers any of it."""
+
+    def __attrs_post_init__(self) -> None:
+        self.lived_s = self.opened_s
 
     @property
     def is_direct(self) -> bool:
@@ -92,9 +105,26 @@ class Way:
         """Take the newest counters."""
         self.stats = stats
         self.endpoint = stats.endpoint
-        self.was_alive |= stats.state in (ALIVE, BROWNED)
+        if stats.state in (ALIVE, BROWNED):
+            self.was_alive, self.lived_s = True, now_s
+            if not self.unanswered:
+                self.revive_pause_s = FIRST_DOUBT_S
         if stats.share > 0 or stats.standby:
             self.used_s = now_s
+
+    def doubted(self, now_s: float, *, hurry: bool) -> bool:
+        """Whether to ask now if it lives: dead, never proven, or without an answer.
+
+        Ever more seldom, but for one that was there and is missed: *hurry*.
+        """
+        doubtful = self.state in (DEAD, PROBING) or self.unanswered > 0
+        if self.stats is None or not doubtful or now_s < self.revive_due_s:
+            return False
+        if hurry and self.was_alive:
+            self.revive_pause_s = FIRST_DOUBT_S
+        self.revive_due_s = now_s + self.revive_pause_s
+        self.revive_pause_s = min(2 * self.revive_pause_s, MAX_DOUBT_S)
+        return True
 
     def probe_sent(self, now_s: float) -> None:
         """Note that a probe was asked for."""
@@ -123,9 +153,10 @@ class Way:
         loss = min(max(lost / judged, 0.0), 1.0) if judged > 0 else min(max(stats.loss, 0.0), 1.0)
         rtt_s = None if stats.state == DEAD else stats.rtt_s
         dead = stats.state == DEAD
+        unjudged = self._is_unjudged(stats, before, now_s)
         minimum_s = min((v for v in (stats.rtt_min_s, stats.rtt_s) if v is not None), default=0.0)
         # What it carried counts even if the engine has just taken the share away.
-        if (stats.share > 0 or before.share > 0) and (rtt_s is not None or dead):
+        if (stats.share > 0 or before.share > 0) and (rtt_s is not None or dead or unjudged):
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
             came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
             if sent_bps > 0 or dead:
@@ -133,12 +164,12 @@ class Way:
                     Sample(
                         arm=self.arm,
                         rtt_s=rtt_s,
-                        loss=1.0 if dead else loss,
+                        loss=1.0 if dead or unjudged else loss,
                         jitter_s=stats.jitter_s,
                         rtt_min_s=minimum_s,
                         demand_bps=max(sent_bps, 0.0),
-                        # Reports lag behind: what is not judged yet is not lost.
-                        goodput_bps=max(came_bps, sent_bps * (1 - loss), 0.0),
+                        # Reports lag behind: what is not judged yet is not lost, for a while.
+                        goodput_bps=0.0 if unjudged else max(came_bps, sent_bps * (1 - loss), 0.0),
                         probe=False,
                         busy=busy,
                     )
@@ -158,6 +189,21 @@ class Way:
             for probed_s in self._probes(stats, before, now_s, dead=dead)
         ]
         return found
+
+    def _is_unjudged(self, stats: PathStats, before: PathStats, now_s: float) -> bool:
+        """Whether data goes out and, for longer than reports take, not a word of it came back."""
+        sends = stats.tx_bytes > before.tx_bytes and (stats.share > 0 or before.share > 0)
+        heard = (
+            stats.judged_datagrams > before.judged_datagrams
+            or stats.delivered_bytes > before.delivered_bytes
+        )
+        if heard or not sends:
+            self._unjudged_s = None
+            return False
+        if self._unjudged_s is None:
+            # Some of it may have gone out just now.
+            self._unjudged_s = now_s
+        return now_s - self._unjudged_s > UNJUDGED_S + (stats.rtt_s or 0.0)
 
     def _probes(
         self, stats: PathStats, before: PathStats, now_s: float, *, dead: bool

@@ -14,7 +14,10 @@ exact: same seed, same calls, same decisions.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
@@ -25,12 +28,48 @@ from veilnet.units import PeerId
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import TextIO
 
     from veilnet.paths.policy import ArmView, Destination, Policy
 
 VERSION: Final = 1
 MAX_BYTES: Final = 256 << 20
 """A trace that is forgotten on must not fill a disk: what comes after is not written."""
+
+
+def open_trace(path: str) -> TextIO:
+    """Open the file for a trace, emptied, for this user's eyes alone; each line is written at once.
+
+    It names whom the node talks to, and a root's node must not be led to another file by a link.
+    Raises: ConfigError: it cannot be written, or is somebody else's.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    try:
+        trace = os.open(path, flags, 0o600)
+        try:
+            _check(os.fstat(trace))
+            os.fchmod(trace, 0o600)
+            os.ftruncate(trace, 0)
+        except BaseException:
+            os.close(trace)
+            raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        if getattr(error, "errno", None) == errno.ELOOP:
+            why = "it is a symbolic link"
+        raise ConfigError(
+            f"the trace of paths cannot be written to {path}: {why}",
+            hint="Let path_trace in config.toml name a new file in a folder of this user, or none.",
+        ) from error
+    # Lines of a running node are read by whoever looks into a failure.
+    return os.fdopen(trace, "w", buffering=1, encoding="ascii")
+
+
+def _check(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise ValueError("it is no regular file")
+    if found.st_uid != os.geteuid() or found.st_nlink != 1:
+        raise ValueError("it is there already, and not this user's alone")
 
 
 class Recorder:

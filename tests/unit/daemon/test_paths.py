@@ -9,8 +9,9 @@ import pytest
 import trio
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon import course, homes, paths
-from veilnet.errors import PeerUnreachable, RemoteProtocolError
+from veilnet.daemon import course, homes, openings, paths
+from veilnet.errors import ConfigError, LocalProtocolError, PeerUnreachable, RemoteProtocolError
+from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, make_policy
 from veilnet.paths.guard import Guard
 from veilnet.paths.record import Replayed, replay
@@ -230,7 +231,7 @@ def busy(made, other):
     """Have *made* believe that data flows to *other*: there is no TUN device in these tests."""
     found = made.paths.course(session_of(made, other))
     found.active_s = trio.current_time() + 1_000
-    made.paths._drive(found)
+    made.paths.drive(found)
     found.wake.set()
     return found
 
@@ -328,8 +329,6 @@ async def test_a_path_with_an_id_of_ours_is_no_honest_question(tmp_path):
 
 async def test_a_path_over_a_circuit_that_never_came_is_refused(tmp_path, monkeypatch):
     """Nor may a peer name a circuit of somebody else's."""
-    from veilnet.daemon import openings
-
     monkeypatch.setattr(openings, "ARRIVAL_S", 0.1)
     async with crossing(tmp_path, "alice") as (_, (alice,), left, right):
         await connected(left, "right")
@@ -346,19 +345,85 @@ async def test_a_path_over_a_circuit_that_never_came_is_refused(tmp_path, monkey
         assert set(course_there.ways) == {0}
 
 
+def somewhere(made, count):
+    """Have *made* believe that every peer may be at *count* places, where nobody answers."""
+    places = tuple(Endpoint("127.0.0.1", port) for port in range(1, count + 1))
+    made.channels.endpoints = lambda network, member, *first: places
+    return places
+
+
+def path_ids(session):
+    """Return ids that this end of a session may give, in order."""
+    return range(2 if session.initiator else 1, 255, 2)
+
+
 async def test_a_peer_opens_a_bounded_number_of_paths(tmp_path):
     """However many it asks for."""
     async with network(tmp_path, "alice", "left", "right") as (_, left, right):
         await connected(left, "right")
+        somewhere(right, 8)
         session = session_of(left, right)
-        first = 2 if session.initiator else 1
         answers = [
             await session.link.ask(messages.PathOpen(path=path), timeout_s=5)
-            for path in range(first, first + 40, 2)
+            for path in path_ids(session)[:10]
         ]
         opened = sum(isinstance(answer, messages.PathOpened) for answer in answers)
-        assert 1 <= opened <= 6
+        assert opened == openings.THEIRS_MAX
         assert len(right.paths.course(session_of(right, left)).ways) <= 8
+
+
+async def test_a_peer_has_few_direct_paths_tried_in_a_minute(tmp_path):
+    """Also one that closes each again at once: every one costs datagrams to some address."""
+    async with network(tmp_path, "alice", "left", "right") as (_, left, right):
+        await connected(left, "right")
+        somewhere(right, 8)
+        session = session_of(left, right)
+        opened = 0
+        for path in path_ids(session)[:60]:
+            answer = await session.link.ask(messages.PathOpen(path=path), timeout_s=5)
+            opened += isinstance(answer, messages.PathOpened)
+            session.link.send(messages.PathClose(path=path))
+        assert course.TRIES_BURST <= opened < course.TRIES_BURST + 10
+
+
+async def test_a_peer_has_us_send_only_where_we_would(tmp_path):
+    """Where it is reached already there is nothing to try, and an unknown address is nowhere."""
+    async with network(tmp_path, "alice", "left", "right") as (_, left, right):
+        await connected(left, "right")
+        there = right.paths.course(session_of(right, left))
+        right.channels.endpoints = lambda network, member, *first: (
+            Endpoint(*there.ways[0].endpoint),
+        )
+        session = session_of(left, right)
+        answer = await session.link.ask(messages.PathOpen(path=path_ids(session)[0]), timeout_s=5)
+        assert isinstance(answer, messages.PathRefused)
+        assert set(there.ways) == {0}
+        places = somewhere(right, 3)
+        for path in path_ids(session)[1:5]:
+            answer = await session.link.ask(messages.PathOpen(path=path), timeout_s=5)
+            assert isinstance(answer, messages.PathOpened)
+        assert {way.endpoint for number, way in there.ways.items() if number} == set(places)
+
+
+async def test_a_peers_direct_path_that_never_lives_is_given_up(tmp_path, monkeypatch):
+    """Without any data, and the peer is told; it is not asked for ever whether it lives."""
+    monkeypatch.setattr(paths, "TRIAL_S", 0.2)
+    async with network(tmp_path, "alice", "left", "right") as (_, left, right):
+        await connected(left, "right")
+        somewhere(right, 3)
+        session = session_of(left, right)
+        told = []
+        monkeypatch.setattr(left.paths.openings, "closed", lambda _, path: told.append(path))
+        ids = list(path_ids(session)[:3])
+        for path in ids:
+            answer = await session.link.ask(messages.PathOpen(path=path), timeout_s=5)
+            assert isinstance(answer, messages.PathOpened)
+        there = right.paths.course(session_of(right, left))
+        await until(lambda: set(there.ways) == {0})
+        await until(lambda: sorted(told) == ids)
+        assert {stats.path for stats in right.engine.paths() if stats.sid == there.session.sid} == {
+            0
+        }
 
 
 async def test_a_wish_is_granted_with_a_round_trip(tmp_path):
@@ -373,6 +438,81 @@ async def test_a_wish_is_granted_with_a_round_trip(tmp_path):
         for nobody in (bytes(32), own_id(left), own_id(right)):
             answer = await link.ask(messages.PathWish(relay=nobody), timeout_s=5)
             assert isinstance(answer, messages.PathRefused)
+
+
+async def test_one_session_has_one_wish_at_a_time(tmp_path, monkeypatch):
+    """Who wishes for more waits; the wishes of others do not wait for its own."""
+    async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
+        await connected(left, "right")
+        wish = messages.PathWish(relay=own_id(alice))
+        granted, link_to = trio.Event(), right.detours.link_to
+
+        async def slow(*args, **keys):
+            await granted.wait()
+            return await link_to(*args, **keys)
+
+        monkeypatch.setattr(right.detours, "link_to", slow)
+        answers = []
+
+        async def ask_for_it():
+            answers.append(await session_of(left, right).link.ask(wish, timeout_s=10))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(ask_for_it)
+            await until(lambda: len(answers) == 4)
+            assert {answer.code for answer in answers} == {openings.BUSY}
+            other = session_of(alice, right)
+            monkeypatch.setattr(right.detours, "link_to", link_to)
+            wish_too = messages.PathWish(relay=own_id(left))
+            answer = await other.link.ask(wish_too, timeout_s=10)
+            assert isinstance(answer, messages.PathHint)
+            granted.set()
+        assert isinstance(answers[-1], messages.PathHint)
+        assert isinstance(
+            await session_of(left, right).link.ask(wish, timeout_s=10), messages.PathHint
+        )
+
+
+async def test_a_busy_peer_says_nothing_of_a_relay(tmp_path, monkeypatch):
+    """A wish that is put off does not take the relay from the arms; all are wished for in turn."""
+    async with network(tmp_path, "alice", "bob", "left", "right") as (alice, bob, left, right):
+        await connected(left, "right")
+        found = left.paths.course(session_of(left, right))
+        right.paths.openings._wishing.add(found_there := session_of(right, left).sid)
+        relays = [own_id(alice), own_id(bob)]
+        await left.paths.openings.wish(found, relays)
+        assert not found.hints
+        right.paths.openings._wishing.discard(found_there)
+        await left.paths.openings.wish(found, relays)
+        assert all(found.hints[relay].rtt_s > 0 for relay in relays)
+        assert not found.asking
+
+
+async def test_a_refusal_tells_nothing_of_third_members(tmp_path, monkeypatch):
+    """Our errors name addresses; what goes over the wire is the same for every reason of a kind."""
+    async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
+        await connected(left, "right")
+
+        async def fails(*_, **__):
+            raise PeerUnreachable("alice does not answer at 192.0.2.9:7")
+
+        def breaks(**_):
+            raise LocalProtocolError("no socket for 192.0.2.9:7")
+
+        monkeypatch.setattr(right.detours, "link_to", fails)
+        link = session_of(left, right).link
+        wish = messages.PathWish(relay=own_id(alice))
+        no_link = await link.ask(wish, timeout_s=5)
+        nobody = await link.ask(messages.PathWish(relay=bytes(32)), timeout_s=5)
+        assert no_link == nobody == openings.refusal(openings.NO_LINK)
+        somewhere(right, 1)
+        monkeypatch.setattr(openings, "Way", breaks)
+        path = path_ids(session_of(left, right))[0]
+        no_path = await link.ask(messages.PathOpen(path=path), timeout_s=5)
+        assert no_path == openings.refusal(openings.NO_PATH, path=path)
+        for said in openings.REASONS.values():
+            assert not any(character.isdigit() for character in said)
 
 
 # --- the policy ----------------------------------------------------------------------------------
@@ -421,7 +561,11 @@ async def test_what_was_learnt_outlives_the_node(tmp_path):
         assert alice.paths.policy.state()
 
 
-async def test_a_trace_that_cannot_be_written_stops_nobody(tmp_path):
-    """The node runs without it."""
-    async with running(tmp_path, "alice", path_trace=str(tmp_path / "no" / "trace")) as alice:
+async def test_a_trace_that_cannot_be_written_is_said_at_the_start(tmp_path):
+    """Whoever asked for it would look for it in vain."""
+    where = tmp_path / "no" / "trace"
+    with pytest.raises(ConfigError, match="trace"):
+        async with running(tmp_path, "alice", path_trace=str(where)):
+            pass
+    async with running(tmp_path, "alice") as alice:
         assert isinstance(alice.paths.policy, Guard)

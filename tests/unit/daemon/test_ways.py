@@ -11,6 +11,7 @@ from veilnet.daemon.course import (
     HINTS_MAX,
     OPENINGS_BURST,
     SHUNNED_MAX,
+    TRIES_BURST,
     Course,
     Leg,
     prefixes_of,
@@ -101,6 +102,77 @@ def test_a_path_that_nothing_was_sent_on_shows_nothing():
     made.samples(1.0)
     made.look(stats(share=1.0), 2.0)
     assert made.samples(2.0) == []
+
+
+def second_of_data(made, number, **more):
+    """One more second in which 10 kB went out; the samples."""
+    made.look(stats(share=1.0, tx_bytes=10_000 * number, **more), float(number))
+    return made.samples(float(number))
+
+
+def test_data_that_no_report_ever_covers_counts_as_lost():
+    """A peer that reports nothing has a path that brings nothing, not a perfect one."""
+    made = way(share=1.0)
+    made.samples(0.0)
+    (first,) = second_of_data(made, 1)
+    assert (first.loss, first.goodput_bps) == (0.0, first.demand_bps)
+    (second,) = second_of_data(made, 2)
+    assert second.goodput_bps == second.demand_bps
+    (third,) = second_of_data(made, 3)
+    assert (third.loss, third.goodput_bps) == (1.0, 0.0)
+    assert third.demand_bps == pytest.approx(80_000)
+    # One word of the peer's, and it may be late again.
+    (heard,) = second_of_data(made, 4, judged_datagrams=5, delivered_bytes=40_000)
+    assert heard.goodput_bps >= heard.demand_bps
+    (late,) = second_of_data(made, 5, judged_datagrams=5, delivered_bytes=40_000)
+    assert late.loss == 0.0
+
+
+def test_a_path_never_measured_and_never_reported_on_shows_its_loss():
+    """Else it would show nothing at all, for ever."""
+    made = way(share=1.0, rtt_s=None)
+    made.samples(0.0)
+    found = [second_of_data(made, number, rtt_s=None) for number in (1, 2, 3)]
+    assert found[:2] == [[], []]
+    assert (found[2][0].rtt_s, found[2][0].goodput_bps) == (None, 0.0)
+
+
+def test_seconds_without_data_are_no_loss():
+    """Only what goes out all the time can be missed."""
+    made = way(share=1.0)
+    made.samples(0.0)
+    second_of_data(made, 1)
+    made.look(stats(share=1.0, tx_bytes=10_000), 5.0)
+    assert made.samples(5.0) == []
+    (sample,) = second_of_data(made, 6)
+    assert sample.loss == 0.0
+
+
+# --- doubts --------------------------------------------------------------------------------------
+
+
+def asked_at(made, seconds, *, hurry=False):
+    """When it would be asked whether it lives."""
+    return [s for s in range(seconds) if made.doubted(float(s), hurry=hurry)]
+
+
+@pytest.mark.parametrize("hurry", [True, False])
+def test_a_way_that_never_lived_is_asked_ever_more_seldom(hurry):
+    """After 2 s, 4 s, ... 60 s, whatever data waits."""
+    made = way(2, state=PROBING)
+    assert asked_at(made, 300, hurry=hurry) == [0, 2, 6, 14, 30, 62, 122, 182, 242]
+
+
+def test_a_way_that_is_missed_is_asked_every_two_seconds():
+    """It carried, it is dead, and there is data; without data it can wait."""
+    made = way(2)
+    made.look(stats(2, state=DEAD), 0.0)
+    assert asked_at(made, 10, hurry=True) == [0, 2, 4, 6, 8]
+    assert asked_at(made, 40) == [10, 14, 22, 38]
+    made.look(stats(2), 100.0)
+    assert asked_at(made, 200) == []
+    made.look(stats(2, state=DEAD), 200.0)
+    assert [s for s in range(200, 210) if made.doubted(float(s), hurry=False)] == [200, 202, 206]
 
 
 def test_a_dead_path_brought_nothing_back():
@@ -274,7 +346,7 @@ def test_the_engine_is_told_only_news():
 
 
 def test_what_nobody_uses_is_given_up():
-    """Our own idle paths after a while, tries in vain sooner; never what carries, nor theirs."""
+    """Our own idle paths after a while, tries in vain sooner, also theirs; never what carries."""
     made = course(
         way(0),
         way(2, (ONE,), share=1.0),
@@ -282,10 +354,41 @@ def test_what_nobody_uses_is_given_up():
         way(6, (b"3" * 32,)),
         way(8, DIRECT, state=PROBING),
         way(1, (b"4" * 32,), ours=False),
+        way(3, DIRECT, ours=False, state=PROBING),
+        way(5, DIRECT, ours=False, state=DEAD),
+        way(7, DIRECT, ours=False),
     )
-    assert {w.path for w in made.to_give_up(5.0, idle_s=60, trial_s=4)} == {8}
-    assert {w.path for w in made.to_give_up(61.0, idle_s=60, trial_s=4)} == {6, 8}
+    assert {w.path for w in made.to_give_up(5.0, idle_s=60, trial_s=4)} == {3, 5, 8}
+    assert {w.path for w in made.to_give_up(61.0, idle_s=60, trial_s=4)} == {3, 5, 6, 8}
     assert made.least_used() is made.ways[8]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_way_that_died_is_given_up_later_than_a_try(ours):
+    """It was true once; it may come back within the idle time."""
+    made = course(way(0), way(2, DIRECT, ours=ours))
+    made.ways[2].look(stats(2), 10.0)
+    made.ways[2].look(stats(2, state=DEAD), 20.0)
+    made.ways[2].used_s = 100.0
+    assert made.to_give_up(69.0, idle_s=60, trial_s=4) == []
+    assert made.to_give_up(71.0, idle_s=60, trial_s=4) == [made.ways[2]]
+
+
+def test_a_peers_tries_have_a_budget_of_their_own():
+    """Ours do not pay for it, nor it for ours."""
+    made = course(way(0))
+    assert sum(made.may_be_tried(0.0) for _ in range(100)) == TRIES_BURST
+    assert made.may_open(0.0)
+    assert sum(made.may_be_tried(float(second)) for second in range(1, 61)) == 12
+
+
+def test_a_proven_address_is_not_tried_again():
+    """One under trial may be the peer's choice too."""
+    other = ("192.0.2.8", 8)
+    made = course(way(0, (ONE,)), way(2, DIRECT, state=PROBING))
+    assert made.tryable([ADDRESS, other]) == [ADDRESS, other]
+    made.ways[2].look(stats(2), 1.0)
+    assert made.tryable([ADDRESS, other]) == [other]
 
 
 # --- bounds --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from veilnet.errors import ConfigError
 from veilnet.paths import Arm, Sample, make_policy, policy_names
 from veilnet.paths.guard import Guard
-from veilnet.paths.record import Recorder, replay
+from veilnet.paths.record import Recorder, open_trace, replay
 from veilnet.units import PeerId
 
 TO = b"n" * 32 + b"p" * 32
@@ -120,3 +121,57 @@ def test_only_destinations_that_are_bytes_can_be_recorded():
     """Others have no form that outlives the process."""
     with pytest.raises(ConfigError):
         Recorder(guarded("veil", 1), lambda _: None, seed=1).forget(("a", 1))
+
+
+# --- the file ------------------------------------------------------------------------------------
+
+
+def test_a_trace_is_for_one_users_eyes(tmp_path):
+    """It says whom a node talks to: 0600, also if the file was there before and open to all."""
+    where = tmp_path / "trace"
+    before = os.umask(0)
+    try:
+        for text in ("", "an older and longer trace"):
+            if text:
+                where.write_text(text)
+                where.chmod(0o666)
+            with open_trace(str(where)) as trace:
+                trace.write("{}\n")
+                assert where.read_text() == "{}\n"
+            assert where.stat().st_mode & 0o777 == 0o600
+            where.unlink()
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("kind", ["symlink", "second name", "pipe", "folder", "nowhere"])
+def test_a_trace_goes_to_no_other_file(tmp_path, kind):
+    """What somebody put in its place stays as it was, and the error names the file."""
+    other, where = tmp_path / "other", tmp_path / "trace"
+    other.write_text("precious")
+    other.chmod(0o644)
+    if kind == "symlink":
+        where.symlink_to(other)
+    elif kind == "second name":
+        where.hardlink_to(other)
+    elif kind == "pipe":
+        os.mkfifo(where)
+    elif kind == "folder":
+        where.mkdir()
+    else:
+        where = tmp_path / "no" / "trace"
+    with pytest.raises(ConfigError, match="the trace of paths cannot be written") as caught:
+        open_trace(str(where))
+    assert str(where) in str(caught.value)
+    assert other.read_text() == "precious"
+    assert other.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_trace_of_somebody_elses_is_not_written(tmp_path, monkeypatch):
+    """It would be read by them."""
+    where = tmp_path / "trace"
+    where.write_text("theirs")
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    with pytest.raises(ConfigError, match="not this user's alone"):
+        open_trace(str(where))
+    assert where.read_text() == "theirs"
