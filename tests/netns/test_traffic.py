@@ -9,11 +9,14 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.netns.scenes import (
     Files,
     World,
+    eventually,
     iperf3,
     needs_iperf3,
     needs_nft,
@@ -29,6 +32,10 @@ from veilnet.testing import nft
 LARGE_BYTES = 200 << 20
 SMALL_BYTES = 16 << 20
 INNER_MTU = 1380
+UDP = b"\x08\x00\x11"
+"""EtherType of IPv4, and the protocol that it carries."""
+QUIET_S = 5.0
+QUIET_MAX = 10
 
 
 def _joined(world):
@@ -86,6 +93,19 @@ def test_the_kernel_pings_both_ways(nodes, version):
     left, right = nodes
     assert ping(right.host, left.address(version=version)) == 3
     assert ping(left.host, right.address(version=version)) == 3
+
+
+@needs_ping
+def test_who_has_nothing_to_say_is_quiet(over4):
+    """A few seconds after a ping nothing but the odd report or probe crosses between the two."""
+    _, left, right = over4
+    assert ping(right.host, left.address()) == 3
+    with right.host.capture("eth0") as tap:
+        end_s = time.monotonic() + QUIET_S
+        eventually(lambda: time.monotonic() >= end_s, timeout_s=2 * QUIET_S)
+    assert tap.dropped == 0
+    datagrams = [frame for frame in tap.frames if frame.data[12:14] + frame.data[23:24] == UDP]
+    assert len(datagrams) <= QUIET_MAX
 
 
 @needs_iperf3
