@@ -10,6 +10,9 @@ use crate::session::Session;
 
 /// A standby that was not heard for so long is no longer warm.
 const WARM_NS: u64 = 4_000_000_000;
+/// After a brownout moved a share none moves another for the first of these; the pause doubles while
+/// they go on, up to the second: where everything is full, running around makes it worse.
+const CALM_NS: (u64, u64) = (5_000_000_000, 60_000_000_000);
 /// A browned path is alive again when its last second lost less than this part.
 const MENDED: f64 = 0.05;
 
@@ -116,7 +119,11 @@ fn give_up(
     cause: Cause,
     now_ns: u64,
 ) {
-    let heir = heir(session, place, now_ns);
+    let heir = if state == State::Dead || may_run(session, now_ns) {
+        heir(session, place, now_ns)
+    } else {
+        None
+    };
     let Some(path) = session.paths.get_mut(place) else {
         return;
     };
@@ -136,6 +143,22 @@ fn give_up(
         }
     }
     tell(events, session, place, cause, moved_to);
+}
+
+/// Whether a brownout may move a share now; if so it uses up the right for a while.
+fn may_run(session: &mut Session, now_ns: u64) -> bool {
+    if now_ns < session.calm_ns {
+        return false;
+    }
+    let (first, longest) = CALM_NS;
+    let rested = now_ns > session.calm_ns + longest;
+    session.calm_for_ns = if rested {
+        first
+    } else {
+        (2 * session.calm_for_ns).clamp(first, longest)
+    };
+    session.calm_ns = now_ns + session.calm_for_ns;
+    true
 }
 
 /// The place of the path that takes over: the warm standby, else the quickest that is alive.

@@ -68,11 +68,12 @@ fn stay_or_move(paths: &[Path], old: usize, gap_ns: u64) -> usize {
     let Some(path) = paths.get(old) else {
         return emptiest(paths);
     };
-    if path.state == State::Alive && path.share > 0.0 && !overfull(paths, old) {
+    if path.usable() && path.share > 0.0 && !overfull(paths, old) {
         return old;
     }
     let new = emptiest(paths);
-    let lost = !path.usable() || path.state == State::Browned;
+    // A browned path that kept its share keeps its flows: there is nowhere better to go.
+    let lost = !path.usable() || (path.state == State::Browned && path.share <= 0.0);
     let rtt = |at: usize| paths.get(at).and_then(|p| p.meter.srtt_ns).unwrap_or(0);
     // What still travels on the old path must arrive first, its jitter included.
     let ahead_ns = (rtt(old) + path.meter.rttvar_ns).saturating_sub(rtt(new));

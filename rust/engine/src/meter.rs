@@ -264,6 +264,11 @@ impl Meter {
         self.told = None;
     }
 
+    /// Another amount is sent from now on: what was usual says nothing any more.
+    pub fn forget_usual(&mut self) {
+        self.usual = 0.0;
+    }
+
     /// Give memory back while nothing is sent.
     pub fn rest(&mut self) {
         if self.sent.is_empty() && self.sent.capacity() > 0 {

@@ -22,6 +22,8 @@ const DOUBT_NS: u64 = 100_000_000;
 /// A doubted path that answers no probe for SRTT + 4 RTTVAR + this is given up for a warm standby:
 /// in time for a TCP inside, whose first timeout comes after 200 ms and the next after 600 ms.
 const UNANSWERED_NS: u64 = 50_000_000;
+/// Or for SRTT + this, when the peer meanwhile sends on another path.
+const HINT_NS: u64 = 20_000_000;
 /// While a path still hears the peer, only so many silences condemn what it sends.
 const ONE_WAY: u64 = 3;
 /// Datagrams that must be unacknowledged before silence means anything.
@@ -221,12 +223,10 @@ impl Path {
         }
     }
 
-    /// Whether it has been quiet for so long that traffic of the peer on another path is a hint.
+    /// Whether a doubt is unanswered for so long that traffic of the peer on another path is a hint.
     #[must_use]
     pub fn suspect(&self, now_ns: u64) -> bool {
-        self.meter.unacknowledged().is_some_and(|(since_ns, _)| {
-            now_ns
-                > since_ns.max(self.meter.reported_ns.unwrap_or(0)) + self.patience_ns() + DOUBT_NS
-        })
+        let srtt_ns = self.meter.srtt_ns.unwrap_or(FIRST_RTT_NS);
+        self.leave_ns().is_some() && now_ns > self.doubted_ns + srtt_ns + HINT_NS
     }
 }

@@ -12,6 +12,8 @@ use veilnet_wire::OVERHEAD;
 
 /// Circuits that end here, at most.
 const JOINED: usize = 4096;
+/// A share that changes by less leaves a path's usual delivery what it was.
+const NEWS: f32 = 0.05;
 /// The handshake's path id.
 const RESERVED: u8 = 255;
 
@@ -128,11 +130,15 @@ impl Core {
             return Err(Error::Invalid("no such path"));
         }
         for path in &mut session.paths {
-            path.share = shares
+            let share: f32 = shares
                 .iter()
                 .filter(|(id, _)| *id == path.id)
                 .map(|(_, share)| share)
                 .sum();
+            if (share - path.share).abs() > NEWS {
+                path.meter.forget_usual();
+            }
+            path.share = share;
             path.standby = standby == Some(path.id);
         }
         session.timer_ns = now_ns;
