@@ -3,8 +3,7 @@
 ```
 PacketWanted / connect --> opening (one per peer, shared by all who wait) --> session carries
     at once                the endpoints that are known
-    after 0.8 s            circuits, as relays open them   (at once if no endpoint is known)
-    after 3 s              endpoints that others know      (likewise)
+    meanwhile              what a `Search` finds: circuits, endpoints that others know
 idle for 5 minutes     --> Close                           (the next packet opens it again)
 PeerSilent             --> a new handshake, in the same way, beside the old session
 ```
@@ -15,7 +14,6 @@ Invariant: at most one opening per (network, peer) is under way.
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import math
 from typing import TYPE_CHECKING, Final
@@ -26,6 +24,7 @@ import trio
 
 from veilnet._engine import KeySchedule
 from veilnet.daemon.birth import Birth
+from veilnet.daemon.searching import ENDPOINTS_MAX, Search
 from veilnet.errors import LocalProtocolError, PeerUnreachable, UnknownPeer, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
@@ -38,22 +37,11 @@ if TYPE_CHECKING:
 
     from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
 
-ENDPOINTS_MAX: Final = 8
 ATTEMPT_S: Final = 10.0
-DIRECT_MAX: Final = 5
-"""Endpoints that are called at once; a handshake calls no more than 8, circuits included."""
-DIRECT_S: Final = 0.8
-"""So long the endpoints that we know have to answer before relays are tried as well."""
-KNOWN_S: Final = 3.0
-"""... and before others are asked for newer ones."""
-CIRCUITS_MAX: Final = 2
-AGAIN_S: Final = 1.0
-"""Between two rounds of asking relays."""
 RECENT_S: Final = 10.0
 PROBE_AGAIN_S: Final = 0.5
 PROBE_PATIENCE_S: Final = 2.0
@@ -79,40 +67,6 @@ class _Opening:
     error: VeilError | None = None
     may_detour: trio.Event = attrs.field(factory=trio.Event)
     """Set once somebody waits who takes a session over relays as well."""
-
-
-class _Search:
-    """What one call knows of the ways to its peer, and what it finds meanwhile."""
-
-    def __init__(
-        self,
-        network: Network,
-        member: Member,
-        known: tuple[Endpoint, ...],
-        may_detour: trio.Event,
-        timeout_s: float,
-    ) -> None:
-        self.network = network
-        self.member = member
-        self.known = known[:DIRECT_MAX] if len(network.members) > 2 else known
-        """Called at once; where there may be relays, places are left for their circuits."""
-        self.may_detour = may_detour
-        self.began_s = trio.current_time()
-        self.deadline = self.began_s + timeout_s
-        self.circuits: list[Circuit] = []
-        self.put, self.take = trio.open_memory_channel[Endpoint](ENDPOINTS_MAX)
-
-    def through(self, circuit: Circuit) -> None:
-        """Call the peer over *circuit* too."""
-        self.circuits.append(circuit)
-        self.offer(circuit.endpoint)
-
-    def offer(self, endpoint: Endpoint) -> None:
-        """Call the peer at *endpoint* too."""
-        if endpoint not in self.known:
-            # A handshake that takes no more has enough to call.
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                self.put.send_nowait(endpoint)
 
 
 class Channels:
@@ -207,12 +161,13 @@ class Channels:
         Circuits that open meanwhile are kept by the node's paths if one of them wins.
         Raises: PeerUnreachable, or what the handshake failed with.
         """
-        search = _Search(
-            network, member, self.endpoints(network, member, *first), may_detour, timeout_s
+        known = self.endpoints(network, member, *first)
+        search = Search(
+            self._node, network, member, known, may_detour=may_detour, timeout_s=timeout_s
         )
         ended: Session | VeilError
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._search, search)
+            nursery.start_soon(search.run)
             try:
                 ended = await self._call_found(search, psk)
             except VeilError as error:
@@ -223,7 +178,7 @@ class Channels:
             raise ended
         return ended
 
-    async def _call_found(self, search: _Search, psk: tuple[bytes, bytes] | None) -> Session:
+    async def _call_found(self, search: Search, psk: tuple[bytes, bytes] | None) -> Session:
         known, name = search.known, search.member.name
         if not known:
             try:
@@ -241,54 +196,6 @@ class Channels:
         return await self.call(
             search.network, peer_id, known, timeout_s=left_s, psk=psk, late=search.take
         )
-
-    async def _search(self, search: _Search) -> None:
-        """Look for relays and for newer endpoints, for as long as the call goes on."""
-        async with search.put, trio.open_nursery() as nursery:
-            nursery.start_soon(self._search_relays, search)
-            await self._search_endpoints(search)
-            if not search.known and not search.may_detour.is_set():
-                nursery.cancel_scope.cancel()
-
-    async def _search_relays(self, search: _Search) -> None:
-        await search.may_detour.wait()
-        if search.known:
-            await trio.sleep_until(search.began_s + DIRECT_S)
-        target = search.member.peer_id
-        while len(search.circuits) < CIRCUITS_MAX:
-            if not self._node.detours.candidates(search.network, target):
-                return
-            try:
-                await self._node.detours.find(
-                    search.network,
-                    target,
-                    search.through,
-                    most=CIRCUITS_MAX - len(search.circuits),
-                    but=self._avoided(search),
-                )
-            except VeilError as error:
-                log.debug("no way round", reason=error.message)
-            await trio.sleep(AGAIN_S)
-
-    def _avoided(self, search: _Search) -> set[PeerId]:
-        """Return whom not to ask for a circuit: over them the peer is being called already."""
-        relays = {circuit.relay for circuit in search.circuits}
-        if trio.current_time() < search.began_s + KNOWN_S:
-            key = (search.network.id, search.member.peer_id)
-            relays |= self._node.paths.relays(key)
-        return relays
-
-    async def _search_endpoints(self, search: _Search) -> None:
-        network, peer_id = search.network, search.member.peer_id
-        # The owners are those who would be asked, so about them there is nobody to ask.
-        if peer_id in network.genesis.owner_ids:
-            return
-        if search.known:
-            await trio.sleep_until(search.began_s + KNOWN_S)
-        with contextlib.suppress(VeilError):
-            await self._node.gossip.refresh(network, about=peer_id)
-        for endpoint in self.endpoints(network, search.member):
-            search.offer(endpoint)
 
     def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
         """Return where to call *member*, best first, none of them inside an overlay."""

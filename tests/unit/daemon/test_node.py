@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from tests.unit.daemon.nodes import DAY, ask, join, only, pair, running, session_of, until
-from veilnet.daemon import channels, gossip, joining
+from veilnet.daemon import channels, gossip, joining, searching
 from veilnet.daemon.host import unix_now
 from veilnet.errors import PeerRefused, PeerUnreachable, UnknownPeer, UsageError, VeilError
 from veilnet.networks.invite import Invite
@@ -113,7 +113,7 @@ async def test_members_learn_of_a_newcomer_at_once(tmp_path):
 
 async def test_who_has_moved_is_asked_for(tmp_path, monkeypatch):
     """Bob came back on another port while carol was away: she asks alice where he is now."""
-    monkeypatch.setattr(channels, "KNOWN_S", 0.5)
+    monkeypatch.setattr(searching, "KNOWN_S", 0.5)
     async with running(tmp_path, "alice") as alice:
         async with running(tmp_path, "bob", found=False) as bob:
             await join(alice, bob, "bob")

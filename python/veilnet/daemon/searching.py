@@ -1,0 +1,124 @@
+"""What one call does to find its peer: relays and newer addresses, while the known ones ring.
+
+```
+at once        the endpoints that are known
+after 0.8 s    circuits, as relays open them       (at once if no endpoint is known)
+after 3 s      endpoints that others know          (likewise)
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from veilnet.errors import VeilError
+from veilnet.networks.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.relaying import Circuit
+    from veilnet.networks.member import Member
+    from veilnet.networks.network import Network
+    from veilnet.units import PeerId
+
+ENDPOINTS_MAX: Final = 8
+DIRECT_MAX: Final = 5
+"""Endpoints that are called at once; a handshake calls no more than 8, circuits included."""
+DIRECT_S: Final = 0.8
+"""So long the endpoints that we know have to answer before relays are tried as well."""
+KNOWN_S: Final = 3.0
+"""... and before others are asked for newer ones."""
+CIRCUITS_MAX: Final = 2
+AGAIN_S: Final = 1.0
+"""Between two rounds of asking relays."""
+
+log = structlog.get_logger("veilnet.channels")
+
+
+class Search:
+    """What one call knows of the ways to its peer, and what it finds meanwhile."""
+
+    def __init__(
+        self,
+        node: Node,
+        network: Network,
+        member: Member,
+        known: tuple[Endpoint, ...],
+        *,
+        may_detour: trio.Event,
+        timeout_s: float,
+    ) -> None:
+        self._node = node
+        self.network = network
+        self.member = member
+        self.known = known[:DIRECT_MAX] if len(network.members) > 2 else known
+        """Called at once; where there may be relays, places are left for their circuits."""
+        self.may_detour = may_detour
+        self.began_s = trio.current_time()
+        self.deadline = self.began_s + timeout_s
+        self.circuits: list[Circuit] = []
+        self.put, self.take = trio.open_memory_channel[Endpoint](ENDPOINTS_MAX)
+
+    def through(self, circuit: Circuit) -> None:
+        """Call the peer over *circuit* too."""
+        self.circuits.append(circuit)
+        self.offer(circuit.endpoint)
+
+    def offer(self, endpoint: Endpoint) -> None:
+        """Call the peer at *endpoint* too."""
+        if endpoint not in self.known:
+            # A handshake that takes no more has enough to call.
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                self.put.send_nowait(endpoint)
+
+    async def run(self) -> None:
+        """Look for relays and for newer endpoints, for as long as the call goes on."""
+        async with self.put, trio.open_nursery() as nursery:
+            nursery.start_soon(self._search_relays)
+            await self._search_endpoints()
+            if not self.known and not self.may_detour.is_set():
+                nursery.cancel_scope.cancel()
+
+    async def _search_relays(self) -> None:
+        await self.may_detour.wait()
+        if self.known:
+            await trio.sleep_until(self.began_s + DIRECT_S)
+        target = self.member.peer_id
+        while len(self.circuits) < CIRCUITS_MAX:
+            if not self._node.detours.candidates(self.network, target):
+                return
+            try:
+                await self._node.detours.find(
+                    self.network,
+                    target,
+                    self.through,
+                    most=CIRCUITS_MAX - len(self.circuits),
+                    but=self._avoided(),
+                )
+            except VeilError as error:
+                log.debug("no way round", reason=error.message)
+            await trio.sleep(AGAIN_S)
+
+    def _avoided(self) -> set[PeerId]:
+        """Return whom not to ask for a circuit: over them the peer is being called already."""
+        relays = {circuit.relay for circuit in self.circuits}
+        if trio.current_time() < self.began_s + KNOWN_S:
+            key = (self.network.id, self.member.peer_id)
+            relays |= self._node.paths.relays(key)
+        return relays
+
+    async def _search_endpoints(self) -> None:
+        network, peer_id = self.network, self.member.peer_id
+        # The owners are those who would be asked, so about them there is nobody to ask.
+        if peer_id in network.genesis.owner_ids:
+            return
+        if self.known:
+            await trio.sleep_until(self.began_s + KNOWN_S)
+        with contextlib.suppress(VeilError):
+            await self._node.gossip.refresh(network, about=peer_id)
+        for endpoint in self._node.channels.endpoints(network, self.member):
+            self.offer(endpoint)
