@@ -3,7 +3,8 @@
 ```
 c = rtt + 2000 loss + 2 jitter + 100 max(0, demand/goodput - 1) + kappa (rtt - rtt_min)
 ```
-clipped at 2000, which is also what an arm costs that brought nothing back.  kappa prices the
+clipped just below 2000, which is what an arm costs that brought nothing back: a full queue is not
+a dead relay, and whoever leaves it all at once takes it along to the next.  kappa prices the
 queueing that we cause to others.  It is charged only by the gate: a relay that says "busy" can
 repel, nothing it says can attract.
 """
@@ -17,6 +18,8 @@ from typing import Final
 from veilnet.paths.policy import Sample
 
 DEAD_MS: Final = 2_000.0
+WORST_MS: Final = 1_990.0
+"""No arm that carries anything costs more."""
 LOSS_MS: Final = 2_000.0
 JITTER: Final = 2.0
 SHORTFALL_MS: Final = 100.0
@@ -33,15 +36,15 @@ class KappaGate(Enum):
 def cost_ms(sample: Sample, *, kappa: float = 0.0) -> float:
     """Return what *sample* cost; `DEAD_MS` where nothing came back or a figure is no number."""
     rtt_s = sample.rtt_s
-    if rtt_s is None:
+    silent = sample.demand_bps >= 1.0 > sample.goodput_bps
+    if rtt_s is None or sample.loss >= 1.0 or silent:
         return DEAD_MS
     cost = 1_000.0 * (rtt_s + JITTER * sample.jitter_s) + LOSS_MS * sample.loss
     if sample.demand_bps > sample.goodput_bps:
-        # At a goodput of nothing the quotient has no limit, the cost has.
         cost += SHORTFALL_MS * (sample.demand_bps / max(sample.goodput_bps, 1.0) - 1.0)
     if kappa:
         cost += kappa * 1_000.0 * max(0.0, rtt_s - sample.rtt_min_s)
-    return min(max(cost, 0.0), DEAD_MS) if isfinite(cost) else DEAD_MS
+    return min(max(cost, 0.0), WORST_MS) if isfinite(cost) else DEAD_MS
 
 
 def is_priced(sample: Sample, gate: KappaGate) -> bool:

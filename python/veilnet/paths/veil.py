@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp, inf
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 from attrs import frozen
@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from veilnet.paths import ledger as rows
 from veilnet.paths import persistence
-from veilnet.paths.cost import DEAD_MS, KappaGate, cost_ms, is_priced
+from veilnet.paths.cost import DEAD_MS, WORST_MS, KappaGate, cost_ms, is_priced
 from veilnet.paths.ledger import Ledger
 from veilnet.paths.policy import (
     MAX_ARMS,
@@ -45,9 +45,6 @@ from veilnet.paths.regression import ONE_MS, Regression
 from veilnet.paths.words import Standing, say
 
 Costs = NDArray[np.float64]
-
-_DEAD_SWING_MS: Final = 800.0
-"""A swing so large means that the last sample found the arm dead."""
 
 
 @frozen
@@ -199,7 +196,9 @@ class Veil:
             column[rows.SEEN] = since_s
             column[rows.OWN_THEN] += gain * (own - column[rows.OWN_THEN])
             column[rows.FAR_THEN] += gain * (far - column[rows.FAR_THEN])
-            column[rows.SWING] = cost - column[rows.LEVEL] - (1.0 - gain) * legs
+            swing = cost - column[rows.LEVEL] - (1.0 - gain) * legs
+            # The mark of a dead arm, which no living one reaches.
+            column[rows.SWING] = swing if cost < DEAD_MS else DEAD_MS
             column[rows.SPREAD] = spread + 0.1 * (off * off - spread)
             column[rows.COUNT] = min(count + 1.0, settings.count_max)
             ledger.table[:, index] = column
@@ -259,8 +258,9 @@ class Veil:
         if ledger.direct >= 0:
             base[ledger.direct] += ONE_MS * theta[1]
         probe = base + (theta[5] * known) * swing * fresh
-        data = np.where(swing > _DEAD_SWING_MS, np.maximum(probe, DEAD_MS), probe)
-        return np.clip(data, 0.1, DEAD_MS), probe
+        data = np.minimum(np.maximum(probe, 0.1), WORST_MS)
+        data[swing >= DEAD_MS] = DEAD_MS
+        return data, probe
 
     def decide(self, destination: Destination, now_s: float, *, quiet: bool = False) -> Decision:
         """Return what to do next; called about once a second for each active destination."""
