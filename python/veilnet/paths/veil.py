@@ -55,7 +55,7 @@ class VeilSettings:
     kappa: float = 1.0
     alpha: float = 1.25
     """Times the relative gain is the part that moves per second ..."""
-    alpha_priced: float = 1.0
+    alpha_priced: float = 0.3
     """... and where queueing is priced, which makes a gain look larger than it is."""
     window: float = 1.08
     window_ms: float = 2.0
