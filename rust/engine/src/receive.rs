@@ -105,11 +105,10 @@ impl Core {
             if let (Some(link), Some(frame)) = (
                 self.sessions.get_mut(&hop.link),
                 slot.get(hop.start..hop.start + hop.len),
-            ) {
-                if let Some(at) = link.link() {
-                    self.underlay
-                        .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
-                }
+            ) && let Some(at) = link.link()
+            {
+                self.underlay
+                    .seal(link, at, Kind::Relay, (0, 0), frame, now_ns);
             }
         }
         hops.clear();
