@@ -72,6 +72,8 @@ class Conditions:
     side_ms: float = 60.0
     """Round trip along the side of the square that all live in; 0: they live among the hosts of
     the trace, and no law of geometry holds."""
+    line_ms: tuple[float, float] = (1.0, 5.0)
+    """Round trip of everybody's access line in the square."""
     distance: float = 0.3
     """Factor on the trace's round trips: 0.3 makes a region of a world."""
     service_ms: float = 4.0
@@ -90,7 +92,7 @@ def town(
     conditions = conditions or Conditions()
     rng = np.random.default_rng([seed, 0x4354])
     if conditions.side_ms > 0:
-        own, far = _square(rng, conditions.side_ms, sources, relays)
+        own, far = _square(rng, conditions, sources, relays)
     else:
         own, far = _hosts(rng, bases, conditions.distance, sources, relays)
     demand = rng.uniform(0.5, 1.5, sources)
@@ -107,15 +109,18 @@ def town(
 
 
 def _square(
-    rng: np.random.Generator, side_ms: float, sources: int, relays: int
+    rng: np.random.Generator, conditions: Conditions, sources: int, relays: int
 ) -> tuple[Floats, Floats]:
-    """Return the legs of everybody in a square, each with an access line of 1 to 5 ms."""
-    via, near, far = (rng.uniform(0, side_ms, (n, 2)) for n in (relays, sources, sources))
-    line = rng.uniform(1, 5, relays)
+    """Return the legs of everybody in a square."""
+    via, near, far = (
+        rng.uniform(0, conditions.side_ms, (n, 2)) for n in (relays, sources, sources)
+    )
+    line = rng.uniform(*conditions.line_ms, relays)
     legs = []
     for ends in (near, far):
         apart = ends[:, None] - via[None]
-        legs.append(np.hypot(apart[..., 0], apart[..., 1]) + line + rng.uniform(1, 5, (sources, 1)))
+        theirs = rng.uniform(*conditions.line_ms, (sources, 1))
+        legs.append(np.hypot(apart[..., 0], apart[..., 1]) + line + theirs)
     return legs[0], legs[1]
 
 

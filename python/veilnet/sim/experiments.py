@@ -43,8 +43,10 @@ SETTINGS: Final = {
     "real bases": Conditions(side_ms=0.0),
     "deep buffers": Conditions(side_ms=0.0, distance=1.0, buffer_ms=1_000.0),
 }
+GROWING: Final = Conditions(load=0.65, side_ms=100.0, line_ms=(0.5, 2.5))
+"""A continent with short lines: how long the way is depends on where the relays are."""
 _LIARS: Final = 0.2
-_SOURCES_OF_D: Final = 80
+_TOWNS: Final = 30
 _AFTER_S: Final = 30.0
 """Of the time after a relay died: the spike is its mean, the peak its worst second."""
 
@@ -198,9 +200,7 @@ def experiment_d(bases: Trace, wanted: Plan) -> Iterator[Outcome]:
     at_s = 50.0
     for size in wanted.sizes:
         for number, seed in enumerate(_seeds_of_size(wanted, size)):
-            place = town(
-                bases, seed=seed, sources=10 * size, relays=size, conditions=Conditions(load=0.65)
-            )
+            place = town(bases, seed=seed, sources=10 * size, relays=size, conditions=GROWING)
             bound_ms = place.optimum().bound_ms
             yield Outcome("D", f"{size} relays", ORACLE, seed, {"mean_ms": bound_ms})
             for name in _crowds(wanted):
@@ -215,8 +215,8 @@ def experiment_d(bases: Trace, wanted: Plan) -> Iterator[Outcome]:
 def _seeds_of_size(wanted: Plan, size: int) -> tuple[int, ...]:
     """Return more seeds for small towns: three relays lie well or badly by chance."""
     seeds = wanted.seeds["D"]
-    more = _SOURCES_OF_D // size - len(seeds) if wanted.more_small_towns else 0
-    return seeds + tuple(range(seeds[-1] + 1, seeds[-1] + 1 + min(10, more)))
+    more = max(1, _TOWNS // size) if wanted.more_small_towns else 0
+    return seeds + tuple(range(seeds[-1] + 1, seeds[-1] + 1 + more))
 
 
 def _shock(tally: Tally, step_s: float, at_s: int) -> dict[str, float]:
