@@ -1,7 +1,7 @@
 //! When a path is given up, and what takes over: decided here at once, told to Python afterwards.
 //!
-//! INVARIANT: shares move away from a path only to one that was proven, and if there is none they
-//! stay: a bad path is better than no path.
+//! INVARIANT: shares move away from a path only to one that was proven, or from a dead one to a circuit
+//! that both ends hold; if there is none they stay: a bad path is better than no path.
 
 use crate::core::Core;
 use crate::events::{Event, Events};
@@ -54,8 +54,12 @@ impl Core {
         };
         let ours = session.main();
         if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns))
-            && session.paths.get(place).is_some_and(Path::usable)
+            && session.paths.get(place).is_some_and(Path::is_proven)
         {
+            if let Some(path) = session.paths.get_mut(place) {
+                // It carries the peer's packets now: nothing is more alive.
+                path.state = State::Alive;
+            }
             give_up(
                 &self.events,
                 session,
@@ -119,7 +123,9 @@ fn give_up(
     cause: Cause,
     now_ns: u64,
 ) {
-    let heir = if state == State::Dead || may_run(session, now_ns) {
+    let heir = if state == State::Dead {
+        heir(session, place, now_ns).or_else(|| untried(session, place))
+    } else if may_run(session, now_ns) {
         heir(session, place, now_ns)
     } else {
         None
@@ -178,6 +184,15 @@ fn heir(session: &Session, from: usize, now_ns: u64) -> Option<usize> {
             )
         })
         .map(|(at, _)| at)
+}
+
+/// A circuit that was opened and never heard: better than what is dead.
+fn untried(session: &Session, from: usize) -> Option<usize> {
+    session
+        .paths
+        .iter()
+        .enumerate()
+        .position(|(at, p)| at != from && p.state == State::Probing && p.circuit.is_some())
 }
 
 fn is_warm(path: &Path, now_ns: u64) -> bool {

@@ -192,7 +192,9 @@ fn warm_ns(path: &Path) -> Option<u64> {
         return Some(path.asked_ns + REVIVE_NS);
     }
     let told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
-    (path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)
+    // A circuit that nobody tried yet may be needed before Python comes to it.
+    let untried = path.state == State::Probing && path.circuit.is_some();
+    (untried || path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)
 }
 
 /// Whether a path's MTU is worth asking for now.
