@@ -13,6 +13,7 @@ import ipaddress
 import random
 import secrets
 import socket
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -32,6 +33,8 @@ pytestmark = pytest.mark.skipif(not nft.available(), reason="nft is not installe
 
 PORT = 7000
 _UDP_OVERHEAD = 20 + 8 + 32
+SETTLED_S = 6.0
+"""Longer than from one confirmation of the path's MTU to the next, made until data is long ago."""
 _BURST = 64
 """Datagrams in flight at once: a small socket buffer holds them."""
 
@@ -131,6 +134,19 @@ def _quiet(mallory: Mallory, end: str, attack: Callable[[], None]) -> bool:
     return False
 
 
+def _settled(mallory: Mallory) -> None:
+    """Wait until neither end asks anything any more: no report, no confirmation of the MTU."""
+    heard, since_s = (-1, -1), 0.0
+
+    def silent() -> bool:
+        nonlocal heard, since_s
+        if (now := (mallory.tap(LEFT).seen, mallory.tap(RIGHT).seen)) != heard:
+            heard, since_s = now, time.monotonic()
+        return time.monotonic() - since_s > SETTLED_S
+
+    eventually(silent, timeout_s=120)
+
+
 # -- an attacker on the path ----------------------------------------------------------------------
 
 
@@ -175,6 +191,8 @@ def test_everything_said_so_far_is_said_again_and_meets_silence(scene):
         scene.left.host, scene.right.host, scene.addresses[RIGHT], size_bytes=1 << 18
     )
     scene.right.ask("ping", "left", "-c", "1")
+    # What one of them still waits for an answer to would make it call the other anew.
+    _settled(mallory)
     keys = {end: scene.node(end).ask("key", "status")["keys"] for end in ends}
     mallory.hold()
     for end in ends:
