@@ -1,6 +1,6 @@
 """How long a path that fails silences an established TCP flow: experiment F, on real nodes.
 
-    python bench/failover.py [--quick] [--json FILE] [--trials N] [--circles N]
+    python bench/failover.py [--quick] [--json FILE] [--trials N] [--circles N] [--minutes M]
                              [--cases relay-kill,direct-loss,...] [--gil free|held|both]
 
 ```
@@ -224,8 +224,11 @@ def _wait_for_recovery(flow: Flow, at: float) -> Arrivals:
 class Run:
     """Trials in several circles at once, until every cell has enough."""
 
-    def __init__(self, cells: list[Cell], trials: int, circles: int) -> None:
+    def __init__(
+        self, cells: list[Cell], trials: int, circles: int, minutes: float = math.inf
+    ) -> None:
         self.cells, self.trials, self.circles = cells, trials, circles
+        self._end_s = time.monotonic() + minutes * 60
         self.done: dict[Cell, list[Trial]] = defaultdict(list)
         self.failures: list[dict[str, str]] = []
         self.congestion_control = ""
@@ -246,7 +249,7 @@ class Run:
     def _next(self, cells: Sequence[Cell]) -> Cell | None:
         with self._lock:
             cell = min(cells, key=lambda item: self._given[item])
-            if self._given[cell] >= self.trials:
+            if self._given[cell] >= self.trials or time.monotonic() >= self._end_s:
                 return None
             self._given[cell] += 1
             return cell
@@ -268,6 +271,8 @@ class Run:
     def _one(self, scene: Scene, cell: Cell) -> None:
         while (trial := scene.trial(cell)) is None:
             print(f"circle {scene.number}  {cell.key}  another path was taken", file=sys.stderr)
+            if time.monotonic() >= self._end_s:
+                return
         with self._lock:
             found = self.done[cell]
             found.append(trial)
@@ -357,6 +362,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--trials", type=int, help="per case (50; --quick: 5)")
     parser.add_argument("--circles", type=int, help="of five nodes, at once (3; --quick: 2)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="no trial begins later")
     parser.add_argument("--cases", default=",".join(c.key for c in CASES), help="of: %(default)s")
     parser.add_argument("--gil", choices=("free", "held", "both"), default="both")
     options = parser.parse_args()
@@ -367,6 +373,7 @@ def main() -> int:
         [Cell(case, held) for case in CASES if case.key in picked for held in holds],
         options.trials or (5 if options.quick else 50),
         options.circles or (2 if options.quick else 3),
+        options.minutes,
     )
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
         run.play(Path(folder))
