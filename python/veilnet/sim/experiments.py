@@ -73,12 +73,12 @@ class Plan:
     policies: tuple[str, ...]
     slots: int | None = None
     steps: int = 600
-    crowd_s: float = 100.0
+    crowd_s: float = 90.0
     warm_up_s: float = 40.0
     settings: tuple[str, ...] = ("a square", "real bases", "deep buffers")
     sizes: tuple[int, ...] = (3, 10, 20, 40)
     attacks: tuple[str, ...] = (*ATTACKS, "silent")
-    attacked_steps: int = 400
+    attacked_steps: int = 300
     more_small_towns: bool = False
     """D, without seeds of one's own: the shipped policy in more towns of few relays."""
 
@@ -171,7 +171,9 @@ def experiment_b(bases: Trace, wanted: Plan) -> Iterator[Outcome]:
 def experiment_c(bases: Trace, wanted: Plan) -> Iterator[Outcome]:
     """Let every policy be everybody's in a crowd."""
     for setting in wanted.settings:
-        for seed in wanted.seeds["C"]:
+        seeds = wanted.seeds["C"]
+        # The stress rows stand beside the goal's: one seed less keeps a run below ten minutes.
+        for seed in seeds if setting == wanted.settings[0] else seeds[: max(1, len(seeds) - 1)]:
             place = town(bases, seed=seed, conditions=SETTINGS[setting])
             bound_ms = place.optimum().bound_ms
             yield Outcome("C", setting, ORACLE, seed, {"mean_ms": bound_ms, "excess_percent": 0.0})
