@@ -8,8 +8,9 @@ Relays *crash* about once in an hour for 20 to 120 s.  What is measured has nois
 1.5 % of the seconds, a *spike* of 40 to 180 ms.  The oracle knows the levels, not the spikes; what
 counts for everybody is the level.
 
-How rough the weather is was set so that the policy "greedy" lands
-near the 6 % that it had in the design's simulation; no other policy had a say.
+How rough the weather is was chosen among about a dozen settings so that the policy "greedy" lands
+near the 6 % that it had in the design's simulation.  What the other policies made of each setting
+was on the same screen.
 """
 
 from __future__ import annotations
