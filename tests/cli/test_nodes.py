@@ -70,8 +70,10 @@ def test_two_commands_make_a_tunnel(hosts):
         peer = peers(host)[other]
         assert (peer["state"], peer["network"]) == ("connected", "home")
         assert peer["suite"] == "X25519+ML-KEM-768/ML-DSA-65/AES-256-GCM"
-        assert not {"loss", "share"} & set(peer["paths"][0])
-    assert not {"relay", "discovery"} & set(bob.ok("status", "--json").json)
+        assert (peer["paths"][0]["loss"], peer["paths"][0]["share"]) == (0.0, 1.0)
+    status = bob.ok("status", "--json").json
+    assert (status["relay"]["for"], status["relay"]["circuits"]) == (["own"], 0)
+    assert "discovery" not in status
 
 
 def test_whoever_joined_is_found_by_every_name(pair):
