@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 HELD_S = 9.0
 LEG_S = 0.005
 LONGEST_S = 10.0
-RETURN_S = 240.0
-"""A policy that was burnt takes its time to come back to a path."""
+READY_S = 90.0
 RATE_BPS = 4e6
 THROTTLED_BPS = 1e6
 TIMES = 2
@@ -107,9 +106,12 @@ def relayed(tmp_path_factory):
             yield scene
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def direct(tmp_path_factory):
-    """left and right reach each other directly, and over relays."""
+    """left and right reach each other directly, and over relays; new for each test.
+
+    A policy that was burnt takes minutes to come back to a direct path.
+    """
     with World(tmp_path_factory.mktemp("direct")) as world, Delays() as delays:
         scene = _scene(world, delays, direct=True)
         with scene.murmur():
@@ -120,7 +122,7 @@ def direct(tmp_path_factory):
 def _stream(scene: Scene) -> Iterator[tuple[Flow, Node | None]]:
     """Begin a stream that takes the kind of way that is to fail; give it, and its relay if any."""
     for _ in range(TRIES):
-        eventually(scene.ready, timeout_s=RETURN_S)
+        eventually(scene.ready, timeout_s=READY_S)
         with Flow(scene.left.host, scene.right.host, scene.inside, rate_bps=RATE_BPS) as flow:
             # A second and a half: by then both ends have told the relays that they want more than
             # 64 KB.
@@ -137,7 +139,6 @@ def _survives(scene: Scene, fail: Callable[[Scene, Host], Callable[[], None]], *
 
     *fail* gets the relay's host, or right's where the path is direct, and returns how to undo it.
     """
-    # Coming back to a direct path that failed takes the policy a minute or more.
     for _ in range(1 if scene.direct else TIMES):
         with _stream(scene) as (flow, relay):
             if held:
