@@ -26,7 +26,7 @@ import relay_build
 from peers import Unavailable
 from relay_stage import OTHERS, Clock, Stage, pause
 from relay_systems import RELAYS, Relay
-from report import Bound, Goal, Series, commit, goals_table, machine, table, write
+from report import Bound, Goal, Series, commit, goals_table, machine, spread_text, table, write
 from veilnet.errors import PrivilegeError
 from veilnet.testing import enter, inside
 
@@ -271,14 +271,9 @@ def lines_of(document: dict[str, Any]) -> list[list[str]]:
     for row in document["rows"]:
         for number, (name, found) in enumerate(row["systems"].items()):
             ratio = found.get("to_kernel")
-            cells = [_cell(found, 4), row["unit"], _cell(ratio, 3) if ratio else ""]
+            cells = [spread_text(found, 4), row["unit"], spread_text(ratio, 3) if ratio else ""]
             lines.append(["" if number else row["title"], name, *cells])
     return lines
-
-
-def _cell(spread: dict[str, float], digits: int) -> str:
-    low, high = (f"{spread[end]:.{digits - 1}g}" for end in ("min", "max"))
-    return f"{spread['median']:.{digits}g} [{low} .. {high}]"
 
 
 def main() -> int:

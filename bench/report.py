@@ -145,6 +145,12 @@ def commit() -> str:
     return said[0] + (" and changes" if said[1] else "")
 
 
+def spread_text(spread: dict[str, float], digits: int) -> str:
+    """Return a median with *digits* significant digits, and the range around it."""
+    low, high = (f"{spread[end]:.{digits - 1}g}" for end in ("min", "max"))
+    return f"{spread['median']:.{digits}g} [{low} .. {high}]"
+
+
 def table(head: list[str], lines: list[list[str]]) -> str:
     """Return an aligned text table."""
     widths = [max(len(line[i]) for line in [head, *lines]) for i in range(len(head))]

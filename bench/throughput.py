@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import measure
 import peers
 from plot import draw
-from report import Bound, Goal, Series, commit, goals_table, machine, table, write
+from report import Bound, Goal, Series, commit, goals_table, machine, spread_text, table, write
 from stages import Stage
 from systems import SYSTEMS, System, need
 from veilnet.errors import PrivilegeError
@@ -255,14 +255,13 @@ def lines_of(document: dict[str, Any]) -> list[list[str]]:
         for number, (name, found) in enumerate(row["systems"].items()):
             title = f"{row['title']} ({'/'.join(row['congestion_control'])})"
             ratios = [found.get(f"to_{to}") for to in ("raw", _WG)]
-            cells = [_cell(found, 4), row["unit"], *(_cell(r, 3) if r else "" for r in ratios)]
+            cells = [
+                spread_text(found, 4),
+                row["unit"],
+                *(spread_text(r, 3) if r else "" for r in ratios),
+            ]
             lines.append(["" if number else title, name, *cells])
     return lines
-
-
-def _cell(spread: dict[str, float], digits: int) -> str:
-    low, high = (f"{spread[end]:.{digits - 1}g}" for end in ("min", "max"))
-    return f"{spread['median']:.{digits}g} [{low} .. {high}]"
 
 
 def main() -> int:

@@ -134,7 +134,7 @@ impl Session {
         self.paths.get(self.main())
     }
 
-    /// Where the peer is, as far as the path that carries most goes.
+    /// Whether one of its paths goes there.
     #[must_use]
     pub fn is_at(&self, source: SocketAddr) -> bool {
         self.paths.iter().any(|p| p.endpoint == source)
