@@ -16,8 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import gymnasium
 import numpy as np
+
+try:
+    import gymnasium
+except ModuleNotFoundError:
+    raise ModuleNotFoundError(
+        "veilnet.sim.gym needs Gymnasium: pip install 'veilnet[rl]'", name="gymnasium"
+    ) from None
 
 from veilnet.paths import MAX_SHARES, Decision, Sample
 from veilnet.sim.environment import DEAD_MS, LOSS_MS, Environment
