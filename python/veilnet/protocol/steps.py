@@ -38,6 +38,10 @@ class Mode(enum.IntEnum):
 
     FULL = 0
     JOIN = 1
+    LOOKUP = 2
+    """Neither side says who it is; control only, and never more."""
+    TICKET = 3
+    """As full; a ticket of an earlier session stands for the cookie."""
 
 
 class Schedules(Protocol):
