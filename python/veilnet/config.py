@@ -207,6 +207,19 @@ class Config:
         _whole(0, 8, ""),
         "Links per network kept to members that relay, so that this node can be found by them.",
     )
+    commons: str = _key(
+        "veilnet",
+        _check(
+            lambda value: isinstance(value, str) and (not value or bool(_NAME.fullmatch(value))),
+            "one label (a-z, 0-9, -), or empty",
+        ),
+        "The commons to be found in, and to find others by; empty = keep to one's own networks.",
+    )
+    commons_relays: int = _key(
+        2,
+        _whole(0, 8, ""),
+        "Links kept to nodes of the commons that relay for strangers, to be found by through them.",
+    )
     rekey_s: float = _key(
         90.0,
         _between(1, 240, " s"),

@@ -14,6 +14,7 @@ from veilnet.daemon.host import unix_now
 from veilnet.daemon.links import Link
 from veilnet.daemon.sessions import SUPERSEDED, Session
 from veilnet.errors import InternalError, PeerRefused
+from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
 from veilnet.protocol import handshake as vnh1
@@ -23,6 +24,7 @@ from veilnet.protocol.messages import Close
 if TYPE_CHECKING:
     from veilnet.daemon.handshakes import Ended
     from veilnet.daemon.node import Node
+    from veilnet.networks.commons import Realm
     from veilnet.networks.network import Network
     from veilnet.units import NetworkId
 
@@ -43,7 +45,7 @@ class Birth:
     def __init__(
         self,
         node: Node,
-        network: Network | None,
+        network: Realm | None,
         *,
         mode: vnh1.Mode,
         initiator: bool,
@@ -70,7 +72,10 @@ class Birth:
         if network_id is None:
             raise InternalError("a handshake belongs to no network")
         endpoint = Endpoint(*ended.endpoint)
-        if network is not None and self._mode is vnh1.Mode.FULL:
+        if isinstance(network, Commons):
+            if self._initiator and not is_circuit(endpoint):
+                network.members.met(peer.peer_id, (endpoint,))
+        elif network is not None and self._mode is vnh1.Mode.FULL:
             self._take_member(network, peer, endpoint)
         session = Session(
             sid=ended.sid,
@@ -78,7 +83,7 @@ class Birth:
             peer_id=peer.peer_id,
             public_key=peer.public_key,
             mode=self._mode,
-            suite=JOIN_SUITE if network is None else network.genesis.suite,
+            suite=JOIN_SUITE if network is None else network.suite,
             initiator=self._initiator,
             schedule=ended.schedule,
             link=Link(self._node.engine, ended.sid),

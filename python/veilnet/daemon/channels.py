@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
+    from veilnet.networks.commons import Realm
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
 
@@ -212,7 +213,7 @@ class Channels:
 
     async def call(
         self,
-        network: Network,
+        network: Realm,
         peer_id: PeerId,
         endpoints: Iterable[Endpoint],
         *,
@@ -227,7 +228,7 @@ class Channels:
         """
         machine = vnh1.Initiation(
             terms=vnh1.Terms(
-                suite=network.genesis.suite,
+                suite=network.suite,
                 mode=vnh1.Mode.FULL,
                 network_id=network.id,
                 secret=network.k_net,
@@ -242,7 +243,7 @@ class Channels:
             timeout_s=max(timeout_s, 0.1),
         )
         birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
-        primitives = self._node.primitives(network.genesis.suite, network)
+        primitives = self._node.primitives(network.suite, network)
         return await self._node.handshakes.run(machine, primitives, birth, late=late)
 
     def wanted(self, destination: str) -> None:

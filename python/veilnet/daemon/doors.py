@@ -8,11 +8,12 @@ import attrs
 import structlog
 
 from veilnet.daemon.host import unix_now
+from veilnet.networks.commons import Commons
 
 if TYPE_CHECKING:
     from veilnet.daemon.node import Node
+    from veilnet.networks.commons import Realm
     from veilnet.networks.issuer import JoinDoor
-    from veilnet.networks.network import Network
 
 DOORS_MAX: Final = 16
 REFRESH_S: Final = 60.0
@@ -22,9 +23,9 @@ log = structlog.get_logger("veilnet.doors")
 
 @attrs.frozen
 class Door:
-    """What a door leads to: a network's members' entrance, or one invite's."""
+    """What a door leads to: a network's members' entrance, one invite's, or the commons."""
 
-    network: Network
+    network: Realm
     invite: JoinDoor | None = None
 
 
@@ -45,6 +46,9 @@ class Doors:
         wanted: dict[bytes, Door] = {}
         for network in self._node.networks:
             wanted[network.door_key(network.peer_id)] = Door(network)
+        commons = self._node.commons
+        if commons is not None:
+            wanted[commons.door_key()] = Door(commons)
         for network in self._node.networks:
             if network.issuer is not None:
                 for invite in network.issuer.doors(unix_now()):
@@ -58,7 +62,9 @@ class Doors:
             self._node.engine.remove_door(number)
         for key, door in wanted.items():
             if key not in self._by_key:
-                self._by_key[key] = self._node.engine.add_door(key)
+                # Whoever knows its name can knock at the commons: it would fill a set of the seen.
+                known = not isinstance(door.network, Commons)
+                self._by_key[key] = self._node.engine.add_door(key, replay_set=known)
             self._open[self._by_key[key]] = door
 
     async def refresh_soon(self) -> None:

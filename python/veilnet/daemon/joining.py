@@ -22,6 +22,7 @@ from veilnet.daemon.birth import JOIN_SUITE, Birth
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError, VeilError
 from veilnet.networks import join
+from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import write_all
@@ -184,7 +185,7 @@ class Joining:
     async def _judge(
         self, session: Session, request: messages.JoinRequest, door: _doors.Door
     ) -> messages.JoinGrant | messages.JoinRefuse:
-        if door.invite is None:
+        if door.invite is None or isinstance(door.network, Commons):
             raise LocalProtocolError("no invite to join by")
         network, invite_id = door.network, door.invite.invite_id
 

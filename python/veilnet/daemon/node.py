@@ -41,6 +41,7 @@ from veilnet.errors import (
 )
 from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
+from veilnet.networks.commons import Commons
 from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from veilnet._engine import InitReceived, SessionStats
     from veilnet.config import Config
     from veilnet.daemon.remembered import Remembered
+    from veilnet.networks.commons import Realm
     from veilnet.networks.credential import Credential
     from veilnet.store import Store
     from veilnet.units import NetworkId, PeerId
@@ -91,7 +93,11 @@ class Node:
         self.workers = trio.CapacityLimiter(WORKERS)
         self.disk = trio.CapacityLimiter(1)
         self.stopping = trio.Event()
-        self.sessions = SessionTable(identity.peer_id)
+        self.commons: Commons | None = None
+        if config.commons:
+            self.commons = Commons(config.commons, crypto.Identity.create(backend))
+        elsewhere = {self.commons.id: self.commons.peer_id} if self.commons else {}
+        self.sessions = SessionTable(identity.peer_id, elsewhere)
         self.handshakes = Handshakes(engine, self.workers)
         self.doors = Doors(self)
         self.addresses = Addresses(self)
@@ -246,14 +252,18 @@ class Node:
 
     # --- handshakes ------------------------------------------------------------------------------
 
-    def primitives(self, suite: int, network: Network | None = None) -> vnh1.Primitives:
+    def primitives(self, suite: int, network: Realm | None = None) -> vnh1.Primitives:
         """Return what handshake work of *suite* needs; the peer must be a member of *network*.
 
         Without a network its credential is only read: a joiner has no genesis yet to judge it by.
         """
         signatures = self.backend.signatures(suite)
 
-        def check(data: bytes) -> Credential:
+        def check(data: bytes) -> Credential | None:
+            if isinstance(network, Commons):
+                if data:
+                    raise RemoteProtocolError("a credential was shown in the commons")
+                return None
             if network is None:
                 return credentials.decode(data)
             return credentials.verify(data, network.genesis, signatures)
@@ -261,7 +271,7 @@ class Node:
         return vnh1.Primitives(
             kem=self.backend.kem(suite),
             signatures=signatures,
-            signer=self.identity,
+            signer=network.identity if isinstance(network, Commons) else self.identity,
             check_credential=check,
         )
 
@@ -285,7 +295,7 @@ class Node:
         machine = vnh1.Acceptance(
             init=init,
             terms=vnh1.Terms(
-                suite=network.genesis.suite,
+                suite=network.suite,
                 mode=mode,
                 network_id=network.id,
                 secret=network.k_net if invite is None else invite.join_secret,
@@ -295,11 +305,15 @@ class Node:
             psks=SharedKeys(self.sessions),
         )
         birth = Birth(self, network, mode=mode, initiator=False, door=init.door)
-        primitives = self.primitives(network.genesis.suite, network)
+        primitives = self.primitives(network.suite, network)
         self.spawn(self.handshakes.accept, machine, primitives, birth)
 
-    def local_identity(self, network: Network) -> vnh1.LocalIdentity:
+    def local_identity(self, network: Realm) -> vnh1.LocalIdentity:
         """Return who we are in *network*."""
+        if isinstance(network, Commons):
+            return vnh1.LocalIdentity(
+                peer_id=network.peer_id, public_key=network.identity.public_key, credential=b""
+            )
         return vnh1.LocalIdentity(
             peer_id=self.identity.peer_id,
             public_key=self.identity.public_key,

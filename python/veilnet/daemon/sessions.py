@@ -130,8 +130,10 @@ class SharedKeys(Mapping[bytes, bytes]):
 class SessionTable:
     """Sessions by id, and the carrier of each (network, peer)."""
 
-    def __init__(self, own_id: PeerId) -> None:
+    def __init__(self, own_id: PeerId, others: Mapping[NetworkId, PeerId] | None = None) -> None:
+        """Begin with no session; *others*: networks in which this node has another id."""
         self._own_id = own_id
+        self._own_ids = dict(others or {})
         self._by_sid: dict[int, Session] = {}
         self._by_peer: dict[tuple[NetworkId, PeerId], list[Session]] = {}
 
@@ -170,7 +172,7 @@ class SessionTable:
         others = self._by_peer.setdefault(session.key, [])
         self._by_sid[session.sid] = session
         losers: list[Session] = []
-        if self._own_id < session.peer_id:
+        if self._own_ids.get(session.network_id, self._own_id) < session.peer_id:
             rival = next((o for o in others if o.initiator and o.overlapped(session)), None)
             if rival is not None and not session.initiator:
                 others.insert(0, session)

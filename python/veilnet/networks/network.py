@@ -217,6 +217,11 @@ class Network:
         return self.own.peer_id
 
     @property
+    def suite(self) -> int:
+        """The number of the suite that every handshake in the network runs in."""
+        return self.genesis.suite
+
+    @property
     def prefix(self) -> IPv6Network:
         """The /48 of the network."""
         return self.genesis.prefix

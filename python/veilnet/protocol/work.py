@@ -43,8 +43,10 @@ class Primitives:
     kem: Kem
     signatures: Signatures[Any]
     signer: Signer
-    check_credential: Callable[[bytes], Credential]
+    check_credential: Callable[[bytes], Credential | None]
     """Returns the credential if it is one of the network's, expired or not; else a VeilError.
+
+    None: the network has no credentials, and none was shown.
 
     In full mode `networks.credential.verify`; a joiner, who has no genesis yet, only decodes.
     """
@@ -190,7 +192,7 @@ class VerifyPeer:
         membership = None
         if self.member:
             membership = primitives.check_credential(identity.credential)
-            if membership.peer_id != peer_id:
+            if membership is not None and membership.peer_id != peer_id:
                 raise PeerMisbehaved(f"node {peer_id.hex()[:12]} shows the credential of another")
         elif identity.credential:
             raise PeerMisbehaved("a node that joins has no credential to show")
