@@ -28,18 +28,19 @@ Rng: TypeAlias = Callable[[int], bytes]
 
 def door_key(k_net: bytes, peer_id: bytes) -> bytes:
     """Return the key of the door that *peer_id* opens for members of the network."""
-    return _expand(k_net, b"veilnet/door" + peer_id)
+    return expand(k_net, b"veilnet/door" + peer_id)
 
 
 def join_secret(seed: bytes) -> bytes:
     """Return K_join: what an invite's handshake mixes in where a member's has K_net."""
-    return _expand(seed, b"veilnet/join/key")
+    return expand(seed, b"veilnet/join/key")
 
 
 def join_door_key(seed: bytes) -> bytes:
     """Return the key of the door that the issuer keeps open for one invite."""
-    return _expand(seed, b"veilnet/join/door")
+    return expand(seed, b"veilnet/join/door")
 
 
-def _expand(secret: bytes, info: bytes) -> bytes:
+def expand(secret: bytes, info: bytes) -> bytes:
+    """Return 32 bytes that *secret* and *info* determine."""
     return HKDFExpand(algorithm=SHA384(), length=KEY_BYTES, info=info).derive(secret)
