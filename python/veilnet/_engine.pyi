@@ -119,7 +119,10 @@ class CandidateReceived:
 
 @final
 class HandshakeReceived:
-    """e2 (at the initiator) or e3 (at the responder): opened, but not yet verified."""
+    """e2 (at the initiator) or e3 (at the responder): opened, but not yet verified.
+
+    Empty at the initiator of a lookup: its session is there, and the peer holds its keys.
+    """
 
     sid: int
     message: bytes
@@ -227,7 +230,10 @@ class SessionStats:
     generation: int
     step_tx: int
     step_rx: int
+    lookup: bool
+    """Anonymous, for control alone; at most 1,024, and none older than two minutes."""
     confirmed: bool
+    """The peer is known to hold the keys; who never uses a lookup session loses it after 10 s."""
     tx_packets: int
     rx_packets: int
     tx_bytes: int
@@ -350,7 +356,18 @@ class Engine:
     def sessions(self) -> list[SessionStats]: ...
 
     # first contact (docs/protocol.md)
-    def add_door(self, key: bytes, *, replay_set: bool = True) -> int: ...
+    #
+    # A lookup session: the initiator's schedule has mode 2 and 32 zero bytes for the responder's
+    # id, the door is the public one.  hello -> CandidateReceived -> candidate -> HandshakeReceived
+    # with an empty message: the session is there.  The responder's is there with `respond`, whose
+    # message is empty.  No authenticate, no accept.  Only send_control and close_session work on
+    # it; everything else raises LocalProtocolError, and nothing but control is received.
+    def add_door(self, key: bytes, *, replay_set: bool = True) -> int:
+        """Open a door; *replay_set* is False for the commons, whose key is public.
+
+        A public door has rates of its own and half of the places, so that no stranger there
+        takes a member's.
+        """
     def remove_door(self, door: int) -> None: ...
     def seen_inits(self) -> bytes:
         """The set of INITs already answered, to be persisted over a restart."""
@@ -367,11 +384,19 @@ class Engine:
 
         False when a byte budget towards the unproven endpoint forbade it for now.
         """
-    def candidate(self, sid: int, candidate: int, ss: bytes) -> None: ...
+    def candidate(self, sid: int, candidate: int, ss: bytes) -> None:
+        """Give the KEM secret of a key part.
+
+        Raises: RemoteProtocolError: it cannot be the peer's (of a lookup also: its tag is wrong).
+        """
     def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> None:
         """Initiator: send AUTH (e3); the session exists from here, unconfirmed until ACK."""
     def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None:
-        """Responder: send RESP with e2; retransmits are answered by the engine itself."""
+        """Responder: send RESP with e2; retransmits are answered by the engine itself.
+
+        A lookup's *message* is empty, and its session exists from here, unconfirmed until the
+        first control datagram came.
+        """
     def dismiss(self, init: InitReceived) -> None:
         """Forget an INIT that will not be answered, which frees its place."""
     def reject(self, sid: int) -> None:
@@ -407,6 +432,20 @@ class Engine:
         Raises: LocalProtocolError.
         """
     def close_path(self, sid: int, path: int) -> None: ...
+    def punch(
+        self, sid: int, path: int, endpoints: Sequence[Endpoint], *, ttl: int | None = None
+    ) -> int:
+        """Send a probe of a direct path that does not carry to each of at most 1,024 addresses.
+
+        Each goes out with that TTL or hop limit (None: the host's).  The first authentic answer
+        makes its source the path's endpoint and the path alive; a path that was alive before moves
+        by the challenge of every move.  The peer's end is found in the same way when it is asked,
+        so one side's punch proves both.  Before the peer's return key is known only its answers
+        from addresses that are the path's endpoint already are recognised.
+        Returns how many left: none to an address whose byte budget (one with HELLO's) is used up,
+        none at all while the path is alive.
+        Raises: LocalProtocolError: no such path, a circuit's, an unconfirmed session.
+        """
     def set_shares(
         self, sid: int, shares: Sequence[tuple[int, float]], *, standby: int | None = None
     ) -> None:
@@ -497,7 +536,12 @@ class Gate:
     def authenticate(
         self, sid: int, message: bytes, *, psk: bytes | None = None
     ) -> Established: ...
-    def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None: ...
+    def respond(
+        self, schedule: KeySchedule, init: InitReceived, message: bytes
+    ) -> Established | None:
+        """As the engine's; of a lookup, the facts of its session."""
+    def established(self, sid: int) -> Established | None:
+        """The facts of the session of that id: the way to those of a lookup's initiator."""
     def dismiss(self, init: InitReceived) -> None: ...
     def reject(self, sid: int) -> None: ...
     def resend(self, sid: int) -> None: ...

@@ -32,6 +32,8 @@ JOIN_SUITE = 1
 """Join handshakes run in S1 until an invite says otherwise."""
 
 JOINING_S = 60.0
+LOOKUP_S = 60.0
+"""So long a lookup session is kept, whoever opened it."""
 HEARD_S = 2.0
 READY_S = 0.25
 """How long to wait for the responder's greeting before packets are sent all the same."""
@@ -72,7 +74,9 @@ class Birth:
         if network_id is None:
             raise InternalError("a handshake belongs to no network")
         endpoint = Endpoint(*ended.endpoint)
-        if isinstance(network, Commons):
+        if peer is None:
+            peer = vnh1.Peer(peer_id=vnh1.NOBODY, public_key=b"", credential=b"")
+        elif isinstance(network, Commons):
             if self._initiator and not is_circuit(endpoint):
                 network.members.met(peer.peer_id, (endpoint,))
         elif network is not None and self._mode is vnh1.Mode.FULL:
@@ -113,6 +117,9 @@ class Birth:
             # sent sooner would be dropped there.  It greets after that, so its greeting tells.
             session.ready = False
             node.spawn(self._be_ready, session)
+        if session.mode is vnh1.Mode.LOOKUP:
+            self._begin_lookup(session)
+            return
         node.route(session)
         node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
         log.info(
@@ -134,6 +141,21 @@ class Birth:
         node.paths.begin(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
+
+    def _begin_lookup(self, session: Session) -> None:
+        """Serve questions and answers for a minute: nobody is greeted, nothing else begins."""
+        node = self._node
+        for loser in self._losers:
+            node.end(loser, reason="other lookups need its place")
+        node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
+        node.spawn(self._end_lookup, session)
+        for early in node.handshakes.take_early(session.sid):
+            node.control(session, early.data)
+
+    async def _end_lookup(self, session: Session) -> None:
+        with trio.move_on_after(LOOKUP_S):
+            await session.link.closed.wait()
+        self._node.end(session, reason="a lookup's minute is over")
 
     async def _retire(self, loser: Session, session: Session) -> None:
         """Close what *session* replaces, once the peer is known to have *session*.

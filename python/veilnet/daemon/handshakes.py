@@ -4,8 +4,8 @@
 engine event --deliver--> inbox of its sid --> machine --> engine call | work in a thread | the end
 ```
 Invariant: everything that may refuse a session, and all that takes time, happens in *prepare*,
-before the engine accepts it; *begin* follows in the same step.  What the peer sends at once then
-finds the session ready; control datagrams that were faster still wait for it here.
+before the engine accepts it (or responds to a lookup); *begin* follows in the same step.  What the
+peer sends at once then finds the session ready; control datagrams that were faster wait for it here.
 """
 
 from __future__ import annotations
@@ -183,14 +183,15 @@ class Handshakes:
         machine = run.machine
         if machine.sid is not None:
             self._inboxes.setdefault(machine.sid, run.inbox)
-        accepting: vnh1.Accept | None = None
+        accepting: vnh1.Accept | vnh1.Respond | None = None
         while actions:
             action = actions.popleft()
             if isinstance(action, vnh1.Failed):
                 return action.error
             if isinstance(action, vnh1.Confirmed | vnh1.Accepted):
                 return self._born(action, run.birth, accepting)
-            if isinstance(action, vnh1.Accept):
+            ends = bool(actions) and isinstance(actions[0], vnh1.Accepted)
+            if ends and isinstance(action, vnh1.Accept | vnh1.Respond):
                 accepting = action
                 continue
             if isinstance(action, work.Work):
@@ -203,20 +204,22 @@ class Handshakes:
         return None
 
     def _born(
-        self, ended: Ended, birth: Birth, accepting: vnh1.Accept | None
+        self, ended: Ended, birth: Birth, accepting: vnh1.Accept | vnh1.Respond | None
     ) -> Session | VeilError:
         """Make the session of an ended handshake; at the responder the engine accepts it here."""
         session: Session | None = None
         try:
             session = birth.prepare(ended)
             if accepting is not None:
-                self._engine.accept(accepting.sid, psk=accepting.psk)
+                self._call(accepting)
             birth.begin(session)
         except Exception as error:
             # Whoever failed, the engine must not keep what nobody here will ever close.
             if session is not None:
                 birth.withdraw(session)
             self._engine.abandon(ended.sid)
+            if isinstance(accepting, vnh1.Respond):
+                self._engine.dismiss(accepting.init)
             if isinstance(error, VeilError):
                 return error
             raise
@@ -258,6 +261,8 @@ class Handshakes:
                 engine.resend(sid)
             case vnh1.Respond(schedule, init, message):
                 engine.respond(schedule, init, message)
+            case vnh1.Accept(sid, psk):
+                engine.accept(sid, psk=psk)
             case vnh1.Abandon(sid):
                 engine.abandon(sid)
             case _:

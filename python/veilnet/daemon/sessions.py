@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 SESSIONS_PER_PEER_MAX = 8
 """More at once no honest peer opens before an arbiter's Close arrives."""
 JOINERS_MAX = 64
+LOOKUPS_MAX = 1_024
+"""Lookup sessions, ours and strangers', as in the engine."""
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
 GOING = 3
@@ -159,7 +161,8 @@ class SessionTable:
     def add(self, session: Session) -> list[Session]:
         """Take *session* in; return those that this node, as arbiter, has to close.
 
-        Ask `carrier` afterwards which one carries.  A joiner's session never does.
+        Ask `carrier` afterwards which one carries.  A joiner's session never does, and neither does a
+        lookup's: nobody says on it who it is.
         Raises: PeerRefused: there are too many joiners.
         """
         if session.mode is Mode.JOIN:
@@ -169,6 +172,12 @@ class SessionTable:
                 )
             self._by_sid[session.sid] = session
             return []
+        if session.mode is Mode.LOOKUP:
+            lookups = [each for each in self._by_sid.values() if each.mode is Mode.LOOKUP]
+            self._by_sid[session.sid] = session
+            # Strangers' before ours, and those on which nothing was ever asked before others.
+            lookups.sort(key=lambda each: (each.initiator, each.heard.is_set(), each.established_s))
+            return lookups[: max(len(lookups) + 1 - LOOKUPS_MAX, 0)]
         others = self._by_peer.setdefault(session.key, [])
         self._by_sid[session.sid] = session
         losers: list[Session] = []

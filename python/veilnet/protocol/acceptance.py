@@ -3,9 +3,10 @@
 ```
 NEW -start-> ENCAPSULATING -Encapsulated-> SIGNING -Signed-> WAITING -MessageOpened-> VERIFYING
      -PeerVerified-> DONE                                     (any) -WorkFailed, deadline-> DONE
+lookup:  ENCAPSULATING -Encapsulated-> DONE
 ```
-Invariant: `Accepted` is returned at most once, behind `Accept`, after `PeerVerified`, and nothing
-follows it; after `Failed` nothing follows either, and the engine was told to forget.
+Invariant: `Accepted` is returned at most once, behind `Accept`, after `PeerVerified` (of a lookup,
+which asks nobody who it is, behind `Respond`), and nothing follows it; after `Failed` nothing follows either, and the engine was told to forget.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from veilnet.errors import (
 )
 from veilnet.protocol.identity import AUTH_CONTEXT, RESPONSE_CONTEXT, Identity, LocalIdentity
 from veilnet.protocol.steps import (
+    NOBODY,
     Abandon,
     Accept,
     Accepted,
@@ -141,17 +143,25 @@ class Acceptance:
     # --- transitions ---------------------------------------------------------------------------
 
     def _encapsulated(self, event: Encapsulated) -> list[Action]:
+        lookup = self.terms.mode is Mode.LOOKUP
         try:
             self._schedule = self.schedules.respond(
                 self.init,
                 network_id=self.terms.network_id,
                 secret=self.terms.secret,
-                responder_id=self.identity.peer_id,
+                responder_id=NOBODY if lookup else self.identity.peer_id,
                 ct=event.ct,
                 ss=event.ss,
             )
         except RemoteProtocolError as error:
             return self._fail(error)
+        if lookup:
+            self.state = Answering.DONE
+            schedule, source = self._schedule, self.init.source
+            return [
+                Respond(schedule, self.init, b""),
+                Accepted(sid=schedule.sid, peer=None, endpoint=source, schedule=schedule),
+            ]
         self.state = Answering.SIGNING
         return [Sign(self._schedule.th2 + self.identity.peer_id, RESPONSE_CONTEXT)]
 

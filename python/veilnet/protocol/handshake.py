@@ -11,6 +11,11 @@
         Authenticate e3, Resend                      Accept | Abandon
         SessionConfirmed -> Confirmed                Accepted
 ```
+A lookup has neither identities nor signatures:
+```
+        Decapsulate, Try                             Encapsulate
+        MessageOpened (empty) -> Confirmed           Respond (empty), Accepted
+```
 `start(now)`, `handle(event, now)` and `tick(now)` return actions.  Work (module `work`) goes to a
 thread and comes back as an event; the rest are single calls of the engine, named in each action.
 When such a call raises, the shell gives the error back as `WorkFailed`; but what `Try` raises is
@@ -27,6 +32,7 @@ from veilnet.protocol.acceptance import Acceptance, Answering
 from veilnet.protocol.identity import Identity, LocalIdentity, Peer
 from veilnet.protocol.initiation import Calling, Initiation
 from veilnet.protocol.steps import (
+    NOBODY,
     Abandon,
     Accept,
     Accepted,
@@ -52,6 +58,7 @@ from veilnet.protocol.steps import (
 from veilnet.protocol.work import Primitives, Work, perform
 
 __all__ = [
+    "NOBODY",
     "Abandon",
     "Accept",
     "Acceptance",

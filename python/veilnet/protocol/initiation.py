@@ -4,9 +4,11 @@
 NEW -start-> GENERATING -KemGenerated-> HELLO -MessageOpened-> VERIFYING -PeerVerified-> SIGNING
      -Signed-> CONFIRMING -SessionConfirmed-> DONE            (any) -WorkFailed, deadline-> DONE
 VERIFYING -WorkFailed-> HELLO (another may have answered in the peer's place)
+lookup:  HELLO -MessageOpened (empty)-> DONE
 ```
-Invariant: `Confirmed` is returned at most once, after `PeerVerified` and `SessionConfirmed`, and
-nothing follows it; after `Failed` nothing follows either, and the engine was told to forget.
+Invariant: `Confirmed` is returned at most once, after `PeerVerified` and `SessionConfirmed` (of a
+lookup, which asks nobody who it is, once the engine has the session), and nothing follows it; after
+`Failed` nothing follows either, and the engine was told to forget.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from veilnet.protocol.identity import (
     Peer,
 )
 from veilnet.protocol.steps import (
+    NOBODY,
     Abandon,
     Action,
     Authenticate,
@@ -35,6 +38,7 @@ from veilnet.protocol.steps import (
     Event,
     Failed,
     MessageOpened,
+    Mode,
     Reject,
     Resend,
     Schedules,
@@ -104,12 +108,13 @@ class _Timer:
 class Initiation:
     """One attempt to open a session with a known peer, at any of its endpoints.
 
-    More endpoints may be found while it runs: `EndpointFound`.
+    More endpoints may be found while it runs: `EndpointFound`.  A lookup opens one with whoever is
+    there: without *identity*, with `NOBODY` for *responder*.
     Units: *now* and *timeout_s* seconds, monotonic.
     """
 
     terms: Terms
-    identity: LocalIdentity
+    identity: LocalIdentity | None
     responder: PeerId
     door_key: bytes = field(repr=False)
     endpoints: Sequence[Endpoint]
@@ -134,6 +139,9 @@ class Initiation:
     def __attrs_post_init__(self) -> None:
         if not 1 <= len(set(self.endpoints)) <= MAX_ENDPOINTS:
             raise LocalProtocolError(f"a handshake has 1 to {MAX_ENDPOINTS} endpoints to try")
+        lookup = self.terms.mode is Mode.LOOKUP
+        if (self.identity is None) != lookup or (self.responder == NOBODY) != lookup:
+            raise LocalProtocolError("a lookup names nobody, every other handshake both sides")
 
     @property
     def sid(self) -> int | None:
@@ -251,6 +259,13 @@ class Initiation:
         return [Try(self._keyed().sid, event.candidate, event.ss)]
 
     def _opened(self, event: MessageOpened, now: float) -> list[Action]:
+        if self.terms.mode is Mode.LOOKUP:
+            self.state = Calling.DONE
+            self._dk = b""
+            schedule = self._keyed()
+            return [
+                Confirmed(sid=schedule.sid, peer=None, endpoint=event.source, schedule=schedule)
+            ]
         try:
             identity = Identity.of_response(event.message)
         except RemoteProtocolError as error:
@@ -281,13 +296,13 @@ class Initiation:
         self._dk = b""
         self._th3 = self._keyed().absorb_response(self._message)
         self.state = Calling.SIGNING
-        return [Sign(self._th3 + self.identity.peer_id + self.responder, AUTH_CONTEXT)]
+        return [Sign(self._th3 + self._own().peer_id + self.responder, AUTH_CONTEXT)]
 
     def _signed(self, event: Signed, now: float) -> list[Action]:
         name, key = self.psk or (None, None)
         message = Identity(
-            public_key=self.identity.public_key,
-            credential=self.identity.credential,
+            public_key=self._own().public_key,
+            credential=self._own().credential,
             signature=event.signature,
             psk_name=name,
         ).auth()
@@ -312,7 +327,14 @@ class Initiation:
             raise LocalProtocolError("this handshake has no keys yet")
         return self._schedule
 
+    def _own(self) -> LocalIdentity:
+        if self.identity is None:
+            raise LocalProtocolError("a lookup has no identity to show")
+        return self.identity
+
     def _timed_out(self) -> VeilError:
+        anybody = self.responder == NOBODY
+        who = "a node of the commons" if anybody else f"peer {self.responder.hex()[:12]}"
         if self.state is Calling.CONFIRMING:
             return PeerUnreachable(
                 f"peer {self.responder.hex()[:12]} proved itself, but never confirmed the session",
@@ -321,15 +343,12 @@ class Initiation:
         if self._rejected is not None:
             return self._rejected
         if self._candidates:
-            return PeerUnreachable(
-                "something answered, but could not prove that it is "
-                f"peer {self.responder.hex()[:12]}"
-            )
+            return PeerUnreachable(f"something answered, but could not prove that it is {who}")
         direct = [each for each in self.endpoints if not is_circuit(each)]
         where = [f"at {', '.join(f'{host} port {port}' for host, port in direct)}"] * bool(direct)
         where += ["through a relay"] * (len(direct) < len(self.endpoints))
-        said = f"peer {self.responder.hex()[:12]} does not answer {' or '.join(where)}"
-        return PeerUnreachable(said)
+        subject = "no node of the commons answers" if anybody else f"{who} does not answer"
+        return PeerUnreachable(f"{subject} {' or '.join(where)}")
 
     def _fail(self, error: VeilError) -> list[Action]:
         return [*self._forget(), Failed(error)]

@@ -7,7 +7,7 @@ call of the engine, named in its docstring, or the end.
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from attrs import field, frozen
 
@@ -24,6 +24,7 @@ from veilnet.protocol.work import (
     VerifyPeer,
     WorkFailed,
 )
+from veilnet.units import PeerId
 
 if TYPE_CHECKING:
     from veilnet._engine import InitReceived, KeySchedule
@@ -42,6 +43,10 @@ class Mode(enum.IntEnum):
     """Neither side says who it is; control only, and never more."""
     TICKET = 3
     """As full; a ticket of an earlier session stands for the cookie."""
+
+
+NOBODY: Final = PeerId(bytes(32))
+"""The responder of a lookup, and the peer id of its sessions: nobody says who it is."""
 
 
 class Schedules(Protocol):
@@ -99,7 +104,10 @@ class CandidateArrived:
 
 @frozen
 class MessageOpened:
-    """The engine's `HandshakeReceived`: e2 or e3, opened under the handshake's keys."""
+    """The engine's `HandshakeReceived`: e2 or e3, opened under the handshake's keys.
+
+    Empty in a lookup: the session is there.
+    """
 
     message: bytes = field(repr=False)
     source: Endpoint
@@ -177,7 +185,7 @@ class Resend:
 
 @frozen
 class Respond:
-    """`engine.respond(schedule, init, message)`."""
+    """`engine.respond(schedule, init, message)`; a lookup has no message, and a session from here."""
 
     schedule: KeySchedule = field(repr=False)
     init: InitReceived = field(repr=False)
@@ -211,17 +219,18 @@ class Confirmed:
     """The initiator's session is up, and the peer holds its keys."""
 
     sid: int
-    peer: Peer
+    peer: Peer | None
+    """None: a lookup, in which nobody says who it is."""
     endpoint: Endpoint
     schedule: KeySchedule = field(repr=False)
 
 
 @frozen(kw_only=True)
 class Accepted:
-    """The responder's session is up."""
+    """The responder's session is up; of a lookup, whose `Respond` stands before it, unconfirmed."""
 
     sid: int
-    peer: Peer
+    peer: Peer | None
     endpoint: Endpoint
     schedule: KeySchedule = field(repr=False)
 
