@@ -18,6 +18,7 @@ full mode           MembersKnown         -> Members (only what the other lacks)
                     Ping                 -> Pong
                     ReturnKey, Close
                     relays and paths        protocol.relay_messages
+                    ways through NATs       protocol.nat_messages
                     descriptors             protocol.dht_messages
 ```
 """
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any, Final
 from attrs import NOTHING, field, fields, frozen
 
 from veilnet.errors import LocalProtocolError, RemoteProtocolError
-from veilnet.protocol import cbor, dht_messages, relay_messages
+from veilnet.protocol import cbor, dht_messages, nat_messages, relay_messages
 from veilnet.protocol.fields import (
     KEY,
     U16,
@@ -236,6 +237,7 @@ Message = (
     | GenerationConfirm
     | relay_messages.RelayMessage
     | relay_messages.PathMessage
+    | nat_messages.NatMessage
     | dht_messages.DhtMessage
 )
 
@@ -364,6 +366,7 @@ _TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = 
     41: (GenerationAnswer, {1: ("data", _GENERATION)}),
     42: (GenerationConfirm, {1: ("data", _GENERATION)}),
     **relay_messages.TABLE,
+    **nat_messages.TABLE,
     **dht_messages.TABLE,
 }
 REGISTRY: Final[Mapping[int, type[Any]]] = {number: cls for number, (cls, _) in _TABLE.items()}
