@@ -1,0 +1,177 @@
+"""A shipped `Kademlia` in the simulated world, and around it the shell that a daemon has."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from veilnet.discovery.contact import Contact
+from veilnet.discovery.events import (
+    Answered,
+    Ask,
+    Asked,
+    Failed,
+    Find,
+    Found,
+    Get,
+    Learned,
+    Put,
+    Reply,
+    Sighted,
+    Stored,
+    Unanswered,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable
+
+    from veilnet.discovery.events import Check
+    from veilnet.discovery.kademlia import Kademlia
+    from veilnet.sim.discovery.population import Endpoint
+    from veilnet.sim.discovery.world import World
+
+Outcome = Found | Stored | Failed
+
+
+class Machine:
+    """One node: the machine, and the shell around it that a daemon has.
+
+    Invariant: `tick` is due no later than the machine's deadline, and not at all without one.
+    """
+
+    def __init__(self, world: World, number: int, kademlia: Kademlia) -> None:
+        self.world = world
+        self.number = number
+        self.kademlia = kademlia
+        self.began = world.loop.now
+        self.asked = 0
+        self._waiting: dict[int, Callable[[Outcome], None]] = {}
+        self._sighted: dict[int, Callable[[Sighted], None]] = {}
+        self._next_id = 0
+        self._armed = math.inf
+        self._reply: Any = None
+
+    def __repr__(self) -> str:
+        return f"<Machine {self.number} at {self.world.endpoint_of(self.number)}>"
+
+    @property
+    def contact(self) -> Contact:
+        """How others know this node."""
+        endpoint = self.world.endpoint_of(self.number)
+        return Contact(self.kademlia.own_id, endpoint, self.kademlia.flags)
+
+    def known(self) -> list[Contact]:
+        """Return the contacts that answer, as far as this node knows."""
+        return [Contact.unpack(packed) for packed in self.kademlia.table]
+
+    @property
+    def gone(self) -> bool:
+        """Whether another node has this one's place, or nobody."""
+        return self.world.node(self.number) is not self
+
+    # What the daemon would ask for
+
+    def find(self, target: bytes, done: Callable[[Outcome], None]) -> None:
+        """Look for the nodes nearest to *target*."""
+        self._handle(Find(self._new(done), target))
+
+    def get(
+        self,
+        locator: bytes,
+        check: Check,
+        done: Callable[[Outcome], None],
+        sighted: Callable[[Sighted], None] = lambda _: None,
+    ) -> None:
+        """Look for the blob under *locator* that passes *check*; *sighted* hears of it first."""
+        wanted = self._new(done)
+        self._sighted[wanted] = sighted
+        self._handle(Get(wanted, locator, check))
+
+    def put(
+        self,
+        locator: bytes,
+        blob: bytes,
+        done: Callable[[Outcome], None],
+        *,
+        known: tuple[Contact, ...] = (),
+        owner: bytes = b"",
+    ) -> None:
+        """Publish *blob*, or see to it that *known* still have it."""
+        self._handle(Put(self._new(done), locator, blob, known=known, owner=owner))
+
+    def learn(self, contacts: Iterable[Contact]) -> None:
+        """Hear of *contacts*."""
+        self._handle(Learned(tuple(contacts)))
+
+    def _new(self, done: Callable[[Outcome], None]) -> int:
+        self._next_id += 1
+        self._waiting[self._next_id] = done
+        return self._next_id
+
+    # What the world wants of a node
+
+    def answer(self, sender: Endpoint, session: Hashable, message: Any, *, full: bool) -> Any:  # noqa: ANN401
+        """Return the machine's answer."""
+        self.asked += 1
+        self._reply = None
+        self._handle(Asked(self.asked, sender, session, full, message))
+        return self._reply
+
+    # The shell
+
+    def _handle(self, event: Any) -> None:  # noqa: ANN401 - an event of the machine
+        self._do(self.kademlia.handle(event, self.world.loop.now))
+
+    def _tick(self) -> None:
+        self._armed = math.inf
+        if not self.gone:
+            self._do(self.kademlia.tick(self.world.loop.now))
+
+    def arm(self) -> None:
+        """Have the machine's next deadline kept."""
+        due = self.kademlia.deadline()
+        if due is not None and due < self._armed:
+            self._armed = due
+            self.world.loop.at(due, self._due, due)
+
+    def _due(self, when: float) -> None:
+        if when == self._armed:
+            self._tick()
+
+    def _do(self, actions: Iterable[Any]) -> None:
+        for action in actions:
+            match action:
+                case Ask():
+                    self._ask(action)
+                case Reply():
+                    self._reply = action.message
+                case Found() | Stored() | Failed():
+                    self._sighted.pop(action.id, None)
+                    done = self._waiting.pop(action.id, None)
+                    if done is not None:
+                        done(action)
+                case Sighted():
+                    seen = self._sighted.get(action.id)
+                    if seen is not None:
+                        seen(action)
+        self.arm()
+
+    def _ask(self, ask: Ask) -> None:
+        self.world.ask(
+            self.number,
+            ask.contact.endpoint,
+            ask.message,
+            full=ask.full,
+            answered=lambda message: self._back(Answered(ask.query, message)),
+            silent=lambda: self._back(Unanswered(ask.query)),
+        )
+
+    def _back(self, event: Answered | Unanswered) -> None:
+        if not self.gone:
+            self._handle(event)
+
+
+def filled(kademlia: Kademlia, contacts: Iterable[bytes], now: float) -> None:
+    """Put packed *contacts* into the table of *kademlia*, as if all of them had answered."""
+    for packed in contacts:
+        kademlia.table.answered(packed, now)
