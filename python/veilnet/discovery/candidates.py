@@ -1,0 +1,313 @@
+"""Whom one lookup may ask next, fairly: the contacts it heard of, by whose word.
+
+```
+paths    each a heap by distance to its own target; no contact is on two of them
+region   each teller's heap by rank; tellers form a tree, and a turn goes down it along the
+         branch from which the fewest have been asked
+```
+Invariant: whoever tells of a thousand contacts, and those of a thousand more, gets for all of them
+together one share among those that were asked beside it.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from bisect import bisect_left, insort
+from typing import TYPE_CHECKING, Final
+
+from veilnet.discovery.contact import ADDRESS, ID_BYTES, UNKNOWN_ID, Horizon
+from veilnet.discovery.locator import rank
+from veilnet.discovery.routing import shared_bits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+MAX_CANDIDATES: Final = 768
+MAX_HOPS: Final = 16
+MAX_PATH_ASKS: Final = 24
+PER_GROUP: Final = 2
+"""Asked of one /24 or /48."""
+
+_NOWHERE: Final = 1 << 256
+
+
+class Step(enum.Enum):
+    """Which of its questions a contact is asked."""
+
+    APPROACH = enum.auto()
+    REGION = enum.auto()
+    STORE = enum.auto()
+
+
+class Candidate:
+    """A contact in one lookup, and what followed from it."""
+
+    __slots__ = (
+        "charged",
+        "group",
+        "has",
+        "heads",
+        "hops",
+        "own",
+        "packed",
+        "path",
+        "place",
+        "replied",
+        "step",
+        "teller",
+        "told",
+    )
+
+    def __init__(self, packed: bytes, path: int, teller: Candidate | None, group: bytes) -> None:
+        self.packed = packed
+        self.path = path
+        self.teller = teller
+        self.group = group
+        self.hops = 0 if teller is None else teller.hops + 1
+        self.step: Step | None = None
+        """What it was asked last."""
+        self.replied = False
+        self.has = False
+        """It keeps the blob that is to be stored."""
+        self.place = b""
+        """By which it is sorted in the region."""
+        self.charged = 0
+        """Questions to all that it, and those it told of, told of."""
+        self.own = 0
+        """Questions to those that it told of itself."""
+        self.told: list[tuple[bytes, int, Candidate]] = []
+        self.heads: list[Candidate] = []
+        """Of those it told of, the ones that told of others in turn."""
+
+    @property
+    def value(self) -> int:
+        """The id as a number."""
+        return int.from_bytes(self.packed[:ID_BYTES], "big")
+
+    def rename(self, packed: bytes) -> None:
+        """Take the id and the flags that it gave itself."""
+        self.packed = packed
+        self.place = b""
+
+    def __repr__(self) -> str:
+        return f"<Candidate {self.packed[:4].hex()} {self.step} replied={self.replied}>"
+
+
+class Path:
+    """One of the disjoint ways towards a target."""
+
+    __slots__ = ("aim", "arrived", "asks", "near", "waiting")
+
+    def __init__(self, aim: int) -> None:
+        self.aim = aim
+        self.arrived = False
+        """Somebody on it answered from within the region."""
+        self.asks = 0
+        self.near: list[int] = []
+        """Distances of those that answered, sorted."""
+        self.waiting: list[tuple[int, int, Candidate]] = []
+
+
+class Candidates:
+    """All that one lookup heard of, at most `MAX_CANDIDATES`."""
+
+    __slots__ = (
+        "_by_address",
+        "_groups",
+        "_horizon",
+        "_serial",
+        "_target",
+        "_width",
+        "aim",
+        "bits",
+        "first",
+        "paths",
+        "regional",
+        "root",
+    )
+
+    def __init__(
+        self, target: bytes, *, horizon: Horizon, paths: int, width: int, bits: int, regional: bool
+    ) -> None:
+        self._target = target
+        self.aim = int.from_bytes(target, "big")
+        self.bits = bits
+        self.regional = regional
+        """Whether there is a region at all, or only nodes near to a target."""
+        self._horizon = horizon
+        self._width = width
+        self.paths = [Path(self.aim) for _ in range(paths)]
+        self.root = Candidate(UNKNOWN_ID, 0, None, b"")
+        self.first: list[Candidate] = []
+        """To be asked as of the region, before all others."""
+        self._by_address: dict[bytes, Candidate] = {}
+        self._groups: dict[bytes, int] = {}
+        self._serial = 0
+
+    def __len__(self) -> int:
+        return len(self._by_address)
+
+    def __iter__(self) -> Iterator[Candidate]:
+        return iter(self._by_address.values())
+
+    def aim_apart(self, random_bits: Callable[[int], int]) -> None:
+        """Give each path a target in another part of the region."""
+        apart = (len(self.paths) - 1).bit_length()
+        rest = 256 - self.bits - apart
+        for number, path in enumerate(self.paths):
+            head = self.aim >> (256 - self.bits) << apart | number
+            path.aim = head << rest | random_bits(rest)
+
+    def is_inside(self, candidate: Candidate) -> bool:
+        """Tell whether a contact is of the region."""
+        return (
+            self.regional
+            and shared_bits(candidate.value, self.aim) >= self.bits
+            and not candidate.packed.startswith(UNKNOWN_ID)
+        )
+
+    def add(self, packed: bytes, path: int, teller: Candidate) -> Candidate | None:
+        """Take a contact in; return it if it is new."""
+        known = self._by_address.get(packed[ADDRESS])
+        if known is not None:
+            if known.step is None and self.is_inside(known):
+                # Whoever else tells of it may have its turn for it too.
+                self._into_region(known, teller)
+            return None
+        if len(self._by_address) >= MAX_CANDIDATES or teller.hops >= MAX_HOPS:
+            return None
+        candidate = Candidate(packed, path, teller, self._horizon.group_of(packed))
+        self._by_address[packed[ADDRESS]] = candidate
+        self._queue(candidate)
+        return candidate
+
+    def answered(self, candidate: Candidate) -> None:
+        """Note that one answered, under the id that it has now."""
+        candidate.replied = True
+        path = self.paths[candidate.path]
+        insort(path.near, candidate.value ^ path.aim)
+        if self.is_inside(candidate):
+            path.arrived = True
+            if candidate.step is Step.APPROACH:
+                # It told the way; now it is asked for what lies here.
+                self._into_region(candidate, candidate.teller or self.root)
+        teller = candidate.teller
+        if teller is not None and candidate not in teller.heads:
+            teller.heads.append(candidate)
+
+    def resize(self, bits: int) -> None:
+        """Let the region be all that share *bits* bits."""
+        wider = bits < self.bits
+        self.bits = bits
+        for candidate in self._by_address.values():
+            if not self.is_inside(candidate):
+                if candidate.step is None and not wider:
+                    self._into_path(candidate)
+            elif wider and self._is_due(candidate):
+                self._into_region(candidate, candidate.teller or self.root)
+
+    def next(self, *, approach_first: bool) -> tuple[Candidate, Step] | None:
+        """Take out whom to ask next, None if there is nobody."""
+        while self.first:
+            candidate = self.first.pop()
+            if candidate.step is None:
+                return candidate, Step.REGION
+        chosen = self._next_on_paths() if approach_first else None
+        if chosen is not None:
+            return chosen, Step.APPROACH
+        chosen = self._next_in_region(self.root)
+        if chosen is not None:
+            return chosen, Step.REGION
+        chosen = None if approach_first else self._next_on_paths()
+        return None if chosen is None else (chosen, Step.APPROACH)
+
+    def charge(self, candidate: Candidate, step: Step) -> None:
+        """Count a question to one against all by whose word it is asked."""
+        self._groups[candidate.group] = self._groups.get(candidate.group, 0) + 1
+        candidate.step = step
+        candidate.replied = False
+        if step is Step.APPROACH:
+            self.paths[candidate.path].asks += 1
+        teller = candidate.teller
+        if teller is not None:
+            teller.own += 1
+        while teller is not None:
+            teller.charged += 1
+            teller = teller.teller
+
+    def ranked(self) -> list[Candidate]:
+        """Return all that answered from within the region, by rank."""
+        inside = [one for one in self if one.replied and self.is_inside(one)]
+        return sorted(inside, key=self._place)
+
+    def nearest(self, count: int) -> list[Candidate]:
+        """Return those nearest to the target of all that answered."""
+        replied = [one for one in self if one.replied]
+        return heapq.nsmallest(count, replied, key=lambda one: one.value ^ self.aim)
+
+    # queues
+
+    def _queue(self, candidate: Candidate) -> None:
+        if self.is_inside(candidate):
+            self._into_region(candidate, candidate.teller or self.root)
+        else:
+            self._into_path(candidate)
+
+    def _into_region(self, candidate: Candidate, teller: Candidate) -> None:
+        self._serial += 1
+        heapq.heappush(teller.told, (self._place(candidate), self._serial, candidate))
+
+    def _into_path(self, candidate: Candidate) -> None:
+        path = self.paths[candidate.path]
+        unknown = candidate.packed.startswith(UNKNOWN_ID)
+        distance = _NOWHERE if unknown else candidate.value ^ path.aim
+        self._serial += 1
+        heapq.heappush(path.waiting, (distance, self._serial, candidate))
+
+    def _place(self, candidate: Candidate) -> bytes:
+        if not candidate.place:
+            candidate.place = rank(self._target, candidate.packed) + candidate.packed[:ID_BYTES]
+        return candidate.place
+
+    def _is_due(self, candidate: Candidate) -> bool:
+        """Tell whether one may still be asked as of the region."""
+        if candidate.step is Step.APPROACH:
+            return candidate.replied
+        return candidate.step is None and self._groups.get(candidate.group, 0) < PER_GROUP
+
+    def _next_in_region(self, node: Candidate) -> Candidate | None:
+        turns = [(head.charged, at) for at, head in enumerate(node.heads)]
+        if node.told:
+            turns.append((node.own, -1))
+        turns.sort()
+        for _, at in turns:
+            if at >= 0:
+                chosen = self._next_in_region(node.heads[at])
+                if chosen is not None:
+                    return chosen
+                continue
+            while node.told:
+                _, _, candidate = heapq.heappop(node.told)
+                if self._is_due(candidate) and self.is_inside(candidate):
+                    return candidate
+        return None
+
+    def _next_on_paths(self) -> Candidate | None:
+        for path in sorted(self.paths, key=lambda one: one.asks):
+            if path.asks >= MAX_PATH_ASKS or (self.regional and path.arrived):
+                continue
+            while path.waiting:
+                distance, _, candidate = path.waiting[0]
+                if candidate.step is not None or (self.regional and self.is_inside(candidate)):
+                    heapq.heappop(path.waiting)
+                    continue
+                if self._groups.get(candidate.group, 0) >= PER_GROUP:
+                    heapq.heappop(path.waiting)
+                    continue
+                if bisect_left(path.near, distance) >= self._width and distance < _NOWHERE:
+                    # Enough nearer ones have answered: this path is at its end.
+                    break
+                heapq.heappop(path.waiting)
+                return candidate
+        return None

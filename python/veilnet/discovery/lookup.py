@@ -1,0 +1,403 @@
+"""One search through the commons: for nodes, for a blob, or for those who should keep one.
+
+```
+approach   FindNodes, on disjoint paths: no contact is asked on two of them.  For a blob each
+           path aims at another quarter of the locator's region, the rest of its target random:
+           who is asked on the way does not learn the locator, and who sits around the locator
+           does not stand in the way
+region     FindValue or HaveValue, by rank and in turns: contacts that share `bits` bits with the
+           locator, of which everybody knows some; every answer names others
+store      Store, over a full session, to the first by rank that answered
+```
+Invariants: a contact is asked once in approach and once in the region; at most `MAX_ASKS` in all,
+however the answers go on; `bits` is the median of what many answers said, less at most
+`WIDENINGS` where a region yields nothing.
+
+Source: Baumgart and Mies 2007 (disjoint paths); Sridhar et al. 2024 (storage by region).
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from typing import TYPE_CHECKING, Final
+
+from veilnet.discovery.candidates import Candidate, Candidates, Step
+from veilnet.discovery.contact import ID_BYTES, STORES, Contact, Horizon
+from veilnet.discovery.events import Failed, Found, Reason, Sighted, Stored
+from veilnet.discovery.storage import digest_of
+from veilnet.errors import InternalError
+from veilnet.protocol.dht_messages import (
+    FindNodes,
+    FindValue,
+    Have,
+    HaveValue,
+    Store,
+    StoreTaken,
+    Values,
+)
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterable
+
+    from veilnet.discovery.events import Check
+    from veilnet.protocol.dht_messages import Question
+
+MAX_ASKS: Final = 96
+"""Of lookup sessions; stores come on top, at most twice as many as are wanted."""
+AGREE: Final = 3
+"""So many answers with the same blob, from as many prefixes, end a search for it."""
+MAX_BLOBS_KEPT: Final = 16
+WIDENINGS: Final = 2
+STALL_S: Final = 1.0
+"""An answer that takes longer is waited for, but something else is asked meanwhile."""
+
+
+class Turn(enum.Enum):
+    """How a lookup goes on that has nobody to ask."""
+
+    WAIT = enum.auto()
+    ASK = enum.auto()
+    """A new stage has begun: there may be somebody now."""
+    OVER = enum.auto()
+
+
+class Lookup(abc.ABC):
+    """The state of one search; the machine feeds it and asks it for the `next` question."""
+
+    regional = True
+    announce = b""
+    """What to tell of ourselves on the way: nothing in a search on somebody's behalf."""
+
+    def __init__(
+        self,
+        lookup_id: int,
+        target: bytes,
+        *,
+        rng: random.Random,
+        horizon: Horizon,
+        k: int,
+        paths: int,
+        bits: int,
+    ) -> None:
+        self.id = lookup_id
+        self.target = target
+        self.flying: dict[int, tuple[Candidate, Step, float]] = {}
+        """Query -> whom, for what, since when."""
+        self.wake: float | None = None
+        """When an answer has been waited for long enough to ask somebody else meanwhile."""
+        self.internal = False
+        """Begun by the machine itself, for its table: nobody waits for the result."""
+        self.asked = 0
+        self.k = k
+        self._turn = 0
+        self._widened = 0
+        self._votes = bits
+        self.candidates = Candidates(
+            target,
+            horizon=horizon,
+            paths=paths,
+            width=max(3, -(-k // paths)),
+            bits=bits if self.regional else 0,
+            regional=self.regional,
+        )
+        if self.regional:
+            self.candidates.aim_apart(rng.getrandbits)
+
+    # what differs
+
+    @abc.abstractmethod
+    def inquiry(self, step: Step) -> Question:
+        """Return what one is asked once it is the way no more."""
+
+    @abc.abstractmethod
+    def is_satisfied(self) -> bool:
+        """Tell whether nobody more needs to be asked."""
+
+    @abc.abstractmethod
+    def result(self) -> Found | Stored | Failed:
+        """Return the end of it."""
+
+    @abc.abstractmethod
+    def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
+        """Take in what an answer brings beside contacts."""
+
+    def lacks(self) -> bool:
+        """Tell whether the region yielded too little, once all of it was asked."""
+        return False
+
+    def carry_on(self) -> bool:
+        """Begin the next stage once all were asked; tell whether there is one."""
+        return False
+
+    # what does not
+
+    @property
+    def bits(self) -> int:
+        """How many bits the ids of the region share with the target."""
+        return self.candidates.bits
+
+    def vote(self, bits: int) -> None:
+        """Take the size of the region from what the machine heard lately."""
+        self._votes = bits
+        self._resize()
+
+    def begin(self, path: int, packed: bytes) -> None:
+        """Take in a contact that the node has itself."""
+        self.candidates.add(packed, path, self.candidates.root)
+
+    def waiting(self, now: float) -> int:
+        """Return how many answers are worth waiting for."""
+        return sum(now - since < STALL_S for _, _, since in self.flying.values())
+
+    def next(self) -> tuple[Candidate, Step, Question] | None:
+        """Return whom to ask what, None: nobody, before there is another answer."""
+        if self.asked >= MAX_ASKS or self.is_satisfied():
+            return None
+        self._turn += 1
+        # Two of three questions go into the region as soon as anybody of it is known.
+        chosen = self.candidates.next(approach_first=self._turn % 3 == 0)
+        if chosen is None:
+            return None
+        candidate, step = chosen
+        self.candidates.charge(candidate, step)
+        self.asked += 1
+        return candidate, step, self._question(candidate, step)
+
+    def answered(self, query: int, message: object, told: Iterable[bytes]) -> list[Sighted]:
+        """Take an answer in; *told* are the contacts of it that may be asked at all."""
+        candidate, step, _ = self.flying.pop(query)
+        if step is not Step.STORE:
+            self.candidates.answered(candidate)
+            for packed in told:
+                self.candidates.add(packed, candidate.path, candidate)
+        return self.absorb(candidate, message)
+
+    def unanswered(self, query: int) -> None:
+        """Take note that there will be no answer."""
+        self.flying.pop(query)
+
+    def turn(self, now: float) -> Turn:
+        """Return how it goes on once `next` has nobody."""
+        if not self.is_satisfied():
+            if self.waiting(now):
+                return Turn.WAIT
+            if self._widened < WIDENINGS and self.bits and self.lacks():
+                self._widened += 1
+                self._resize()
+                return Turn.ASK
+            # Late answers are worth more than nothing.
+            if self.flying and not self.is_content():
+                return Turn.WAIT
+        return Turn.ASK if self.carry_on() else Turn.OVER
+
+    def is_content(self) -> bool:
+        """Tell whether there is a result that late answers would only confirm."""
+        return False
+
+    def _resize(self) -> None:
+        bits = max(0, self._votes - self._widened)
+        if self.regional and bits != self.bits:
+            self.candidates.resize(bits)
+
+    def _question(self, candidate: Candidate, step: Step) -> Question:
+        if step is not Step.APPROACH:
+            return self.inquiry(step)
+        aim = self.candidates.paths[candidate.path].aim
+        return FindNodes(target=aim.to_bytes(ID_BYTES, "big"), announce=self.announce)
+
+    def _failed(self, reason: Reason) -> Failed:
+        if not len(self.candidates):
+            reason = Reason.NO_CONTACTS
+        elif not any(one.replied for one in self.candidates):
+            reason = Reason.NO_ANSWER
+        return Failed(self.id, reason, self.asked)
+
+
+class FindLookup(Lookup):
+    """The nodes nearest to a target."""
+
+    regional = False
+
+    def inquiry(self, step: Step) -> Question:
+        """Never asked: there is nothing but the way."""
+        raise InternalError(f"a search for nodes has no {step}")
+
+    def is_satisfied(self) -> bool:
+        """Never, before all paths are at their end."""
+        return False
+
+    def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:  # noqa: ARG002
+        """Nothing: contacts are all that is looked for."""
+        return []
+
+    def result(self) -> Found | Stored | Failed:
+        """Return the nearest that answered."""
+        nearest = self.candidates.nearest(self.k)
+        if not nearest:
+            return self._failed(Reason.NO_ANSWER)
+        contacts = tuple(Contact.unpack(one.packed) for one in nearest)
+        return Found(self.id, contacts, (), nearest[0].hops, self.asked)
+
+
+class GetLookup(Lookup):
+    """The blobs under a locator."""
+
+    check: Check | None = None
+    _hops = 0
+    _agreed = False
+
+    def start(self, check: Check | None) -> None:
+        """Say which blobs count."""
+        self.check = check
+        self._said: dict[bytes, set[bytes]] = {}
+        """Blob -> prefixes of those that had it."""
+        self._false: set[bytes] = set()
+        """Digests of blobs that did not pass."""
+
+    def inquiry(self, step: Step) -> Question:  # noqa: ARG002 - there is one
+        """Ask for the blobs."""
+        return FindValue(locator=self.target, bits=self.bits)
+
+    def is_satisfied(self) -> bool:
+        """Once storers of several prefixes agree on one blob that passes."""
+        return self._agreed
+
+    def is_content(self) -> bool:
+        """With any that passes a check."""
+        return bool(self._said) and self.check is not None
+
+    def lacks(self) -> bool:
+        """Nothing was found."""
+        return not self._said
+
+    def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
+        """Take in the blobs of an answer."""
+        sighted: list[Sighted] = []
+        if not isinstance(message, Values):
+            return sighted
+        for blob in message.blobs:
+            groups = self._said.get(blob)
+            if groups is None:
+                if len(self._said) >= MAX_BLOBS_KEPT or not self._passes(blob):
+                    continue
+                groups = self._said[blob] = set()
+                self._hops = self._hops or candidate.hops
+                sighted.append(Sighted(self.id, blob, candidate.hops))
+            groups.add(candidate.group)
+            self._agreed = self._agreed or len(groups) >= AGREE
+        return sighted
+
+    def result(self) -> Found | Stored | Failed:
+        """Return all blobs that count."""
+        if not self._said:
+            return self._failed(Reason.NOT_FOUND)
+        contacts = tuple(Contact.unpack(one.packed) for one in self.candidates.ranked()[: self.k])
+        return Found(self.id, contacts, tuple(self._said), self._hops, self.asked)
+
+    def _passes(self, blob: bytes) -> bool:
+        if self.check is None:
+            return True
+        digest = digest_of(blob)
+        if digest in self._false:
+            return False
+        if self.check(blob):
+            return True
+        self._false.add(digest)
+        return False
+
+
+class PutLookup(Lookup):
+    """Storers of a blob: those that have it, and those that it is sent to."""
+
+    def start(self, blob: bytes, want: int, owner: bytes, known: Iterable[bytes]) -> None:
+        """Say what to store where; *known* had it before."""
+        self.blob = blob
+        self.digest = digest_of(blob)
+        self.want = want
+        self.owner = owner
+        self.sent = 0
+        self._queue: list[Candidate] | None = None
+        """Whom to send it to, the next one last; None: still searching."""
+        self._stores = 0
+        self._known: list[Candidate] = []
+        for packed in known:
+            candidate = self.candidates.add(packed, 0, self.candidates.root)
+            if candidate is not None:
+                self._known.append(candidate)
+        self.candidates.first = self._known[::-1]
+
+    @property
+    def have(self) -> int:
+        """How many have it."""
+        return sum(one.has for one in self.candidates)
+
+    def inquiry(self, step: Step) -> Question:
+        """Ask whether it is there, or to keep it."""
+        if step is Step.STORE:
+            return Store(locator=self.target, owner=self.owner, blob=self.blob)
+        return HaveValue(locator=self.target, digest=self.digest, bits=self.bits)
+
+    def next(self) -> tuple[Candidate, Step, Question] | None:
+        """Return whom to ask what: those that had it, then the region, then to keep it."""
+        if self._queue is None:
+            asking_known = not self.candidates.first and any(
+                one in self._known for one, _, _ in self.flying.values()
+            )
+            # Nobody else is asked before it is clear that too few have it still.
+            return None if asking_known else super().next()
+        sending = sum(step is Step.STORE for _, step, _ in self.flying.values())
+        if not self._queue or self.have + sending >= self.want:
+            return None
+        candidate = self._queue.pop()
+        candidate.step = Step.STORE
+        self._stores += 1
+        return candidate, Step.STORE, self.inquiry(Step.STORE)
+
+    def is_satisfied(self) -> bool:
+        """Once enough have it, or enough are known that could."""
+        if self._queue is not None:
+            return self.have >= self.want or not (self._queue or self.flying)
+        if self.have >= self.want or (self._known and 4 * self.have >= 3 * self.want):
+            return True
+        return 2 * len(self._able()) >= 3 * self.want
+
+    def lacks(self) -> bool:
+        """Less than half as many storers as wanted answered."""
+        return self._queue is None and 2 * len(self._able()) < self.want
+
+    def is_content(self) -> bool:
+        """With enough that could keep it."""
+        return self._queue is None and len(self._able()) >= self.want
+
+    def carry_on(self) -> bool:
+        """Begin to send once the region is known."""
+        if self._queue is not None or self.have >= self.want:
+            return False
+        if self._known and 4 * self.have >= 3 * self.want:
+            return False
+        able = [one for one in self._able() if not one.has]
+        self._queue = able[: 2 * self.want][::-1]
+        return bool(self._queue)
+
+    def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
+        """Note who has it."""
+        if isinstance(message, StoreTaken):
+            candidate.has = True
+            self.sent += 1
+        elif isinstance(message, Have):
+            candidate.has = message.have
+        return []
+
+    def result(self) -> Found | Stored | Failed:
+        """Return who has it."""
+        storers = [one for one in self.candidates if one.has]
+        if not storers:
+            return self._failed(Reason.NOT_STORED)
+        contacts = tuple(Contact.unpack(one.packed) for one in storers)
+        return Stored(self.id, len(storers), contacts, self.sent, self.asked)
+
+    def _able(self) -> list[Candidate]:
+        """Return those of the region that answered and keep things, by rank."""
+        return [one for one in self.candidates.ranked() if one.packed[-1] & STORES]
