@@ -5,7 +5,8 @@ engine event --deliver--> inbox of its sid --> machine --> engine call | work in
 ```
 Invariant: everything that may refuse a session, and all that takes time, happens in *prepare*,
 before the engine accepts it (or responds to a lookup); *begin* follows in the same step.  What the
-peer sends at once then finds the session ready; control datagrams that were faster wait for it here.
+peer sends at once then finds the session ready; control datagrams that were faster still wait for
+it here.
 """
 
 from __future__ import annotations
@@ -210,7 +211,9 @@ class Handshakes:
         session: Session | None = None
         try:
             session = birth.prepare(ended)
-            if accepting is not None:
+            if isinstance(accepting, vnh1.Accept):
+                self._engine.accept(accepting.sid, psk=accepting.psk)
+            elif accepting is not None:
                 self._call(accepting)
             birth.begin(session)
         except Exception as error:
@@ -261,8 +264,6 @@ class Handshakes:
                 engine.resend(sid)
             case vnh1.Respond(schedule, init, message):
                 engine.respond(schedule, init, message)
-            case vnh1.Accept(sid, psk):
-                engine.accept(sid, psk=psk)
             case vnh1.Abandon(sid):
                 engine.abandon(sid)
             case _:

@@ -161,8 +161,8 @@ class SessionTable:
     def add(self, session: Session) -> list[Session]:
         """Take *session* in; return those that this node, as arbiter, has to close.
 
-        Ask `carrier` afterwards which one carries.  A joiner's session never does, and neither does a
-        lookup's: nobody says on it who it is.
+        Ask `carrier` afterwards which one carries.  A joiner's session never does, nor a lookup's:
+        nobody says on it who it is.
         Raises: PeerRefused: there are too many joiners.
         """
         if session.mode is Mode.JOIN:

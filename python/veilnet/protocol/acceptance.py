@@ -6,7 +6,8 @@ NEW -start-> ENCAPSULATING -Encapsulated-> SIGNING -Signed-> WAITING -MessageOpe
 lookup:  ENCAPSULATING -Encapsulated-> DONE
 ```
 Invariant: `Accepted` is returned at most once, behind `Accept`, after `PeerVerified` (of a lookup,
-which asks nobody who it is, behind `Respond`), and nothing follows it; after `Failed` nothing follows either, and the engine was told to forget.
+which asks nobody who it is, behind `Respond`), and nothing follows it; after `Failed` nothing
+follows either, and the engine was told to forget.
 """
 
 from __future__ import annotations

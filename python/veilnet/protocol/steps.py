@@ -185,7 +185,7 @@ class Resend:
 
 @frozen
 class Respond:
-    """`engine.respond(schedule, init, message)`; a lookup has no message, and a session from here."""
+    """`engine.respond(schedule, init, message)`; a lookup has no message, but a session then."""
 
     schedule: KeySchedule = field(repr=False)
     init: InitReceived = field(repr=False)

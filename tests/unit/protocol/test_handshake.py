@@ -14,6 +14,7 @@ from veilnet.errors import (
 )
 from veilnet.protocol import initiation
 from veilnet.protocol.handshake import (
+    NOBODY,
     Abandon,
     Accept,
     Acceptance,
@@ -473,3 +474,75 @@ def test_an_error_of_the_engine_ends_the_attempt():
     machine = answered()
     error = InternalError("broken")
     assert machine.handle(WorkFailed(error), 0.0) == [Abandon(77), Failed(error)]
+
+
+LOOKUP = Terms(suite=1, mode=Mode.LOOKUP, network_id=NetworkId(b"N" * 32), secret=b"commons")
+
+
+def lookup_at(*endpoints: tuple[str, int], **more: Any) -> Initiation:
+    """A machine that looks something up at whoever is there."""
+    schedules: Any = Schedule
+    return Initiation(
+        terms=LOOKUP,
+        door_key=b"door" * 8,
+        endpoints=endpoints or ENDPOINTS,
+        schedules=schedules,
+        rng=Random(0),
+        **{"identity": None, "responder": NOBODY, **more},
+    )
+
+
+def test_a_lookup_from_start_to_session():
+    """A lookup asks for no signature, and ends when the engine has its session."""
+    machine = lookup_at()
+    assert hellos(until_hello(machine)) == ENDPOINTS[:1]
+    machine.handle(CandidateArrived(0, b"ct", ENDPOINTS[0]), 0.1)
+    assert machine.handle(Decapsulated(0, b"ss"), 0.1) == [Try(77, 0, b"ss")]
+    (confirmed,) = machine.handle(MessageOpened(b"", ENDPOINTS[0]), 0.2)
+    assert isinstance(confirmed, Confirmed)
+    assert (confirmed.sid, confirmed.peer, confirmed.endpoint) == (77, None, ENDPOINTS[0])
+    assert machine.deadline() is None
+    assert machine.cancel() == []
+
+
+def test_a_lookup_that_nobody_answers_says_so():
+    """Its error speaks of the commons, not of a peer whose id is all zero."""
+    machine = lookup_at(ENDPOINTS[0])
+    until_hello(machine)
+    _, failed = machine.tick(10.0)
+    assert failed.error.message == "no node of the commons answers at 192.0.2.1 port 1"
+
+
+def test_a_lookup_names_nobody():
+    """An identity in a lookup, or a handshake without one, is a bug of the shell."""
+    for wrong in ({"identity": LOCAL}, {"responder": THEIRS}):
+        with pytest.raises(LocalProtocolError):
+            lookup_at(**wrong)
+    schedules: Any = Schedule
+    with pytest.raises(LocalProtocolError):
+        Initiation(
+            terms=TERMS,
+            identity=None,
+            responder=THEIRS,
+            door_key=b"door" * 8,
+            endpoints=ENDPOINTS,
+            schedules=schedules,
+            rng=Random(0),
+        )
+
+
+def test_answering_a_lookup():
+    """RESP is all that is sent, under the id of nobody, and the session is there."""
+    schedules: Any = Schedule
+    init: Any = SimpleNamespace(suite=1, mode=2, ek=b"ek", source=("192.0.2.9", 9))
+    identity = LocalIdentity(peer_id=THEIRS, public_key=b"their key", credential=b"")
+    machine = Acceptance(init=init, terms=LOOKUP, identity=identity, schedules=schedules)
+    assert machine.start(0.0) == [Encapsulate(b"ek")]
+    respond, accepted = machine.handle(Encapsulated(b"ct", b"ss"), 0.0)
+    assert isinstance(respond, Respond)
+    assert respond.message == b""
+    assert respond.schedule.given["responder_id"] == NOBODY
+    assert isinstance(accepted, Accepted)
+    assert (accepted.sid, accepted.peer, accepted.endpoint) == (77, None, init.source)
+    assert machine.deadline() is None
+    assert machine.cancel() == machine.handle(MessageOpened(b"", init.source), 0.1) == []
