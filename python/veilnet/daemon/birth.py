@@ -143,17 +143,21 @@ class Birth:
             node.control(session, early.data)
 
     def _begin_lookup(self, session: Session) -> None:
-        """Serve questions and answers for a minute: nobody is greeted, nothing else begins."""
+        """Serve questions and answers for a minute; nothing else begins."""
         node = self._node
         for loser in self._losers:
             node.end(loser, reason="other lookups need its place")
         node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
-        node.spawn(self._end_lookup, session)
+        node.spawn(self._serve_lookup, session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
 
-    async def _end_lookup(self, session: Session) -> None:
+    async def _serve_lookup(self, session: Session) -> None:
         with trio.move_on_after(LOOKUP_S):
+            if not session.initiator:
+                # Before its first question the peer may not have the keys yet.
+                await session.heard.wait()
+            self._node.gossip.greet(session)
             await session.link.closed.wait()
         self._node.end(session, reason="a lookup's minute is over")
 
