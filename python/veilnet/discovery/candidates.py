@@ -64,7 +64,7 @@ class Candidate:
         self.path = path
         self.teller = teller
         self.group = group
-        self.hops = 0 if teller is None else teller.hops + 1
+        self.hops: int = 0 if teller is None else teller.hops + 1
         self.step: Step | None = None
         """What it was asked last."""
         self.replied = False

@@ -7,7 +7,7 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from veilnet.discovery.contact import RELAYS, STORES, UNKNOWN_ID, Contact, Horizon
+from veilnet.discovery.contact import STORES, Contact
 from veilnet.discovery.events import (
     Answered,
     Ask,
@@ -16,14 +16,12 @@ from veilnet.discovery.events import (
     Find,
     Found,
     Get,
-    Learned,
     Put,
     Reply,
     Stored,
     Unanswered,
 )
 from veilnet.discovery.kademlia import Kademlia
-from veilnet.protocol.dht_messages import FindNodes, FindValue, HaveValue, Nodes, Store, Values
 
 if TYPE_CHECKING:
     from collections.abc import Callable
