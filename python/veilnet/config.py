@@ -23,6 +23,7 @@ FILE_NAME: Final = "config.toml"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 RELAY_FOR: Final = ("own", "all", "off")
 KEM_BACKENDS: Final = ("auto", "liboqs", "cryptography")
+LAN_FOR: Final = ("all", "own", "off")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 
@@ -91,10 +92,26 @@ def _whole(low: int, high: int, unit: str) -> Any:  # noqa: ANN401
     )
 
 
-def _endpoints(value: object) -> tuple[str, ...]:
-    if isinstance(value, str) or not isinstance(value, (list, tuple)):
-        raise ConfigError(f"endpoints = {value!r} cannot be used: it must be a list of HOST:PORT")
-    return tuple(format_endpoint(parse_endpoint(str(item))) for item in value)
+def _endpoints_of(key: str) -> Callable[[object], tuple[str, ...]]:
+    def convert(value: object) -> tuple[str, ...]:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key} = {value!r} cannot be used: it must be a list of HOST:PORT")
+        return tuple(format_endpoint(parse_endpoint(str(item))) for item in value)
+
+    return convert
+
+
+def _host_names_of(key: str) -> Callable[[object], tuple[str, ...]]:
+    def convert(value: object) -> tuple[str, ...]:
+        wanted = "a list of DNS names"
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise ConfigError(f"{key} = {value!r} cannot be used: it must be {wanted}")
+        names = tuple(str(item).rstrip(".").lower() for item in value)
+        if bad := [name for name in names if not _HOST.fullmatch(name)]:
+            raise ConfigError(f"{key} = {bad[0]!r} cannot be used: it must be {wanted}")
+        return names
+
+    return convert
 
 
 def _key(default: Any, validator: Any, what: str, **more: Any) -> Any:  # noqa: ANN401 - attrs' own type
@@ -122,7 +139,7 @@ class Config:
         (),
         _check(lambda value: len(value) <= 8, "at most 8 endpoints"),
         "Public HOST:PORT of this node that cannot be seen from inside; put into invites.",
-        converter=_endpoints,
+        converter=_endpoints_of("endpoints"),
     )
     tun: bool = _key(
         True, _check(lambda value: isinstance(value, bool), "true or false"), "Make a TUN device."
@@ -181,6 +198,39 @@ class Config:
     )
     gossip_s: float = _key(
         300.0, _between(10, 86400, " s"), "How often members compare their member tables."
+    )
+    lan: str = _key(
+        "all",
+        _check(lambda value: value in LAN_FOR, f"one of {', '.join(LAN_FOR)}"),
+        "Find nodes on the same link: of the commons too (all), of own networks (own), or not.",
+    )
+    dns_seeds: tuple[str, ...] = _key(
+        (),
+        _check(lambda value: len(value) <= 8, "at most 8 names"),
+        "DNS names whose TXT records tell first contacts; best of several owners.",
+        converter=_host_names_of("dns_seeds"),
+    )
+    dns_servers: tuple[str, ...] = _key(
+        (),
+        _check(lambda value: len(value) <= 4, "at most 4 servers"),
+        "DNS servers, as ADDRESS:PORT, to ask for the seeds; empty = the host's own.",
+        converter=_endpoints_of("dns_servers"),
+    )
+    beacon: bool = _key(
+        False,
+        _check(lambda value: isinstance(value, bool), "true or false"),
+        "Meet on BitTorrent's Mainline DHT, whose nodes and crawlers then see this host's address.",
+    )
+    beacon_bootstrap: tuple[str, ...] = _key(
+        (),
+        _check(lambda value: len(value) <= 16, "at most 16 nodes"),
+        "First nodes of the Mainline DHT as HOST:PORT; empty = the well-known ones.",
+        converter=_endpoints_of("beacon_bootstrap"),
+    )
+    port_mapping: bool = _key(
+        True,
+        _check(lambda value: isinstance(value, bool), "true or false"),
+        "Ask the gateway for a port that leads here (PCP, NAT-PMP, UPnP).",
     )
     relay: str = _key(
         "own",
