@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from veilnet.errors import RemoteProtocolError, UsageError
 from veilnet.networks.names import printable
-from veilnet.protocol.circuit import BLOCK
+from veilnet.protocol.circuit import STAND_INS
 
 if TYPE_CHECKING:
     from veilnet.errors import VeilError
@@ -86,7 +86,7 @@ class Endpoint(NamedTuple):
         broadcast = isinstance(address, IPv4Address) and int(address) == 0xFFFF_FFFF
         if address.is_unspecified or address.is_multicast or broadcast:
             raise blame(f"{address} is not the address of one node")
-        if address in BLOCK:
+        if address in STAND_INS:
             raise blame(f"{address} is not the address of a node")
         if not 0 < port < 65_536:
             raise blame(f"{port} is not a UDP port")

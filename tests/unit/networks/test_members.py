@@ -94,7 +94,14 @@ def test_useless_endpoints_are_left_out(office, people):
     many = [(f"192.0.2.{number}", 5) for number in range(1, 12)]
     entry = evolve(
         people[0].entry(),
-        endpoints=(("fe80::1", 5), ("224.0.0.1", 5), ("100::1", 1), many[0], *many),
+        endpoints=(
+            ("fe80::1", 5),
+            ("224.0.0.1", 5),
+            ("100::1", 1),
+            ("100:1::1", 1),
+            *many[:1],
+            *many,
+        ),
         observed_s=NOW,
     )
     member = MemberTable().verify((entry,), office.genesis, SIGNATURES)[0]
