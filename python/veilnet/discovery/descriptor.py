@@ -5,7 +5,8 @@ blob  = version u8 1 | nonce 12 | AES-256-GCM(key, nonce, plain, version || loca
 plain = length u16 | CBOR [body, public key or empty, signature] | zeros: the blob fills whole KiB
 signature: ML-DSA over body, context "veilnet/dht/desc/1" or "veilnet/dht/name/1"
 descriptor's body = CBOR [1, locator, peer id, seq, expires, [packed endpoint, ...], NAT class,
-                          stride, [[relay's peer id, packed endpoint], ...], name, credential]
+                          stride, [[relay's id, packed endpoint], ...], id to ask them for, name,
+                          credential]
 name's body       = CBOR [1, locator, name, peer id, seq, expires, credential]
 ```
 `discovery.locator` has locator and key.  A storer sees the length in KiB and random bytes.  Inside,
@@ -72,6 +73,9 @@ class Descriptor:
     """`nat.classify`'s class of its NAT."""
     stride: int = 0
     relays: tuple[tuple[PeerId, Endpoint], ...] = ()
+    """Nodes of the commons that it can be reached over, by their ids there."""
+    commons_id: bytes = b""
+    """The id that it has in the commons, by which its relays know it; empty: none."""
     name: str = ""
     credential: bytes = field(default=b"", repr=False)
     """As its issuer signed it, to be verified by the reader."""
@@ -130,6 +134,7 @@ def seal(
             descriptor.nat,
             descriptor.stride,
             [[relay, endpoint.pack()] for relay, endpoint in descriptor.relays],
+            descriptor.commons_id,
             descriptor.name,
             descriptor.credential,
         ]
@@ -311,7 +316,7 @@ def _check_age(seq: int, expires_s: int, least_seq: int, unix_s: int) -> None:
 
 
 def _read(body: bytes, where: bytes) -> Descriptor:
-    record = Record.decode("a descriptor", body, 11)
+    record = Record.decode("a descriptor", body, 12)
     record.version(1)
     if record.octets(32) != where:
         raise record.wrong("it is of another network, member or day")
@@ -325,6 +330,9 @@ def _read(body: bytes, where: bytes) -> Descriptor:
         pair = Record("a relay of a descriptor", item, 2)
         relay = PeerId(pair.octets(PEER_ID_BYTES))
         relays.append((relay, Endpoint.unpack(pair.data(most=18))))
+    commons_id = record.data(most=PEER_ID_BYTES)
+    if commons_id and len(commons_id) != PEER_ID_BYTES:
+        raise record.wrong("its id in the commons is none")
     name = record.text(most=MAX_NAME_CHARACTERS)
     if name and not is_name(name):
         raise record.wrong("the name is no lower-case DNS label")
@@ -336,6 +344,7 @@ def _read(body: bytes, where: bytes) -> Descriptor:
         nat=nat,
         stride=stride,
         relays=tuple(relays),
+        commons_id=commons_id,
         name=name,
         credential=record.data(most=MAX_CREDENTIAL_BYTES),
     )

@@ -56,6 +56,7 @@ class Content:
     nat: int = 0
     stride: int = 0
     relays: tuple[tuple[PeerId, Endpoint], ...] = ()
+    commons_id: bytes = b""
     name: str = ""
     credential: bytes = field(default=b"", repr=False)
 
@@ -224,6 +225,7 @@ class Publisher:
                     nat=content.nat,
                     stride=content.stride,
                     relays=content.relays,
+                    commons_id=content.commons_id,
                     name=content.name,
                     credential=content.credential,
                 ),
