@@ -139,6 +139,8 @@ class Birth:
         node.gossip.greet(session)
         node.relaying.session_up(session)
         node.paths.begin(session)
+        if node.discovery is not None:
+            node.discovery.met(session)
         for early in node.handshakes.take_early(session.sid):
             node.control(session, early.data)
 

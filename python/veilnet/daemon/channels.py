@@ -201,7 +201,11 @@ class Channels:
     def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
         """Return where to call *member*, best first, none of them inside an overlay."""
         known = network.members.get(member.peer_id) or member
-        outside = (item for item in (*first, *known.endpoints) if not self._is_overlay(item))
+        return self.outside((*first, *known.endpoints))
+
+    def outside(self, endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
+        """Return those of *endpoints* that may be called, at most ENDPOINTS_MAX."""
+        outside = (item for item in endpoints if not self._is_overlay(item))
         return tuple(dict.fromkeys(outside))[:ENDPOINTS_MAX]
 
     def _is_overlay(self, endpoint: Endpoint) -> bool:

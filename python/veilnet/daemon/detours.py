@@ -21,6 +21,7 @@ from veilnet.errors import PeerUnreachable, VeilError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from veilnet.daemon.commons import Haven
     from veilnet.daemon.node import Node
     from veilnet.daemon.relaying import Circuit
     from veilnet.daemon.sessions import Session
@@ -70,6 +71,11 @@ class Detours:
             if session.network_id == network.id and homes.link(network, session.peer_id)
         )
         return list(dict.fromkeys(chain(held, others)))
+
+    def havens(self, network: Network, target: PeerId) -> tuple[Haven, ...]:
+        """Return where in the commons *target* was last known to be found."""
+        discovery = self._node.discovery
+        return () if discovery is None else discovery.havens(network, target)
 
     # --- how -------------------------------------------------------------------------------------
 
@@ -139,6 +145,10 @@ class Detours:
         Raises: PeerUnreachable, PeerRefused, LocalProtocolError: no such circuit, and why.
         """
         first, *through = arm
+        strangers = self._node.strangers
+        for haven in self.havens(network, target):
+            if strangers is not None and arm == (haven.relay,):
+                return await strangers.circuit(haven)
         await self.link_to(network, first, timeout_s=LINK_S)
         return await self._node.relaying.open_circuit(
             network, first, target, through=through[0] if through else None, timeout_s=CIRCUIT_S

@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from veilnet.errors import LocalProtocolError, TimedOut
-from veilnet.protocol import messages, relay_messages
+from veilnet.protocol import dht_messages, messages, relay_messages
 from veilnet.protocol.arq import ControlStream
 
 if TYPE_CHECKING:
@@ -156,4 +156,9 @@ _ANSWERS: Final = (
     relay_messages.PathOpened,
     relay_messages.PathRefused,
     relay_messages.PathHint,
+    dht_messages.Nodes,
+    dht_messages.Values,
+    dht_messages.Have,
+    dht_messages.StoreTaken,
+    dht_messages.StoreRefused,
 )

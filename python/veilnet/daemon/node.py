@@ -16,11 +16,23 @@ import trio
 
 from veilnet import crypto
 from veilnet._engine import Engine, KeySchedule
-from veilnet.daemon import channels, doors, events, gossip, homes, paths
+from veilnet.daemon import (
+    channels,
+    commons,
+    discovery,
+    doors,
+    events,
+    gossip,
+    homes,
+    paths,
+    publishing,
+)
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.channels import Channels
+from veilnet.daemon.commons import CommonsLinks
 from veilnet.daemon.detours import Detours
+from veilnet.daemon.discovery import Discovery
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes
@@ -45,17 +57,19 @@ from veilnet.networks.commons import Commons
 from veilnet.networks.names import parse_node_name
 from veilnet.networks.network import Network, write_all
 from veilnet.protocol import handshake as vnh1
+from veilnet.protocol.dht_messages import Question as DhtQuestion
 from veilnet.protocol.messages import Close
 from veilnet.protocol.relay_messages import PathMessage, RelayMessage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from veilnet._engine import InitReceived, SessionStats
     from veilnet.config import Config
     from veilnet.daemon.remembered import Remembered
     from veilnet.networks.commons import Realm
     from veilnet.networks.credential import Credential
+    from veilnet.protocol.messages import Envelope
     from veilnet.store import Store
     from veilnet.units import NetworkId, PeerId
 
@@ -107,6 +121,8 @@ class Node:
         self.rekeying = Rekeying(self)
         self.relaying = Relaying(self)
         self.homes = Homes(self)
+        self.strangers = None if self.commons is None else CommonsLinks(self, self.commons)
+        self.discovery = None if self.commons is None else Discovery(self, self.commons)
         self.detours = Detours(self)
         self.paths = Paths(self)
         self._nursery: trio.Nursery | None = None
@@ -176,6 +192,8 @@ class Node:
             self._nursery = nursery
             nursery.start_soon(events.pump, self)
             nursery.start_soon(self.relaying.run)
+            if self.discovery is not None:
+                nursery.start_soon(self.discovery.run)
             for period_s, round_ in (
                 (lambda: channels.IDLE_LOOK_S, self.channels.look_around),
                 (lambda: self.config.gossip_s, self.gossip.compare),
@@ -184,6 +202,7 @@ class Node:
                 (lambda: gossip.RENEW_LOOK_S, self.gossip.renew_due),
                 (lambda: gossip.RETURN_KEY_S, self.gossip.rotate_return_keys),
                 (lambda: homes.LOOK_S, self.homes.look),
+                *self._rounds_of_the_commons(),
                 (lambda: paths.LOOK_S, self.paths.look),
                 (lambda: paths.SAVE_S, self.paths.save),
             ):
@@ -194,6 +213,15 @@ class Node:
             task_status.started()
             await trio.sleep_forever()
 
+    def _rounds_of_the_commons(
+        self,
+    ) -> Iterator[tuple[Callable[[], float], Callable[[], Awaitable[None]]]]:
+        if self.discovery is not None and self.strangers is not None:
+            yield lambda: discovery.LOOK_S, self.discovery.look
+            yield lambda: discovery.SAVE_S, self.discovery.save
+            yield lambda: publishing.LOOK_S, self.discovery.publishing.look
+            yield lambda: commons.LOOK_S, self.strangers.look
+
     async def close(self) -> None:
         """Save what is not yet saved, take the names away, close the engine."""
 
@@ -202,7 +230,14 @@ class Node:
 
         try:
             # Each for itself: with a broken engine the names still have to go.
-            for last in (self._save, remember, self.paths.close, self.addresses.take_down):
+            saving = () if self.discovery is None else (self.discovery.save,)
+            for last in (
+                self._save,
+                remember,
+                *saving,
+                self.paths.close,
+                self.addresses.take_down,
+            ):
                 try:
                     await last()
                 except VeilError as error:
@@ -360,12 +395,7 @@ class Node:
         for envelope in envelopes:
             kind = type(envelope.message).__name__
             try:
-                if isinstance(envelope.message, RelayMessage):
-                    self.relaying.handle(session, envelope)
-                elif isinstance(envelope.message, PathMessage):
-                    self.paths.handle(session, envelope)
-                else:
-                    self.gossip.handle(session, envelope)
+                self._serve(session, envelope)
             except RemoteProtocolError as error:
                 self._misbehaved(session, error)
                 return
@@ -377,6 +407,18 @@ class Node:
                 log.exception("message failed by a bug", kind=kind)
             if session.link.closed.is_set():
                 return
+
+    def _serve(self, session: Session, envelope: Envelope) -> None:
+        """Give a message to whom it is for.   Raises: RemoteProtocolError: it must not be sent."""
+        if isinstance(envelope.message, RelayMessage):
+            self.relaying.handle(session, envelope)
+        elif isinstance(envelope.message, PathMessage):
+            self.paths.handle(session, envelope)
+        elif isinstance(envelope.message, DhtQuestion):
+            if self.discovery is not None:
+                self.discovery.asked(session, envelope)
+        else:
+            self.gossip.handle(session, envelope)
 
     def _misbehaved(self, session: Session, error: RemoteProtocolError) -> None:
         log.warning("peer misbehaved", peer=session.peer_id.hex()[:12], reason=error.message)
@@ -405,6 +447,7 @@ class Node:
             self.relaying.session_down,
             self.paths.ended,
             self.homes.lost,
+            *((self.strangers.lost,) if self.strangers else ()),
             self.route,
             self.channels.ended,
             self.gossip.forget,

@@ -214,7 +214,7 @@ class Openings:
             circuit = await self._node.relaying.expect(
                 asked.circuit, of=session.key, timeout_s=ARRIVAL_S
             )
-            if circuit is None or (circuit.network_id, circuit.target) != session.key:
+            if circuit is None or not self._is_from(circuit, session):
                 raise _Refused(NO_CIRCUIT, "that circuit did not come here from there")
             endpoint = circuit.endpoint
         else:
@@ -243,6 +243,13 @@ class Openings:
         # Without data too: what nothing comes back on has to be given up.
         self._node.paths.drive(course)
         course.wake.set()
+
+    def _is_from(self, circuit: Circuit, session: Session) -> bool:
+        """Whether a circuit may be the peer's of *session*: who came by a haven is nobody yet."""
+        commons = self._node.commons
+        if commons is not None and circuit.network_id == commons.id:
+            return not self._node.paths.is_used(circuit)
+        return (circuit.network_id, circuit.target) == session.key
 
     def closed(self, course: Course, path: int) -> None:
         """Take the peer's PathClose."""

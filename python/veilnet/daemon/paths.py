@@ -120,6 +120,9 @@ class Paths:
         """Return the course of *key*, on the session that carries; None: there is none."""
         carrier = self._node.sessions.carrier(*key)
         course = self._courses.get(key)
+        commons = self._node.commons
+        if commons is not None and key[0] == commons.id:
+            return None  # its links carry no packets
         if carrier is None or carrier.mode is not vnh1.Mode.FULL:
             if course is not None:
                 del self._courses[key]
@@ -210,6 +213,14 @@ class Paths:
         """Return over whom there are circuits of ours to a peer."""
         course = self._courses.get(key)
         return set() if course is None else {c.relay for c in course.circuits.values()}
+
+    def is_used(self, circuit: Circuit) -> bool:
+        """Whether a way of any session goes over *circuit*."""
+        return any(
+            way.circuit is circuit
+            for course in self._courses.values()
+            for way in course.ways.values()
+        )
 
     def endpoints(self, session: Session) -> tuple[Endpoint, ...]:
         """Return where the peer of *session* is reached, the best first, circuits included."""
@@ -385,7 +396,7 @@ class Paths:
 
     def _decide(self, network: Network, course: Course, now_s: float) -> None:
         arms = course.arms(
-            self._node.detours.candidates(network, course.session.peer_id)[:CANDIDATES_MAX],
+            self._candidates(network, course),
             lambda relay: self.leg(network, relay),
             now_s,
         )
@@ -399,6 +410,13 @@ class Paths:
         course.decision = decision
         self._apply(course, decision, now_s)
         self._wish(course, [arm.id for arm in arms], now_s)
+
+    def _candidates(self, network: Network, course: Course) -> list[PeerId]:
+        """Return the relays that may be tried: members first, then the peer's havens."""
+        peer_id = course.session.peer_id
+        members = self._node.detours.candidates(network, peer_id)
+        havens = [haven.relay for haven in self._node.detours.havens(network, peer_id)]
+        return list(dict.fromkeys((*members, *havens)))[:CANDIDATES_MAX]
 
     def _samples(
         self, network: Network, course: Course, now_s: float
@@ -418,6 +436,8 @@ class Paths:
     def leg(self, network: Network, relay: PeerId) -> Leg | None:
         """Return this node's link to a relay, None if there is none."""
         link = self._node.homes.link(network, relay)
+        if link is None and self._node.strangers is not None:
+            link = self._node.strangers.link(relay)
         return None if link is None else Leg(self.rtt_of(link), link.endpoint)
 
     def _apply(self, course: Course, decision: Decision, now_s: float) -> None:

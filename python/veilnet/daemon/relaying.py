@@ -29,12 +29,13 @@ from veilnet.errors import (
     ClosedError,
     LocalProtocolError,
     PeerUnreachable,
+    RemoteProtocolError,
     VeilError,
 )
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import relay, relay_client, relay_messages, relay_service, relay_steps
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol.circuit import is_circuit, is_stand_in
 from veilnet.protocol.relay import refused
 from veilnet.protocol.relay_switch import Switch
 from veilnet.units import NetworkId, PeerId
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
+    from veilnet.networks.commons import Realm
     from veilnet.networks.network import Network
     from veilnet.protocol.messages import Envelope
     from veilnet.protocol.relay import Key
@@ -86,7 +88,7 @@ class Relaying:
 
     async def open_circuit(
         self,
-        network: Network,
+        network: Realm,
         relay: PeerId,
         target: PeerId,
         *,
@@ -167,6 +169,11 @@ class Relaying:
         """Whether the peer of a link has said that it relays for this network."""
         offer = self.offer(session)
         return offer is not None and offer.for_own
+
+    def vouch(self, circuit: Circuit) -> None:
+        """Have the relay of *circuit* tell the other end where it sees this node."""
+        key: Key = (circuit.network_id, circuit.relay)
+        self._send(relay.Send(key, relay_messages.CircuitVouch(circuit=circuit.id)))
 
     def reserve(self, session: Session) -> None:
         """Hold a reservation at the peer of a link, which then keeps the link; until `release`."""
@@ -282,6 +289,8 @@ class Relaying:
             case relay_messages.CircuitIncoming(origin=origin):
                 network = self._node.networks.get(session.network_id)
                 welcome = network is not None and self._is_member(network, PeerId(origin))
+                if self._node.strangers is not None and self._node.strangers.holds(session):
+                    welcome = True  # who it is shows in the handshake inside
                 heard = attrs.evolve(heard, welcome=welcome)
             case relay_messages.CircuitClosed():
                 self._count()
@@ -389,6 +398,16 @@ class Relaying:
         with contextlib.suppress(*_NOT_THERE):  # with its link it went already
             self._node.engine.remove_circuit(self._side(action.a))
 
+    def _vouch(self, action: relay_steps.Vouch) -> None:
+        session = self._node.sessions.get(self._bound.get(action.of, 0))
+        if session is not None and not is_stand_in(session.endpoint):
+            where = relay_messages.CircuitSeen(circuit=action.circuit, endpoint=session.endpoint)
+            self._send(relay.Send(action.to, where))
+
+    def _seen(self, action: relay_client.Seen) -> None:
+        endpoint = Endpoint.of(*action.endpoint, blame=RemoteProtocolError)
+        self._node.paths.direct.vouched(action.circuit, endpoint)
+
     def _cap(self, action: relay_steps.CapRate) -> None:
         self._node.engine.set_relay_rate(action.rate_bps)
 
@@ -462,4 +481,6 @@ _ACTS: Final[Mapping[type, Callable[[Any, Any], None]]] = {
     relay_client.Join: Relaying._join,  # noqa: SLF001
     relay_client.Leave: Relaying._leave,  # noqa: SLF001
     relay_client.Failed: Relaying._failed,  # noqa: SLF001
+    relay_client.Seen: Relaying._seen,  # noqa: SLF001
+    relay_steps.Vouch: Relaying._vouch,  # noqa: SLF001
 }

@@ -3,6 +3,7 @@
 ```
 at once        the endpoints that are known
 after 0.8 s    circuits, as relays open them       (at once if no endpoint is known)
+after 0.8 s    what the peer published of itself   (likewise): endpoints, and havens for circuits
 after 3 s      endpoints that others know          (likewise)
 ```
 """
@@ -19,6 +20,7 @@ from veilnet.errors import VeilError
 from veilnet.networks.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    from veilnet.daemon.commons import CommonsLinks, Haven
     from veilnet.daemon.node import Node
     from veilnet.daemon.relaying import Circuit
     from veilnet.networks.member import Member
@@ -79,7 +81,9 @@ class Search:
         """Look for relays and for newer endpoints, for as long as the call goes on."""
         async with self.put, trio.open_nursery() as nursery:
             nursery.start_soon(self._search_relays)
-            await self._search_endpoints()
+            async with trio.open_nursery() as places:
+                places.start_soon(self._search_published, nursery)
+                places.start_soon(self._search_endpoints)
             if not self.known and not self.may_detour.is_set():
                 nursery.cancel_scope.cancel()
 
@@ -110,6 +114,27 @@ class Search:
             key = (self.network.id, self.member.peer_id)
             relays |= self._node.paths.relays(key)
         return relays
+
+    async def _search_published(self, nursery: trio.Nursery) -> None:
+        """Look up where the peer says that it is, and call it there and at its havens."""
+        discovery, strangers = self._node.discovery, self._node.strangers
+        if discovery is None or strangers is None:
+            return
+        if self.known:
+            await trio.sleep_until(self.began_s + DIRECT_S)
+        with contextlib.suppress(VeilError):
+            published = await discovery.locate(self.network, self.member.peer_id)
+            for endpoint in self._node.channels.outside(published.endpoints):
+                self.offer(endpoint)
+        for haven in discovery.havens(self.network, self.member.peer_id):
+            nursery.start_soon(self._try_haven, strangers, haven)
+
+    async def _try_haven(self, strangers: CommonsLinks, haven: Haven) -> None:
+        await self.may_detour.wait()
+        try:
+            self.through(await strangers.circuit(haven))
+        except VeilError as error:
+            log.debug("no way over a haven", reason=error.message)
 
     async def _search_endpoints(self) -> None:
         network, peer_id = self.network, self.member.peer_id

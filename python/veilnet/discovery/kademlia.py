@@ -43,7 +43,7 @@ from veilnet.discovery.events import (
 )
 from veilnet.discovery.locator import owner_of
 from veilnet.discovery.lookup import STALL_S, FindLookup, GetLookup, Lookup, PutLookup, Turn
-from veilnet.discovery.routing import BUCKETS, Table, shared_bits
+from veilnet.discovery.routing import BUCKETS, REGION_CONTACTS, Table, shared_bits
 from veilnet.discovery.service import Service
 from veilnet.discovery.storage import Storage
 from veilnet.errors import InternalError, LocalProtocolError, RemoteProtocolError
@@ -75,6 +75,9 @@ MAX_SEEDS: Final = 64
 MAX_KNOWN: Final = 40
 VOTES: Final = 31
 """Sizes of the region that contacts said lately."""
+VOTES_LEAST: Final = 3
+BITS_APART: Final = 2
+"""How far what others say may be from what our own table says of the region."""
 SWEEP_S: Final = 600.0
 PROBE_S: Final = 60.0
 """One small session a minute: about 50 B/s."""
@@ -210,11 +213,21 @@ class Kademlia:
         """What it keeps for others."""
         return self._service.storage
 
+    def look_around(self, horizon: Horizon) -> None:
+        """Go by another horizon from now on: this host is in other networks than before."""
+        self.horizon = self.table.horizon = self._service.horizon = horizon
+
     def bits(self, now: float) -> int:
         """Return how many bits of an id a region shares, as most of those say who were asked."""
         votes = sorted(self._votes)
         own = self._service.bits(now)
-        return votes[len(votes) // 2] if len(votes) >= 3 else max(own, *votes, 0)
+        if len(votes) < VOTES_LEAST:
+            return own
+        said = votes[len(votes) // 2]
+        if len(self.table) < 2 * REGION_CONTACTS:
+            return said
+        # Liars may be most of those asked lately, but they do not make up what we know ourselves.
+        return min(max(said, own - BITS_APART), own + BITS_APART)
 
     def contacts(self) -> list[Contact]:
         """Return the contacts that answer, for the cache and for others who join."""

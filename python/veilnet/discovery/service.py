@@ -53,13 +53,13 @@ WORDS: Final = {
 class Service:
     """The answering half of one node."""
 
-    __slots__ = ("_bits", "_bits_until", "_horizon", "_quota", "_table", "flags", "storage")
+    __slots__ = ("_bits", "_bits_until", "_quota", "_table", "flags", "horizon", "storage")
 
     def __init__(self, table: Table, storage: Storage, horizon: Horizon, flags: int) -> None:
         self.storage = storage
         self.flags = flags
         self._table = table
-        self._horizon = horizon
+        self.horizon = horizon
         self._quota = Quota()
         self._bits = 0
         self._bits_until = float("-inf")
@@ -98,7 +98,7 @@ class Service:
 
     def _told(self, contacts: list[bytes], asked: Asked) -> bytes:
         sender = pack_endpoint(asked.sender)
-        strange = bool(self._horizon.near) and not self._horizon.is_near(sender[:16])
+        strange = bool(self.horizon.near) and not self.horizon.is_near(sender[:16])
         return b"".join(
             one
             for one in contacts
@@ -124,6 +124,6 @@ class Service:
             message.locator,
             message.blob,
             owner=message.owner,
-            prefix=self._horizon.group_of(packed),
+            prefix=self.horizon.group_of(packed),
             now=now,
         )

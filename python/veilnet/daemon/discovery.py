@@ -1,0 +1,314 @@
+"""Discovery: how this node comes by contacts, is found by others and finds them.
+
+```
+ladder     addresses where somebody may answer --> dht (as an entry of the commons)
+members    a member of ours is in the same commons, most likely: its address is an entry too
+locate     a peer's descriptor: where it is, and its havens
+```
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import structlog
+import trio
+
+from veilnet.daemon.commons import Haven
+from veilnet.daemon.dht import Dht
+from veilnet.daemon.host import unix_now
+from veilnet.daemon.ladder import Found, Scope
+from veilnet.daemon.ladder.build import Climb, Surroundings, build
+from veilnet.daemon.publishing import Publishing
+from veilnet.daemon.underlay import is_reachable
+from veilnet.discovery.cache import ContactCache
+from veilnet.discovery.contact import RELAYS, STORES, Horizon
+from veilnet.discovery.descriptor import Opened, open_, open_name
+from veilnet.discovery.locator import epoch_day, locator, name_locator, secret_of
+from veilnet.errors import PeerUnreachable, RemoteProtocolError, VeilError
+from veilnet.protocol.circuit import is_circuit
+from veilnet.units import NetworkId, PeerId
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterator
+    from ipaddress import IPv4Network, IPv6Network
+
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+    from veilnet.discovery.contact import Contact
+    from veilnet.discovery.descriptor import Descriptor
+    from veilnet.networks.commons import Commons
+    from veilnet.networks.endpoint import Endpoint
+    from veilnet.networks.member import Member
+    from veilnet.networks.network import Network
+    from veilnet.protocol.messages import Envelope
+
+LOOK_S: Final = 5.0
+SAVE_S: Final = 60.0
+CACHE_FILE: Final = "contacts.bin"
+LOOK_UP_S: Final = 8.0
+KNOWN_S: Final = 30.0
+"""So long a descriptor that was found is believed without looking again."""
+PUBLISHED_MAX: Final = 1_024
+
+log = structlog.get_logger("veilnet.discovery")
+
+Key = tuple[NetworkId, PeerId]
+
+
+@attrs.frozen
+class _Published:
+    """What a peer published, and when it was found."""
+
+    opened: Opened
+    found_s: float
+
+
+class _Saved:
+    """The cache of contacts, as the ladder asks it."""
+
+    def __init__(self, cache: Callable[[], ContactCache], rng: random.Random) -> None:
+        self._cache, self._rng = cache, rng
+
+    def sample(self, count: int) -> list[Contact]:
+        """Return up to *count* contacts of different prefixes."""
+        return self._cache().contacts(count, self._rng)
+
+
+class Discovery:
+    """The node's part in finding and being found; `run` in a nursery."""
+
+    def __init__(self, node: Node, commons: Commons) -> None:
+        self._node = node
+        self._commons = commons
+        self.dht = Dht(node, commons)
+        self.publishing = Publishing(node, self.dht)
+        self._published: OrderedDict[Key, _Published] = OrderedDict()
+        self._cache = ContactCache()
+        self.climb: Climb = build(
+            node.config,
+            Surroundings(
+                port=node.engine.port,
+                scopes=self._scopes,
+                rng=node.rng,
+                tun=node.engine.tun_name,
+                overlay=self._overlay,
+                commons=commons.id,
+                cache=_Saved(lambda: self._cache, node.rng),
+                known=self._known,
+            ),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Discovery {self.dht!r} {self.climb.ladder!r}>"
+
+    # --- first contacts --------------------------------------------------------------------------
+
+    def _scopes(self) -> list[Scope]:
+        commons = self._commons
+        own = [Scope(network.id, network.peer_id, network.k_net) for network in self._node.networks]
+        return [Scope(commons.id, commons.peer_id, commons.k_net, public=True), *own]
+
+    def _overlay(self) -> list[IPv4Network | IPv6Network]:
+        found: list[IPv4Network | IPv6Network] = []
+        for network in self._node.networks:
+            found += [network.prefix, network.genesis.ipv4_range]
+        return found
+
+    def _known(self) -> Iterator[Found]:
+        """Yield where members of our networks were seen last."""
+        for network in self._node.networks:
+            for member in network.members:
+                if member.peer_id != network.peer_id:
+                    for endpoint in self._node.channels.endpoints(network, member):
+                        yield Found(endpoint, "known", network.id, member.peer_id)
+
+    async def run(self) -> None:
+        """Climb the ladder, ask and answer, until cancelled.
+
+        Raises: BrokenEngineError.
+        """
+        await self._look_around()
+        await self._restore()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.dht.run)
+            nursery.start_soon(self.climb.ladder.run)
+            nursery.start_soon(self._dial)
+
+    async def _restore(self) -> None:
+        """Read the contacts of the last run."""
+        try:
+            data = await trio.to_thread.run_sync(self._node.store.read, CACHE_FILE)
+            if data is not None:
+                self._cache = ContactCache.decode(data, self.dht.machine.horizon)
+        except VeilError as error:
+            log.warning("no saved contacts", reason=error.message)
+
+    async def save(self) -> None:
+        """Write the contacts down for the next start: one round.
+
+        Raises: ConfigError, PrivilegeError: they cannot be written.
+        """
+        contacts = self.dht.machine.contacts()
+        if contacts:
+            self._cache.note(contacts, unix_now())
+            data, store = self._cache.encode(), self._node.store
+            await trio.to_thread.run_sync(store.write, CACHE_FILE, data, limiter=self._node.disk)
+
+    async def _dial(self) -> None:
+        """Ask whoever the ladder comes upon."""
+        async for found in self.climb.ladder.contacts:
+            if self._node.channels.outside((found.endpoint,)):
+                self._node.spawn(self._knock, found)
+
+    async def _knock(self, found: Found) -> None:
+        """Learn who is at an address, if it is a node of the commons."""
+        try:
+            await self.dht.knock(found.endpoint)
+        except VeilError as error:
+            log.debug("no contact", at=str(found.endpoint), step=found.step, reason=error.message)
+            return
+        self.climb.ladder.worked(found)
+
+    async def look(self) -> None:
+        """See where we are, what we do for others, and whether there is anybody: one round."""
+        await self._look_around()
+        ladder = self.climb.ladder
+        if ladder.has_won and len(self.dht.machine.table) == 0:
+            ladder.lost()
+        await self.dht.asking.look()
+
+    async def _look_around(self) -> None:
+        local = await self._node.addresses.local_endpoints()
+        machine = self.dht.machine
+        near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
+        machine.look_around(Horizon(tuple(near), tuple(self._overlay())))
+        open_ = any(is_reachable(endpoint) for endpoint in local)
+        machine.announce = open_
+        strangers = self._node.relaying.service.offer(trio.current_time()).for_strangers
+        machine.flags = STORES * open_ | RELAYS * (open_ and strangers)
+
+    def met(self, session: Session) -> None:
+        """Take the address of a peer that we called as an entry to the commons."""
+        if session.initiator and not is_circuit(session.endpoint):
+            self.dht.learned((session.endpoint,))
+
+    def asked(self, session: Session, envelope: Envelope) -> None:
+        """Answer a question of a stranger."""
+        if session.network_id == self._commons.id:
+            self.dht.asked(session, envelope)
+
+    # --- finding ---------------------------------------------------------------------------------
+
+    async def locate(self, network: Network, peer_id: PeerId) -> Descriptor:
+        """Return what a peer last published in *network*.
+
+        Raises: PeerUnreachable: it is not found.
+        """
+        opened = await self.look_up(network, peer_id)
+        return opened.descriptor
+
+    async def look_up(self, network: Network, peer_id: PeerId) -> Opened:
+        """Return the descriptor of a peer, and the key that it is signed with.
+
+        Raises: PeerUnreachable: it is not found.
+        """
+        key: Key = (network.id, peer_id)
+        known = self._published.get(key)
+        now = trio.current_time()
+        if known is not None and now < known.found_s + KNOWN_S:
+            return known.opened
+        secret = secret_of(network.k_net)
+        day = epoch_day(secret, unix_now())
+        least_seq = 0 if known is None else known.opened.descriptor.seq
+        best: Opened | None = None
+
+        def check(blob: bytes) -> bool:
+            nonlocal best
+            try:
+                opened = open_(
+                    blob,
+                    peer_id=peer_id,
+                    network_secret=secret,
+                    epoch_day=day,
+                    signatures=self._node.backend.signatures(network.suite),
+                    unix_s=unix_now(),
+                    least_seq=least_seq,
+                )
+            except RemoteProtocolError as error:
+                log.debug("no descriptor", reason=error.message)
+                return False
+            if best is None or opened.descriptor.seq > best.descriptor.seq:
+                best = opened
+            return True
+
+        with trio.move_on_after(LOOK_UP_S):
+            await self.dht.get(locator(secret, peer_id, day), check)
+        if best is None:
+            raise PeerUnreachable("it has published nothing that could be found")
+        self._published.pop(key, None)
+        self._published[key] = _Published(best, now)
+        if len(self._published) > PUBLISHED_MAX:
+            self._published.popitem(last=False)
+        return best
+
+    def havens(self, network: Network, peer_id: PeerId) -> tuple[Haven, ...]:
+        """Return where in the commons a peer could be found when it was last looked up."""
+        known = self._published.get((network.id, peer_id))
+        if known is None:
+            return ()
+        said = known.opened.descriptor
+        target = PeerId(said.commons_id)
+        return tuple(Haven(relay, where, target) for relay, where in said.relays if target)
+
+    async def resolve(self, network: Network, name: str) -> Member:
+        """Return the member that has *name* in the network, which no member told us of.
+
+        Raises: PeerUnreachable: nobody published it; RemoteProtocolError: its credential is none.
+        """
+        secret = secret_of(network.k_net)
+        day = epoch_day(secret, unix_now())
+        signatures = self._node.backend.signatures(network.suite)
+        found: list[tuple[int, Member]] = []
+
+        def check(blob: bytes) -> bool:
+            try:
+                opened = open_name(
+                    blob,
+                    name=name,
+                    network_secret=secret,
+                    epoch_day=day,
+                    signatures=signatures,
+                    unix_s=unix_now(),
+                )
+                member = network.recognise(opened.public_key, opened.record.credential, signatures)
+            except VeilError as error:
+                log.debug("no name", reason=error.message)
+                return False
+            if member.peer_id != opened.record.peer_id or member.name != name:
+                return False
+            found.append((opened.record.seq, member))
+            return True
+
+        with trio.move_on_after(LOOK_UP_S):
+            await self.dht.get(name_locator(name, secret, day), check)
+        if not found:
+            raise PeerUnreachable(f"nobody has published the name {name}")
+        return max(found, key=lambda item: item[0])[1]
+
+    def relays(self) -> list[tuple[PeerId, Endpoint]]:
+        """Return the contacts that say that they relay for strangers."""
+        contacts = self.dht.machine.contacts()
+        found = [(PeerId(c.id), c.endpoint) for c in contacts if c.flags & RELAYS]
+        self._node.rng.shuffle(found)
+        return found
+
+
+def _net(endpoint: Endpoint) -> IPv4Network | IPv6Network:
+    # The host's own prefix length is not asked for: a home network is a /16 or a /48 at most.
+    bits = 48 if ":" in endpoint.host else 16
+    return ipaddress.ip_network(f"{endpoint.host}/{bits}", strict=False)

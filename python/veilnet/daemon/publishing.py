@@ -1,0 +1,129 @@
+"""Publishing: where this node is, in each of its networks, for whoever knows how to look.
+
+What is said settles for two seconds before it is signed, so a haven that comes and goes costs
+nothing.  A sequence number is on the disk before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from veilnet.daemon.host import unix_now
+from veilnet.discovery.locator import secret_of
+from veilnet.discovery.publisher import Content, Publisher
+from veilnet.errors import BrokenEngineError, ConfigError, VeilError
+
+if TYPE_CHECKING:
+    from veilnet.daemon.dht import Dht
+    from veilnet.daemon.node import Node
+    from veilnet.discovery.events import Put
+    from veilnet.networks.endpoint import Endpoint
+    from veilnet.networks.network import Network
+    from veilnet.units import NetworkId
+
+LOOK_S: Final = 1.0
+ENDPOINTS_MAX: Final = 8
+RELAYS_MAX: Final = 4
+
+log = structlog.get_logger("veilnet.publishing")
+
+
+class Publishing:
+    """A publisher for each network of this node."""
+
+    def __init__(self, node: Node, dht: Dht) -> None:
+        self._node = node
+        self._dht = dht
+        self._publishers: dict[NetworkId, Publisher] = {}
+
+    def __repr__(self) -> str:
+        return f"<Publishing {list(self._publishers.values())}>"
+
+    def storers(self, network: Network) -> int:
+        """Return how many nodes keep what this one published in *network*, as far as is known."""
+        publisher = self._publishers.get(network.id)
+        return 0 if publisher is None else publisher.storers
+
+    async def look(self) -> None:
+        """Say what has changed, and keep up what was said: one round.
+
+        Raises: ConfigError, PrivilegeError: a sequence number cannot be written, so nothing is
+        published.
+        """
+        for network_id in self._publishers.keys() - {item.id for item in self._node.networks}:
+            self._publishers.pop(network_id).stop()
+        if not self._dht.has_contacts:
+            return
+        now = trio.current_time()
+        where = await self._where()
+        for network in self._node.networks:
+            publisher = self._publisher(network)
+            publisher.update(self._content(network, where), now)
+            puts = publisher.tick(now, unix_now())
+            if publisher.unsaved:
+                name, state = _file(network), publisher.state
+                store, disk = self._node.store, self._node.disk
+                await trio.to_thread.run_sync(store.write, name, state, limiter=disk)
+                publisher.unsaved = False
+            for put in puts:
+                self._node.spawn(self._put, publisher, put)
+
+    def _publisher(self, network: Network) -> Publisher:
+        publisher = self._publishers.get(network.id)
+        if publisher is None:
+            publisher = self._publishers[network.id] = self._new(network)
+        return publisher
+
+    def _new(self, network: Network) -> Publisher:
+        def made(state: bytes | None) -> Publisher:
+            return Publisher(
+                self._node.identity,
+                secret_of(network.k_net),
+                rng=self._node.rng,
+                octets=secrets.token_bytes,
+                next_id=self._dht.next_id,
+                state=state,
+            )
+
+        try:
+            return made(self._node.store.read(_file(network)))
+        except ConfigError as error:
+            # Its numbers follow the clock: they still rise.
+            log.warning("published anew", network=network.name, reason=error.message)
+            return made(None)
+
+    async def _where(self) -> tuple[Endpoint, ...]:
+        """Return where others may call us: as they see us, then as we see ourselves."""
+        local = await self._node.addresses.local_endpoints()
+        seen = self._node.gossip.own_observed()
+        return tuple(dict.fromkeys((*seen, *local)))[:ENDPOINTS_MAX]
+
+    def _content(self, network: Network, where: tuple[Endpoint, ...]) -> Content:
+        strangers = self._node.strangers
+        havens = () if strangers is None else strangers.havens()[:RELAYS_MAX]
+        return Content(
+            endpoints=where,
+            relays=tuple((haven.relay, haven.endpoint) for haven in havens),
+            commons_id=havens[0].target if havens else b"",
+            name=network.own.name,
+            credential=network.own.encoding,
+        )
+
+    async def _put(self, publisher: Publisher, put: Put) -> None:
+        try:
+            ended = await self._dht.run_put(put)
+        except BrokenEngineError:
+            raise
+        except VeilError as error:
+            log.debug("not published", reason=error.message)
+            return
+        if publisher.done(ended, trio.current_time()):
+            log.debug("published", storers=publisher.storers)
+
+
+def _file(network: Network) -> str:
+    return f"published-{network.id.hex()[:16]}.bin"
