@@ -50,7 +50,7 @@ AGREE: Final = 3
 """So many answers with the same blob, from as many prefixes, end a search for it."""
 MAX_BLOBS_KEPT: Final = 16
 WIDENINGS: Final = 2
-STALL_S: Final = 1.0
+STALL_S: Final = 0.7
 """An answer that takes longer is waited for, but something else is asked meanwhile."""
 
 

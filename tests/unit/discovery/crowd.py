@@ -57,13 +57,14 @@ class Node:
     def answer(self, sender: tuple[str, int], message: Any, *, full: bool) -> Any:
         """Return what it says to a question, None: nothing."""
         self.asked.append(message)
-        token = object()
+        token, said = object(), None
         event = Asked(token, sender, (sender, full), full, message)
         for action in self.machine.handle(event, self.crowd.now):
             if isinstance(action, Reply) and action.token is token:
-                return action.message
-            self.crowd.act(self, [action])
-        return None
+                said = action.message
+            else:
+                self.crowd.act(self, [action])
+        return said
 
 
 class Crowd:
