@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import errno
 import json
 import os
 import select
@@ -29,16 +30,21 @@ class _Direction:
         self.source, self.sink, self.delay_s = source, sink, delay_s
         self.waiting: collections.deque[tuple[float, bytes]] = collections.deque()
 
-    def take(self) -> None:
-        """Queue what the source has; what the queue cannot hold is lost, as in a router."""
+    def take(self) -> bool:
+        """Queue what the source has; what the queue cannot hold is lost, as in a router.
+
+        Say whether the source is still a device: with its namespace it is gone for good.
+        """
         due = time.monotonic() + self.delay_s
         for _ in range(_READS):
             try:
                 packet = os.read(self.source, _LARGEST)
-            except OSError:
-                return  # nothing left, or the device is down
+            except OSError as error:
+                # Otherwise nothing is left, or the device is down.
+                return error.errno != errno.EBADFD
             if len(self.waiting) < _QUEUE_MAX:
                 self.waiting.append((due, packet))
+        return True
 
     def give(self, now: float) -> None:
         """Hand over all that is due."""
@@ -75,8 +81,11 @@ def main(number: int) -> None:
             if item == number:
                 if not _accept(control, directions):
                     return
-            else:
-                directions[item].take()
+            elif item in directions and not directions[item].take():
+                lost = directions[item]
+                for end in (lost.source, lost.sink):  # as with veth: one end takes the other along
+                    del directions[end]
+                    os.close(end)
         now = time.monotonic()
         for way in directions.values():
             way.give(now)

@@ -23,6 +23,8 @@ from veilnet.errors import InternalError
 from veilnet.testing import _delay
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from veilnet.testing.lab import Host
 
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
@@ -57,9 +59,9 @@ class Delays:
     def wire(
         self,
         left: Host,
-        left_address: str,
+        left_addresses: str | Sequence[str],
         right: Host,
-        right_address: str,
+        right_addresses: str | Sequence[str],
         *,
         delay_s: float,
         mtu_bytes: int = 1500,
@@ -70,13 +72,14 @@ class Delays:
         Raises: InternalError: the carrying process has died.
         """
         ends = []
-        for host, address in ((left, left_address), (right, right_address)):
+        for host, addresses in ((left, left_addresses), (right, right_addresses)):
             link = host.next_link()
             ends.append((link, host.call(_device, link, super_packets)))
             host.netlink("link", "set", index=host.index(link), txqlen=_QUEUE_PACKETS)
             host.mtu(link, mtu_bytes)
             host.up(link)
-            host.address(link, address)
+            for address in [addresses] if isinstance(addresses, str) else addresses:
+                host.address(link, address)
         handles = [handle for _, handle in ends]
         try:
             socket.send_fds(self._control, [json.dumps(delay_s).encode()], handles)

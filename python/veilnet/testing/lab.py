@@ -350,18 +350,35 @@ class Lab:
                 host.address(link, address)
         return wire
 
+    def remove(self, *hosts: Host) -> None:
+        """End every process that lives in *hosts* and drop them, with the wires that end there."""
+        with self._lock:
+            found = [self.hosts.pop(host.name) for host in hosts if host.name in self.hosts]
+        _end([pid for host in found for pid in host.processes()])
+        for host in found:
+            # A device that another process holds would keep the whole namespace.
+            for link in host.links():
+                if link != "lo":
+                    with contextlib.suppress(UsageError):  # gone with its other end
+                        host.delete_link(link)
+        _drop(found)
+
     def close(self) -> None:
         """End every process that lives in the lab, then drop its namespaces; twice is harmless."""
         with self._lock:
             hosts, self.hosts = list(self.hosts.values()), {}
-        _end([pid for host in hosts for pid in host.processes()])
-        # A process may have forked while it was ended.
-        for host in hosts:
-            for pid in host.processes():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        for host in hosts:
-            host._close()  # noqa: SLF001
+        _drop(hosts)
+
+
+def _drop(hosts: list[Host]) -> None:
+    _end([pid for host in hosts for pid in host.processes()])
+    # A process may have forked while it was ended.
+    for host in hosts:
+        for pid in host.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    for host in hosts:
+        host._close()  # noqa: SLF001
 
 
 def _end(pids: list[int]) -> None:

@@ -59,6 +59,20 @@ class Node:
             raise InternalError(f"veilnet {words[0]} --json printed no object")
         return answer
 
+    def configure(self, **config: object) -> None:
+        """Write *config* into its config.toml, before it is started."""
+        if config:
+            self.state.mkdir(mode=0o700, exist_ok=True)
+            lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.items()]
+            (self.state / "config.toml").write_text("".join(lines))
+
+    def logs(self, *, lines: int = 40) -> str:
+        """Return the last *lines* of its log under its name; nothing if it has none."""
+        log = self.state / "veilnet.log"
+        if not log.exists():
+            return ""
+        return "\n".join([f"--- {self.name}", *log.read_text().splitlines()[-lines:]])
+
     def up(self, *options: str) -> dict[str, Any]:
         """Start it in the background and return its status."""
         return self.ask("up", *options)

@@ -1,0 +1,170 @@
+"""Two members of one network, each behind a NAT of its own kind, and who brought them together.
+
+```
+ a --- NAT --- west --- one --- two --- east --- NAT --- b
+                         |       |
+                   inviter, and whatever else runs at public places
+```
+They have joined by invites of `inviter`, which may be killed then.  If both kinds are hairpin they
+live in two networks behind one router.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from veilnet.errors import TimedOut
+from veilnet.testing.internet import EAST, WEST
+from veilnet.testing.nat import Nat
+from veilnet.testing.node import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from veilnet.testing.internet import Internet
+    from veilnet.testing.lab import Lab
+    from veilnet.testing.strangers import Strangers
+
+_LOOK_S: Final = 0.05
+_JOIN_S: Final = 20.0
+
+
+class NatScene:
+    """The two members and their inviter; a context manager that takes all of it away again.
+
+    *name* tells scenes in one lab apart; *config* is that of all three.  The inviter knows
+    *strangers*, if there are any.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        internet: Internet,
+        folder: Path,
+        kind_a: str,
+        kind_b: str,
+        *,
+        name: str = "",
+        strangers: Strangers | None = None,
+        config: Mapping[str, object] | None = None,
+    ) -> None:
+        self._lab = lab
+        self._config = dict(config or {})
+        self._strangers = strangers
+        self.kinds = (kind_a, kind_b)
+        folder = folder / (name or "scene")
+        folder.mkdir()
+        prefix = f"{name}-" if name else ""
+        self.nat_a = Nat(lab, internet, f"{prefix}nat-a", kind_a, at=WEST)
+        shared = kind_a == kind_b == "hairpin"
+        self.nat_b = self.nat_a if shared else Nat(lab, internet, f"{prefix}nat-b", kind_b, at=EAST)
+        host, _ = internet.place(f"{prefix}inviter")
+        self.inviter = Node(host, folder, name="inviter")
+        self.a, self.b = (
+            Node(lab.host(f"{prefix}{letter}"), folder, name=letter) for letter in "ab"
+        )
+        self.nat_a.admit(self.a.host)
+        self.nat_b.admit(self.b.host)
+
+    def __repr__(self) -> str:
+        return f"<NatScene {' x '.join(self.kinds)}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the nodes and take their hosts and NATs away; twice is harmless."""
+        nats = {*self.nat_a.routers, *self.nat_b.routers}
+        self._lab.remove(*nats, *(node.host for node in (self.inviter, self.a, self.b)))
+
+    def join(self) -> None:
+        """Start all three and let the two join, each through its NAT.
+
+        Where UDP is blocked it is not yet.  Raises: VeilError, TimedOut.
+        """
+        for nat in (self.nat_a, self.nat_b):
+            if nat.kind == "udp_blocked":
+                nat.enforce("port")
+        self.inviter.configure(**(self._config | {"relay": "own"}))
+        self.inviter.up("--name", "inviter")
+        if self._strangers is not None:
+            self._strangers.introduce(self.inviter)
+        for node in (self.a, self.b):
+            node.configure(**(self._config | {"relay": "off"}))
+            node.connect(self.inviter.invite(), "--name", node.name, "--timeout", "30")
+        wait_until(
+            lambda: self.knows(self.a, "b") and self.knows(self.b, "a"),
+            "the members know of each other",
+            timeout_s=_JOIN_S,
+        )
+
+    def lose_inviter(self) -> None:
+        """Kill the inviter: whoever brought the two together is gone for good."""
+        self.inviter.kill()
+
+    def return_later(self) -> None:
+        """Stop the members, let the NATs forget them and be what they are, and start them again."""
+        for node in (self.a, self.b):
+            node.down()
+        for nat in {self.nat_a, self.nat_b}:
+            nat.enforce()
+            nat.forget()
+        for node in (self.a, self.b):
+            node.up()
+
+    def wait_until_found(self, *, timeout_s: float) -> None:
+        """Wait until both members are linked with somebody who can relay for them.
+
+        Raises: TimedOut: one is not.
+        """
+        for node in (self.a, self.b):
+            wait_until(
+                lambda node=node: self.connected(node, "inviter"),  # type: ignore[misc]
+                f"{node.name} has a relay",
+                timeout_s=timeout_s,
+            )
+
+    @staticmethod
+    def knows(node: Node, name: str) -> bool:
+        """Say whether *node* knows a member of that name."""
+        return any(peer["name"] == name for peer in node.look()["peers"])
+
+    @staticmethod
+    def connected(node: Node, name: str) -> bool:
+        """Say whether *node* has a channel with the member of that name."""
+        return any(
+            peer["name"] == name and peer["state"] == "connected" for peer in node.look()["peers"]
+        )
+
+    def carrying(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Return the path that carries from a to b, and that from b to a; None: there is none."""
+        return _carrying(self.a, "b"), _carrying(self.b, "a")
+
+    def direct(self) -> bool:
+        """Say whether both send over a direct path."""
+        return all(path is not None and path["kind"] == "direct" for path in self.carrying())
+
+    def logs(self, *, lines: int = 40) -> str:
+        """Return the last *lines* of each log."""
+        return "\n".join(node.logs(lines=lines) for node in (self.inviter, self.a, self.b))
+
+
+def _carrying(node: Node, name: str) -> dict[str, Any] | None:
+    for path in node.paths(name):
+        if path["share"] > 0 and path["state"] != "dead":
+            return path
+    return None
+
+
+def wait_until(fact: Callable[[], object], what: str, *, timeout_s: float) -> None:
+    """Wait until *fact* is true.  Raises: TimedOut, which says *what* was not."""
+    deadline = time.monotonic() + timeout_s
+    while not fact():
+        if time.monotonic() >= deadline:
+            raise TimedOut(f"{what}: not so within {timeout_s:g} s")
+        time.sleep(_LOOK_S)
