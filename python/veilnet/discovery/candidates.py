@@ -54,13 +54,18 @@ class Candidate:
         "path",
         "place",
         "replied",
+        "shared",
         "step",
         "teller",
         "told",
     )
 
-    def __init__(self, packed: bytes, path: int, teller: Candidate | None, group: bytes) -> None:
+    def __init__(
+        self, packed: bytes, path: int, teller: Candidate | None, *, group: bytes, shared: int
+    ) -> None:
         self.packed = packed
+        self.shared = shared
+        """Leading bits that its id has in common with the target; -1: its id is not known."""
         self.path = path
         self.teller = teller
         self.group = group
@@ -84,11 +89,6 @@ class Candidate:
     def value(self) -> int:
         """The id as a number."""
         return int.from_bytes(self.packed[:ID_BYTES], "big")
-
-    def rename(self, packed: bytes) -> None:
-        """Take the id and the flags that it gave itself."""
-        self.packed = packed
-        self.place = b""
 
     def __repr__(self) -> str:
         return f"<Candidate {self.packed[:4].hex()} {self.step} replied={self.replied}>"
@@ -138,7 +138,7 @@ class Candidates:
         self._horizon = horizon
         self._width = width
         self.paths = [Path(self.aim) for _ in range(paths)]
-        self.root = Candidate(UNKNOWN_ID, 0, None, b"")
+        self.root = Candidate(UNKNOWN_ID, 0, None, group=b"", shared=-1)
         self.first: list[Candidate] = []
         """To be asked as of the region, before all others."""
         self._by_address: dict[bytes, Candidate] = {}
@@ -161,11 +161,7 @@ class Candidates:
 
     def is_inside(self, candidate: Candidate) -> bool:
         """Tell whether a contact is of the region."""
-        return (
-            self.regional
-            and shared_bits(candidate.value, self.aim) >= self.bits
-            and not candidate.packed.startswith(UNKNOWN_ID)
-        )
+        return self.regional and candidate.shared >= self.bits
 
     def add(self, packed: bytes, path: int, teller: Candidate) -> Candidate | None:
         """Take a contact in; return it if it is new."""
@@ -177,13 +173,18 @@ class Candidates:
             return None
         if len(self._by_address) >= MAX_CANDIDATES or teller.hops >= MAX_HOPS:
             return None
-        candidate = Candidate(packed, path, teller, self._horizon.group_of(packed))
+        candidate = Candidate(
+            packed, path, teller, group=self._horizon.group_of(packed), shared=self._shared(packed)
+        )
         self._by_address[packed[ADDRESS]] = candidate
         self._queue(candidate)
         return candidate
 
-    def answered(self, candidate: Candidate) -> None:
-        """Note that one answered, under the id that it has now."""
+    def answered(self, candidate: Candidate, packed: bytes) -> None:
+        """Note that one answered; *packed* has the id and the flags that it gave itself."""
+        if packed != candidate.packed:
+            candidate.packed, candidate.place = packed, b""
+            candidate.shared = self._shared(packed)
         candidate.replied = True
         path = self.paths[candidate.path]
         insort(path.near, candidate.value ^ path.aim)
@@ -248,6 +249,11 @@ class Candidates:
 
     # queues
 
+    def _shared(self, packed: bytes) -> int:
+        if packed.startswith(UNKNOWN_ID):
+            return -1
+        return shared_bits(int.from_bytes(packed[:ID_BYTES], "big"), self.aim)
+
     def _queue(self, candidate: Candidate) -> None:
         if self.is_inside(candidate):
             self._into_region(candidate, candidate.teller or self.root)
@@ -260,8 +266,7 @@ class Candidates:
 
     def _into_path(self, candidate: Candidate) -> None:
         path = self.paths[candidate.path]
-        unknown = candidate.packed.startswith(UNKNOWN_ID)
-        distance = _NOWHERE if unknown else candidate.value ^ path.aim
+        distance = _NOWHERE if candidate.shared < 0 else candidate.value ^ path.aim
         self._serial += 1
         heapq.heappush(path.waiting, (distance, self._serial, candidate))
 

@@ -64,7 +64,6 @@ from veilnet.protocol.dht_messages import (
 if TYPE_CHECKING:
     import random
 
-    from veilnet.discovery.candidates import Candidate
     from veilnet.protocol.dht_messages import Answer, Question
 
 ALPHA: Final = 3
@@ -105,15 +104,12 @@ L = TypeVar("L", bound=Lookup)
 class _Query:
     """A question that is out."""
 
-    __slots__ = ("candidate", "kind", "lookup", "packed")
+    __slots__ = ("kind", "lookup", "packed")
 
-    def __init__(
-        self, packed: bytes, kind: type[Any], lookup: Lookup | None, candidate: Candidate | None
-    ) -> None:
+    def __init__(self, packed: bytes, kind: type[Any], lookup: Lookup | None) -> None:
         self.packed = packed
         self.kind = kind
         self.lookup = lookup
-        self.candidate = candidate
 
 
 class Kademlia:
@@ -340,7 +336,7 @@ class Kademlia:
                 if chosen is None:
                     break
                 candidate, step, question = chosen
-                query = self._ask(candidate.packed, question, actions, lookup, candidate)
+                query = self._ask(candidate.packed, question, actions, lookup)
                 lookup.flying[query] = (candidate, step, now)
             else:
                 break
@@ -361,7 +357,7 @@ class Kademlia:
             query = self._queries.get(number)
             if query is not None:
                 # Its answer still tells whether the contact lives.
-                query.lookup = query.candidate = None
+                query.lookup = None
         if not lookup.internal:
             actions.append(lookup.result())
 
@@ -371,12 +367,11 @@ class Kademlia:
         question: Question,
         actions: list[Action],
         lookup: Lookup | None = None,
-        candidate: Candidate | None = None,
     ) -> int:
         self._query += 1
         if len(self._queries) >= MAX_QUERIES:
             raise InternalError("the shell does not say which queries stay unanswered")
-        self._queries[self._query] = _Query(packed, type(question), lookup, candidate)
+        self._queries[self._query] = _Query(packed, type(question), lookup)
         full = isinstance(question, Store)
         actions.append(Ask(self._query, Contact.unpack(packed), question, full))
         return self._query
@@ -389,6 +384,7 @@ class Kademlia:
             return
         message = event.message
         told: list[bytes] = []
+        packed = query.packed
         if not isinstance(message, _ANSWERS[query.kind]):
             self._unanswered(event.query, now, actions)
             return
@@ -404,13 +400,11 @@ class Kademlia:
             self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
             for contact in told:
                 self.table.heard_of(contact)
-            if query.candidate is not None:
-                query.candidate.rename(packed)
         del self._queries[event.query]
         lookup = query.lookup
         if lookup is None:
             return
-        actions += lookup.answered(event.query, message, told)
+        actions += lookup.answered(event.query, message, packed, told)
         lookup.vote(self.bits(now))
         self._drive(lookup, now, actions)
 

@@ -165,13 +165,18 @@ class Lookup(abc.ABC):
         self.asked += 1
         return candidate, step, self._question(candidate, step)
 
-    def answered(self, query: int, message: object, told: Iterable[bytes]) -> list[Sighted]:
-        """Take an answer in; *told* are the contacts of it that may be asked at all."""
+    def answered(
+        self, query: int, message: object, packed: bytes, told: Iterable[bytes]
+    ) -> list[Sighted]:
+        """Take an answer in, from the contact *packed* as it names itself.
+
+        *told*: the contacts of it that may be asked at all.
+        """
         candidate, step, _ = self.flying.pop(query)
         if step is not Step.STORE:
-            self.candidates.answered(candidate)
-            for packed in told:
-                self.candidates.add(packed, candidate.path, candidate)
+            self.candidates.answered(candidate, packed)
+            for contact in told:
+                self.candidates.add(contact, candidate.path, candidate)
         return self.absorb(candidate, message)
 
     def unanswered(self, query: int) -> None:
@@ -320,18 +325,15 @@ class PutLookup(Lookup):
         self.sent = 0
         self._queue: list[Candidate] | None = None
         """Whom to send it to, the next one last; None: still searching."""
-        self._stores = 0
+        self.have = 0
+        """How many have it."""
+        self._storers: list[Candidate] | None = None
         self._known: list[Candidate] = []
         for packed in known:
             candidate = self.candidates.add(packed, 0, self.candidates.root)
             if candidate is not None:
                 self._known.append(candidate)
         self.candidates.first = self._known[::-1]
-
-    @property
-    def have(self) -> int:
-        """How many have it."""
-        return sum(one.has for one in self.candidates)
 
     def inquiry(self, step: Step) -> Question:
         """Ask whether it is there, or to keep it."""
@@ -352,7 +354,6 @@ class PutLookup(Lookup):
             return None
         candidate = self._queue.pop()
         candidate.step = Step.STORE
-        self._stores += 1
         return candidate, Step.STORE, self.inquiry(Step.STORE)
 
     def is_satisfied(self) -> bool:
@@ -365,7 +366,10 @@ class PutLookup(Lookup):
 
     def lacks(self) -> bool:
         """Less than half as many storers as wanted answered."""
-        return self._queue is None and 2 * len(self._able()) < self.want
+        if self._queue is not None:
+            return False
+        self._storers = None
+        return 2 * len(self._able()) < self.want
 
     def is_content(self) -> bool:
         """With enough that could keep it."""
@@ -377,17 +381,19 @@ class PutLookup(Lookup):
             return False
         if self._known and 4 * self.have >= 3 * self.want:
             return False
+        self._storers = None
         able = [one for one in self._able() if not one.has]
         self._queue = able[: 2 * self.want][::-1]
         return bool(self._queue)
 
     def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
         """Note who has it."""
+        self._storers = None
         if isinstance(message, StoreTaken):
-            candidate.has = True
             self.sent += 1
-        elif isinstance(message, Have):
-            candidate.has = message.have
+        if isinstance(message, StoreTaken) or (isinstance(message, Have) and message.have):
+            candidate.has = True
+            self.have += 1
         return []
 
     def result(self) -> Found | Stored | Failed:
@@ -400,4 +406,7 @@ class PutLookup(Lookup):
 
     def _able(self) -> list[Candidate]:
         """Return those of the region that answered and keep things, by rank."""
-        return [one for one in self.candidates.ranked() if one.packed[-1] & STORES]
+        if self._storers is None:
+            ranked = self.candidates.ranked()
+            self._storers = [one for one in ranked if one.packed[-1] & STORES]
+        return self._storers
