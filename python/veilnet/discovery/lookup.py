@@ -391,7 +391,9 @@ class PutLookup(Lookup):
         self._storers = None
         if isinstance(message, StoreTaken):
             self.sent += 1
-        if isinstance(message, StoreTaken) or (isinstance(message, Have) and message.have):
+        # Who never took it and says that it has it lies: twenty such answers would end the search.
+        kept = isinstance(message, Have) and message.have and candidate in self._known
+        if kept or isinstance(message, StoreTaken):
             candidate.has = True
             self.have += 1
         return []
