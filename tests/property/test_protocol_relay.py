@@ -73,6 +73,11 @@ class Relay(RuleBasedStateMachine):
             case relay_steps.Limit(a, _, limit_bytes):
                 circuit = next(each.circuit for each in self.forwards.values() if each.a == a)
                 self.limits[circuit] = limit_bytes
+            case relay_steps.Vouch(circuit, of, to):
+                ends = {
+                    tuple(side[0]) for side in (self.forwards[circuit].a, self.forwards[circuit].b)
+                }
+                assert {of, to} == ends, "told to somebody else"
             case relay_steps.Remove(circuit, a):
                 assert self.forwards.pop(circuit).a == a
                 self.counts.pop(circuit, None)
@@ -193,6 +198,7 @@ class Relay(RuleBasedStateMachine):
                     said.CircuitAccepted(circuit=circuit),
                     said.CircuitOpened(circuit=circuit, label=label),
                     said.CircuitConfirm(circuit=circuit),
+                    said.CircuitVouch(circuit=circuit),
                     said.CircuitClosed(circuit=circuit),
                     said.RelayRefused(circuit=circuit, code=1),
                     said.RelayRefused(code=1),

@@ -182,7 +182,51 @@ def _node(found: Globals) -> tuple[list[Check], Mapping[str, Any] | None]:
             Check(f"network {network['name']}", True, warning)
             for warning in network.get("warnings", ())
         ]
+    if "discovery" in value:
+        checks += translators(value["discovery"], value["port"])
     return checks, value
+
+
+def translators(found: Mapping[str, Any], port: int) -> list[Check]:
+    """Return what stands between the node and others: cause and remedy.
+
+    None of it is bad: a node runs behind all of them.
+    """
+    families = ", ".join(found["reachable"]) or "nothing yet"
+    checks = [Check("reachable", True if found["reachable"] else None, f"over {families}")]
+    seen = ", ".join(found["public"]) or "nobody outside"
+    count = f"{found['observers']} place{'' if found['observers'] == 1 else 's'}"
+    said = f"seen at {seen} from {count}" + ("" if found["nat_sure"] else ", which is not sure")
+    words, hint = _TRANSLATORS[found["nat"]]
+    known = None if found["nat"] == "unknown" else True
+    if found["mapped"]:
+        said, hint = f"{said}; the router forwards {', '.join(found['mapped'])}", ""
+    detail = f"{found['nat']}: {words}" + (f" ({said})" if found["public"] else "")
+    checks.append(Check("nat", known, detail, hint.format(port=port)))
+    return checks
+
+
+_FORWARD = (
+    "For direct ways: switch UPnP or NAT-PMP on in the router, or forward a UDP port to port "
+    "{port} of this host and start with --endpoint YOUR-PUBLIC-ADDRESS:PORT"
+)
+_TRANSLATORS = {
+    "open": ("nothing translates this node's address", ""),
+    "independent": ("the router keeps one port for this node, so direct ways can be opened", ""),
+    "sequential": ("the router counts up ports, so some direct ways take many probes", _FORWARD),
+    "random": (
+        "the router draws a new port for every peer: of two such nodes a relay carries the traffic",
+        _FORWARD,
+    ),
+    "blocked": (
+        "UDP does not get out, so everything goes over TCP to a relay",
+        "Let UDP out in the firewall; any one port helps",
+    ),
+    "unknown": (
+        "nobody outside has said yet where this node is seen",
+        "Ask again once it is connected with somebody: veilnet status",
+    ),
+}
 
 
 def _port_to_be(state: Path) -> int | None:

@@ -12,7 +12,7 @@ import trio
 
 from veilnet import __version__
 from veilnet.crypto import suite
-from veilnet.daemon import lending, underlay
+from veilnet.daemon import lending, nat_views, underlay
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.path_views import PathViews
 from veilnet.daemon.sessions import DISCONNECTED
@@ -77,6 +77,7 @@ class Commands:
             "hosts_file": node.config.hosts_file or None,
             "networks": [self._network(network) for network in node.networks],
             "relay": lending.status(node),
+            "discovery": nat_views.discovery(node),
             "peers": [
                 self._peer(network, member, stats)
                 for network in node.networks
@@ -92,6 +93,7 @@ class Commands:
         value = self._peer(network, member, self._node.statistics())
         value["endpoints"] = [str(endpoint) for endpoint in member.endpoints]
         value["not_after"] = member.credential.not_after
+        value["direct"] = nat_views.direct(self._node, network, member)
         return value
 
     async def members(self, args: Mapping[str, Any], tell: Tell) -> Json:

@@ -271,7 +271,7 @@ class Course:
         unused = []
         for way in self.ways.values():
             on_duty = way.stats is not None and (way.stats.share > 0 or way.stats.standby)
-            if way.path == 0 or on_duty:
+            if way.path == 0 or way.held or on_duty:
                 continue
             patience_s = trial_s if way.is_direct and not way.was_alive else idle_s
             lost = not way.usable and now_s > way.lived_s + patience_s
@@ -286,6 +286,7 @@ class Course:
             for way in self.ways.values()
             if way.ours
             and way.path != 0
+            and not way.held
             and not (way.stats is not None and (way.stats.share > 0 or way.stats.standby))
         ]
         return min(spare, key=lambda way: (way.usable, way.used_s), default=None)

@@ -1,10 +1,13 @@
 """Tries for a direct path, beside a relay that carries meanwhile.
 
 ```
-no direct way lives     two known addresses at a time, after 5 s, 10 s, ... 60 s
+no direct way lives     a call: both ends send at one moment, to wherever the other may be
+between two calls       two known addresses at a time, after 5 s, 10 s, ... 60 s
 the peer tries one      an address that we would try too, if one is left
 ```
-Both ends send to where they know the other, so that a NAT on either side lets the other's in.
+Calls are `punching`'s.  Where nothing translates addresses at either end, a packet that comes too
+early does no harm, and addresses are tried between calls as well: what was out of reach a moment
+ago may be in reach now.
 A try that nothing comes back on is given up by whoever notices (`Course.to_give_up`).
 """
 
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from veilnet.daemon import course as courses
+from veilnet.daemon.punching import Punchings
 from veilnet.daemon.ways import PROBING
 from veilnet.errors import BrokenEngineError, VeilError
 from veilnet.paths import DIRECT
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
     from veilnet.daemon.openings import Openings
-    from veilnet.protocol.fields import Endpoint
+    from veilnet.networks.endpoint import Endpoint
 
 AT_A_TIME: Final = 2
 
@@ -39,9 +43,16 @@ class DirectTries:
     def __init__(self, node: Node, openings: Openings) -> None:
         self._node = node
         self._openings = openings
+        self.punching = Punchings(node, openings)
+
+    def vouched(self, circuit_id: bytes, endpoint: Endpoint) -> None:
+        """Take a relay's word where it sees the other end of a circuit."""
+        self.punching.vouched(circuit_id, endpoint)
 
     def look(self, course: Course, now_s: float) -> None:
-        """Try the peer's known addresses again, a few at a time, ever more seldom."""
+        """Call the peer if it is time; else try what is known, a few at a time."""
+        if self.punching.look(course, now_s) or self.punching.is_translated(course):
+            return
         tries = [way for way in course.ways.values() if way.is_direct and way.path]
         trying = any(way.state == PROBING and not way.was_alive for way in tries)
         if now_s < course.direct_due_s or trying or DIRECT in course.opening:

@@ -10,8 +10,8 @@ credential old  Renew -> RenewGrant | RenewRefuse
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
-from collections import Counter
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,18 +22,22 @@ from veilnet import __version__
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.sessions import DISCONNECTED, GOING
 from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
+from veilnet.nat.classify import classify
+from veilnet.nat.place import version_of
+from veilnet.nat.reflexive import Reflexive
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.members import batches
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
-from veilnet.protocol import messages
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol import messages, nat_messages
+from veilnet.protocol.circuit import is_carrier, is_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
+    from veilnet.nat.classify import Verdict
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
     from veilnet.protocol.messages import Envelope, MemberEntry
@@ -51,6 +55,8 @@ SEEN_S: Final = 5.0
 RETURN_KEY_S: Final = 86_400.0
 """How long a return key is handed out; it opens for as long again."""
 RETURN_KEYS: Final = 2
+STRANGERS_WORD_S: Final = 600.0
+"""So long it counts where somebody of the commons saw us, whose session has long ended."""
 
 log = structlog.get_logger("veilnet.gossip")
 
@@ -63,14 +69,18 @@ class Gossip:
         self._return_keys: dict[bytes, tuple[bytes, ...]] = {}
         self._listening: list[Endpoint] = []
         self._renewing = trio.Lock()
-        self._own: dict[tuple[bytes, bytes], Endpoint] = {}
-        """Where each peer last said that it sees us."""
+        self.reflexive = Reflexive()
+        """Where peers say that they see us."""
 
     # --- telling ---------------------------------------------------------------------------------
 
     def greet(self, session: Session) -> None:
         """Say what a new session's peer should know."""
         session.link.send(messages.Features(release=__version__))
+        asked = session.mode is vnh1.Mode.LOOKUP and not session.initiator
+        if asked and not is_stand_in(session.endpoint):
+            # Whoever asks strangers learns from each where it is seen.
+            session.link.send(messages.Endpoints(observed=session.endpoint))
         if session.mode is not vnh1.Mode.FULL:
             return
         network = self._node.networks.get(session.network_id)
@@ -82,7 +92,7 @@ class Gossip:
 
     def observed(self, session: Session) -> None:
         """Tell the peer where it is seen now, and remember it; through a relay nothing is seen."""
-        if is_circuit(session.endpoint):
+        if is_stand_in(session.endpoint):
             return
         if not session.placing:
             session.placing = True
@@ -119,7 +129,7 @@ class Gossip:
         finally:
             session.placing = False
         if not session.link.closed.is_set():
-            seen = None if is_circuit(session.endpoint) else session.endpoint
+            seen = None if is_stand_in(session.endpoint) else session.endpoint
             session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
 
     def _return_key(self, network: Network) -> bytes:
@@ -166,18 +176,35 @@ class Gossip:
                     break  # a slow or closed link: it catches up with MembersKnown
 
     def own_observed(self) -> list[Endpoint]:
-        """Return where connected peers see this node, the most often named first."""
-        said = [
-            endpoint
-            for session in self._node.sessions.carriers()
-            if (endpoint := self._own.get(session.key)) is not None
-        ]
-        return [endpoint for endpoint, _ in Counter(said).most_common(4)]
+        """Return the port that a gateway maps here, then where others see this node."""
+        now = trio.current_time()
+        local = {endpoint.host for endpoint in self._listening}
+        seen = self.reflexive.endpoints(local=local, now=now)
+        return list(dict.fromkeys([*self.mapped(), *(Endpoint(*each) for each in seen)]))
+
+    def mapped(self) -> list[Endpoint]:
+        """Return the port that a gateway forwards here, if one was asked and does."""
+        portmap = getattr(self._node, "portmap", None)
+        endpoint = None if portmap is None else portmap.mapped
+        return [] if endpoint is None else [endpoint]
+
+    def nat(self, version: int, local: Collection[Endpoint] | None = None) -> Verdict:
+        """Return what is in front of this node in one IP version."""
+        local = self._listening if local is None else local
+        here = [each for each in local if version_of(each.host) == version]
+        hosts = {endpoint.host for endpoint in here}
+        own = self.reflexive.own(version, local=hosts, now=trio.current_time())
+        return classify(own, local=here, blocked=bool(here) and self._is_blocked())
+
+    def _is_blocked(self) -> bool:
+        """Whether all that works goes over TCP."""
+        carriers = self._node.sessions.carriers()
+        return bool(carriers) and all(is_carrier(session.endpoint) for session in carriers)
 
     def forget(self, session: Session) -> None:
-        """Forget what the peer of an ended session said of us."""
-        if self._node.sessions.carrier(*session.key) is None:
-            self._own.pop(session.key, None)
+        """Forget what the peer of an ended session said of us; strangers' word lasts a while."""
+        if session.mode is vnh1.Mode.FULL and self._node.sessions.carrier(*session.key) is None:
+            self.reflexive.forget(session.key)
 
     async def refresh(self, *networks: Network, about: PeerId | None = None) -> None:
         """Ask every member we are connected with, or else the owners, what we lack.
@@ -223,15 +250,33 @@ class Gossip:
     def _endpoints(self, session: Session, envelope: Envelope) -> None:
         network = self._network(session)
         said = envelope.message
-        if network is None or not isinstance(said, messages.Endpoints):
+        if not isinstance(said, messages.Endpoints):
             return
         # Who reaches us through a relay has not seen us, whatever it says.
-        if said.observed is not None and not is_circuit(session.endpoint):
-            self._own[session.key] = Endpoint.of(*said.observed, blame=RemoteProtocolError)
+        if said.observed is not None and not is_stand_in(session.endpoint):
+            self._observed(session, Endpoint.of(*said.observed, blame=RemoteProtocolError))
+        if network is None:
+            return
         # Where we see it comes first; what it says of itself may be behind a NAT.
-        seen = () if is_circuit(session.endpoint) else (session.endpoint,)
+        seen = () if is_stand_in(session.endpoint) else (session.endpoint,)
         if seen or said.listening:
             self._seen(session, (*seen, *said.listening))
+
+    def _observed(self, session: Session, said: Endpoint) -> None:
+        stranger = session.mode is vnh1.Mode.LOOKUP
+        if session.mode is vnh1.Mode.JOIN or (stranger and not session.initiator):
+            return  # whom we do not know, and did not ask
+        self.reflexive.heard(
+            tuple(session.endpoint) if stranger else session.key,
+            at=session.endpoint,
+            said=said,
+            now=trio.current_time(),
+            life_s=STRANGERS_WORD_S if stranger else math.inf,
+        )
+        self._node.paths.direct.punching.silences.begin()
+
+    def _call(self, session: Session, envelope: Envelope) -> None:
+        self._node.paths.direct.punching.handle(session, envelope)
 
     def _return(self, session: Session, envelope: Envelope) -> None:
         key = envelope.message.key  # type: ignore[union-attr]
@@ -383,6 +428,8 @@ class Gossip:
         """Tell every peer where we listen, if that has changed (another network, another lease)."""
         listening = await self._node.addresses.local_endpoints()
         if listening != self._listening:
+            self.reflexive.clear()  # other addresses, other translators
+            self._node.paths.direct.punching.moved()
             for session in self._node.sessions.carriers():
                 if self._network(session) is not None:
                     with contextlib.suppress(LocalProtocolError):
@@ -463,4 +510,9 @@ _ACTS: Final[Mapping[type, Callable[..., Any]]] = {
     messages.GenerationOffer: Gossip._generation,  # noqa: SLF001
     messages.GenerationAnswer: Gossip._generation,  # noqa: SLF001
     messages.GenerationConfirm: Gossip._generation,  # noqa: SLF001
+    nat_messages.Call: Gossip._call,  # noqa: SLF001
+    nat_messages.CallAnswer: Gossip._call,  # noqa: SLF001
+    nat_messages.CallGo: Gossip._call,  # noqa: SLF001
+    nat_messages.CallRefused: Gossip._call,  # noqa: SLF001
+    nat_messages.SilenceTest: Gossip._call,  # noqa: SLF001
 }

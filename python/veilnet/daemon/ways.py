@@ -58,6 +58,8 @@ class Way:
     was_alive: bool = False
     told_rtts: list[float] = field(factory=list)
     """Round trips of answered probes that no sample told yet."""
+    held: bool = False
+    """Whether a call is under way on it: nobody else sends, and nobody else gives it up."""
     asked_s: float | None = None
     """Since when a probe of ours waits for its answer."""
     revive_due_s: float = -math.inf
@@ -107,18 +109,22 @@ class Way:
         self.endpoint = stats.endpoint
         if stats.state in (ALIVE, BROWNED):
             self.was_alive, self.lived_s = True, now_s
-            if not self.unanswered:
+            if stats.state == ALIVE and not self.unanswered:
                 self.revive_pause_s = FIRST_DOUBT_S
         if stats.share > 0 or stats.standby:
             self.used_s = now_s
 
     def doubted(self, now_s: float, *, hurry: bool) -> bool:
-        """Whether to ask now if it lives: dead, never proven, or without an answer.
+        """Whether to ask now if it lives: dead, never proven, left as bad, or without an answer.
 
         Ever more seldom, but for one that was there and is missed: *hurry*.
         """
-        doubtful = self.state in (DEAD, PROBING) or self.unanswered > 0
-        if self.stats is None or not doubtful or now_s < self.revive_due_s:
+        if self.stats is None or self.held:
+            return False
+        # One that carries tells of itself.
+        left = self.state == BROWNED and self.stats.share <= 0
+        doubtful = self.state in (DEAD, PROBING) or left or self.unanswered > 0
+        if not doubtful or now_s < self.revive_due_s:
             return False
         if hurry and self.was_alive:
             self.revive_pause_s = FIRST_DOUBT_S

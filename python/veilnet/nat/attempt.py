@@ -6,8 +6,9 @@ T              both        openers: a probe with a small TTL to each address beh
 T + gap        first       probes to all, then again and again
 T + 2 gap      second      likewise
 attempt 1      the caller is first         attempt 2: the other one
-attempt 3, 4   hard end    T: 256 sockets, each a probe to the address that the relay vouches for
+attempt 3      hard end    T: 256 sockets, each a probe to the address that the relay vouches for
                easy end    T + gap: probes to many ports of such an address, those foretold first
+attempt 4                  the other way round: for an easy end whose translator is leaky
 ```
 `gap` is longer than the two moments T can be apart, so that both translators are open before
 anything that is not an opener arrives.  A packet that arrives too early at a plain Linux
@@ -53,7 +54,10 @@ FORETOLD: Final = 384
 SLICE: Final = 24
 SLICE_S: Final = 0.15
 """So many ports at once: of more than 16 the engine does not pad the probes."""
-SPREAD_S: Final = 10.0
+BURST_S: Final = 8.0
+LATE_S: Final = 3.0
+"""So long a late spread may take to be answered."""
+SPREAD_S: Final = 9.5
 """So long the hard end waits; its sockets close after 12 s."""
 FIRST_PORT: Final = 1_024
 
@@ -141,7 +145,7 @@ class Attempt:
         gap_s = min(rtt_s / 2 + MARGIN_S, GAP_MAX_S)
         self.end_s = at_s + 2 * gap_s + AGAIN_S[-1] + min(rtt_s, 1.0) + MARGIN_S
         if number >= 3 and wants_many(own, peer):
-            self._plan_many(at_s, gap_s)
+            self._plan_many(at_s, gap_s, early=number == 3)
         else:
             first = caller == (number % 2 == 1)
             self._plan(at_s, gap_s, ttl, first=first)
@@ -207,12 +211,12 @@ class Attempt:
         far = tuple(each for each in known if each in behind and version_of(each[0]) == 4)
         return tuple(each for each in known if each not in far), far
 
-    def _plan_many(self, at_s: float, gap_s: float) -> None:
+    def _plan_many(self, at_s: float, gap_s: float, *, early: bool) -> None:
         if self._vouched is None:
             return
-        self.end_s = at_s + 2 * gap_s + SPREAD_S
+        self.end_s = at_s + 2 * gap_s + (SPREAD_S if early else BURST_S + LATE_S)
         if self._own.mapping.hard:
-            self._at(at_s, Spread(self._vouched, SOCKETS))
+            self._at(at_s if early else at_s + gap_s + BURST_S, Spread(self._vouched, SOCKETS))
             return
         self._ports.extend(self._guesses())
         self._next_s = at_s + gap_s

@@ -233,6 +233,12 @@ class Punching:
             return self._go(now)
         return []
 
+    def gone(self, now: float) -> list[Action]:
+        """The path was closed by the peer, or with its session."""
+        if self.state is State.REST:
+            return []
+        return [action for action in self._end(now) if not isinstance(action, Shut)]
+
     def unopened(self, now: float) -> list[Action]:
         """The engine took no such path."""
         if self.state in (State.ANSWERING, State.READY):

@@ -14,6 +14,7 @@ relay must never be told here.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
@@ -41,6 +42,7 @@ class _Word:
     since_s: float
     """When it first said so: about when its flow began."""
     at_s: float
+    until_s: float
 
 
 @frozen
@@ -72,12 +74,20 @@ class Reflexive:
     def __len__(self) -> int:
         return len(self._words)
 
-    def heard(self, observer: Hashable, *, at: Endpoint, said: Endpoint, now: float) -> None:
-        """Take the word of an *observer*, reached directly *at* its address."""
+    def heard(
+        self,
+        observer: Hashable,
+        *,
+        at: Endpoint,
+        said: Endpoint,
+        now: float,
+        life_s: float = math.inf,
+    ) -> None:
+        """Take the word of an *observer*, reached directly *at* its address; it counts *life_s*."""
         said = (said[0], said[1])
         before = self._words.pop(observer, None)
         since_s = before.since_s if before is not None and before.endpoint == said else now
-        self._words[observer] = _Word(place_of(at[0]), said, since_s, now)
+        self._words[observer] = _Word(place_of(at[0]), said, since_s, now, now + life_s)
         if len(self._words) > OBSERVERS_MAX:
             del self._words[next(iter(self._words))]
 
@@ -85,13 +95,19 @@ class Reflexive:
         """Forget what an observer said: its flow has ended."""
         self._words.pop(observer, None)
 
-    def own(self, version: int, *, local: Collection[str] = ()) -> Own | None:
+    def clear(self) -> None:
+        """Forget everything: this node has moved."""
+        self._words.clear()
+
+    def own(
+        self, version: int, *, local: Collection[str] = (), now: float = -math.inf
+    ) -> Own | None:
         """Return where this node is seen; None: nobody has said so.
 
         *local*: its own addresses.  Of two answers with as many votes a foreign one counts: who is
         in front of the translator sees our own address, whoever is behind it never does.
         """
-        words = self._by_place(version)
+        words = self._by_place(version, now)
         if not words:
             return None
         hosts = Counter(word.endpoint[0] for word in words)
@@ -106,16 +122,19 @@ class Reflexive:
             sure=len(words) >= PLACES and votes >= QUORUM and 2 * votes > len(words),
         )
 
-    def endpoints(self, *, local: Collection[str] = ()) -> list[Endpoint]:
+    def endpoints(self, *, local: Collection[str] = (), now: float = -math.inf) -> list[Endpoint]:
         """Return the answer of each IP version, the version that more see first."""
-        found = [own for version in (4, 6) if (own := self.own(version, local=local)) is not None]
+        both = (self.own(version, local=local, now=now) for version in (4, 6))
+        found = [own for own in both if own is not None]
         found.sort(key=lambda own: -own.votes)
         return [own.endpoint for own in found]
 
-    def _by_place(self, version: int) -> list[_Word]:
+    def _by_place(self, version: int, now: float) -> list[_Word]:
         """Return the newest word of each place, the flow that began first at the front."""
         words: Iterable[_Word] = (
-            word for word in self._words.values() if version_of(word.endpoint[0]) == version
+            word
+            for word in self._words.values()
+            if version_of(word.endpoint[0]) == version and word.until_s > now
         )
         newest: dict[str, _Word] = {}
         for word in sorted(words, key=lambda word: word.at_s):

@@ -49,6 +49,7 @@ from veilnet.protocol.relay_messages import (
     CircuitIncoming,
     CircuitOpen,
     CircuitOpened,
+    CircuitSeen,
     RelayRefused,
     RelayReserve,
     RelayReserved,
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from random import Random
 
+    from veilnet.protocol.fields import Endpoint
     from veilnet.protocol.relay import Key
 
 OUTGOING_MAX: Final = 256
@@ -144,8 +146,16 @@ class Failed:
     code: int
 
 
+@frozen
+class Seen:
+    """The relay says where it sees the other end, who asked it to."""
+
+    circuit: bytes
+    endpoint: Endpoint
+
+
 Event = LinkUp | LinkDown | Heard | Open | Confirm | Close | Reserve | Release
-Action = Send | Join | Leave | Failed
+Action = Send | Join | Leave | Failed | Seen
 
 
 @define(eq=False, kw_only=True)
@@ -418,6 +428,10 @@ class CircuitClient:
         else:
             self._leave(end, message.code, actions)
 
+    def _seen(self, end: End, message: CircuitSeen, now: float, actions: list[Action]) -> None:
+        del now
+        actions.append(Seen(end.id, message.endpoint))
+
     def _fail(self, end: End, code: int, actions: list[Action]) -> None:
         del self._ends[end.id]
         actions.append(Failed(end.id, code))
@@ -455,5 +469,6 @@ _MESSAGES: Final[Mapping[tuple[type, Phase], Callable[..., None]]] = {
     **_rows(CircuitOpened, [Phase.ASKED], CircuitClient._opened),  # noqa: SLF001
     **_rows(RelayRefused, [Phase.ASKED], CircuitClient._refused),  # noqa: SLF001
     **_rows(CircuitIncoming, _OPEN, CircuitClient._incoming_again),  # noqa: SLF001
+    **_rows(CircuitSeen, [Phase.CONFIRMED], CircuitClient._seen),  # noqa: SLF001
     **_rows(CircuitClosed, Phase, CircuitClient._ended),  # noqa: SLF001
 }

@@ -5,6 +5,7 @@ link, end - relay       RelayOffer (unasked, on change)
                         RelayReserve -> RelayReserved | RelayRefused
                         CircuitOpen  -> CircuitOpened | RelayRefused
                         CircuitConfirm, CircuitClosed (either way)
+                        CircuitVouch -> CircuitSeen, to the other end
 either side             CircuitsHeld, when another session replaced that of the link
 link, relay - target    CircuitIncoming -> CircuitAccepted | RelayRefused
                         CircuitConfirm, CircuitClosed (either way)
@@ -22,10 +23,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 from attrs import frozen
 
-from veilnet.protocol.fields import KEY, U16, U32, U64, Blob, Flag, Integer, ListOf, Maybe, Text
+from veilnet.protocol.fields import (
+    KEY,
+    U16,
+    U32,
+    U64,
+    Blob,
+    EndpointPair,
+    Flag,
+    Integer,
+    ListOf,
+    Maybe,
+    Text,
+)
 
 if TYPE_CHECKING:
-    from veilnet.protocol.fields import Codec
+    from veilnet.protocol.fields import Codec, Endpoint
 
 CIRCUIT_ID_BYTES: Final = 16
 HOPS_MAX: Final = 2
@@ -120,6 +133,21 @@ class CircuitConfirm:
 
 
 @frozen(kw_only=True)
+class CircuitVouch:
+    """Tell the other end where you see me: it shall send probes there, and believes you alone."""
+
+    circuit: bytes
+
+
+@frozen(kw_only=True)
+class CircuitSeen:
+    """Where the relay sees the other end, who wants that told."""
+
+    circuit: bytes
+    endpoint: Endpoint
+
+
+@frozen(kw_only=True)
 class CircuitClosed:
     """The circuit is no more, and why (`relay.Closing`)."""
 
@@ -190,6 +218,8 @@ RelayMessage = (
     | CircuitIncoming
     | CircuitAccepted
     | CircuitConfirm
+    | CircuitVouch
+    | CircuitSeen
     | CircuitClosed
     | CircuitsHeld
 )
@@ -232,6 +262,8 @@ TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = {
     56: (CircuitConfirm, {1: ("circuit", _CIRCUIT)}),
     57: (CircuitClosed, {1: ("circuit", _CIRCUIT), 2: ("code", U16)}),
     58: (CircuitsHeld, {1: ("circuits", ListOf(_CIRCUIT, HELD_MAX))}),
+    59: (CircuitVouch, {1: ("circuit", _CIRCUIT)}),
+    60: (CircuitSeen, {1: ("circuit", _CIRCUIT), 2: ("endpoint", EndpointPair())}),
     64: (PathOpen, {1: ("path", _PATH), 2: ("circuit", Maybe(_CIRCUIT))}),
     65: (PathOpened, {1: ("path", _PATH)}),
     66: (PathRefused, {1: ("path", Maybe(_PATH)), 2: ("code", U16), 3: ("reason", _WHY)}),

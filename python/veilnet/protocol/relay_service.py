@@ -41,6 +41,7 @@ from veilnet.protocol.relay_messages import (
     CircuitConfirm,
     CircuitOpen,
     CircuitOpened,
+    CircuitVouch,
     RelayOffer,
     RelayRefused,
     RelayReserve,
@@ -61,6 +62,7 @@ from veilnet.protocol.relay_steps import (
     SetTerms,
     Side,
     Unforwarded,
+    Vouch,
     closed,
     incoming,
     opened,
@@ -75,6 +77,8 @@ if TYPE_CHECKING:
     from veilnet.protocol.relay import Key
 
 RESERVATIONS_MAX: Final = 1_024
+VOUCH_S: Final = 1.0
+"""An end of a circuit is told where the other one is at most this often."""
 BUSY_S: Final = 5.0
 """So long after the last drop a relay still says that it is busy."""
 
@@ -424,6 +428,33 @@ class RelayService:
             circuit.deadline_s = math.inf
             self._relimit(circuit.near, now, actions)
 
+    def _vouch(
+        self, circuit: Relayed, message: CircuitVouch, now: float, actions: list[Action]
+    ) -> None:
+        self._vouched(circuit, Side.NEAR, message, now, actions)
+
+    def _vouch_far(
+        self, circuit: Relayed, message: CircuitVouch, now: float, actions: list[Action]
+    ) -> None:
+        self._vouched(circuit, Side.FAR, message, now, actions)
+
+    def _vouched(
+        self,
+        circuit: Relayed,
+        side: Side,
+        message: CircuitVouch,
+        now: float,
+        actions: list[Action],
+    ) -> None:
+        """An end wants the other one to know where it is; of a chain nobody sees both ends."""
+        del message
+        chain = self._is_onward(circuit) or circuit.origin != circuit.near[1]
+        if chain or now < circuit.vouched_s.get(side, -math.inf) + VOUCH_S:
+            return
+        circuit.vouched_s[side] = now
+        of, to = circuit.other(_OTHER[side]), circuit.other(side)
+        actions.append(Vouch(circuit.id, of, to))
+
     def _given_up(
         self, circuit: Relayed, message: CircuitClosed, now: float, actions: list[Action]
     ) -> None:
@@ -543,6 +574,7 @@ def _rows(
     return {(message, phase, side): act for phase in phases}
 
 
+_OTHER: Final = {Side.NEAR: Side.FAR, Side.FAR: Side.NEAR}
 _OPEN: Final = (Phase.LIMITED, Phase.CONFIRMED)
 _MESSAGES: Final[Mapping[tuple[type, Phase, Side], Callable[..., None]]] = {
     # message, side, phases, what to do
@@ -552,6 +584,8 @@ _MESSAGES: Final[Mapping[tuple[type, Phase, Side], Callable[..., None]]] = {
     **_rows(RelayRefused, Side.FAR, PENDING, RelayService._declined),  # noqa: SLF001
     **_rows(CircuitConfirm, Side.NEAR, [Phase.LIMITED], RelayService._confirm),  # noqa: SLF001
     **_rows(CircuitConfirm, Side.FAR, [Phase.LIMITED], RelayService._confirm_far),  # noqa: SLF001
+    **_rows(CircuitVouch, Side.NEAR, [Phase.CONFIRMED], RelayService._vouch),  # noqa: SLF001
+    **_rows(CircuitVouch, Side.FAR, [Phase.CONFIRMED], RelayService._vouch_far),  # noqa: SLF001
     **_rows(CircuitClosed, Side.NEAR, Phase, RelayService._given_up),  # noqa: SLF001
     **_rows(CircuitClosed, Side.FAR, Phase, RelayService._given_up_far),  # noqa: SLF001
 }

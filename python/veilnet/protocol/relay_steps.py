@@ -122,8 +122,17 @@ class Announce:
     offer: RelayOffer
 
 
+@frozen
+class Vouch:
+    """Tell the other end of a circuit, *to*, where the link of the end *of* comes from."""
+
+    circuit: bytes
+    of: Key
+    to: Key
+
+
 Event = LinkUp | LinkDown | Heard | Counted | Unforwarded | SetTerms
-Action = Send | Forward | Limit | Remove | CapRate | Announce
+Action = Send | Forward | Limit | Remove | CapRate | Announce | Vouch
 
 
 @define(eq=False, kw_only=True)
@@ -144,6 +153,8 @@ class Relayed:
     bytes: int = 0
     rate_bps: int = 0
     limit_bytes: int = UNCONFIRMED_BYTES
+    vouched_s: dict[Side, float] = field(factory=dict)
+    """When the other end was last told where this side's link comes from."""
 
     @property
     def open(self) -> bool:

@@ -41,7 +41,8 @@ class Nat:
 
     def __init__(self, kind, host, rng, *, hairpin=True):
         self.kind, self.host, self.rng, self.hairpin = kind, host, rng, hairpin
-        self.entries = []
+        self.flows, self.ports, self.holders = {}, {}, {}
+        """Entries by (inner endpoint, only peer), by (outer port, only peer); who has a port."""
         self.blocked = {}
         """(source, port) -> when such a packet came too early (leaky)."""
         self.allowed = set()
@@ -52,7 +53,9 @@ class Nat:
         entry = self._find(inner, to, now)
         if entry is None:
             entry = _Entry(inner, self._port(inner, to, now), self._only(to), now)
-            self.entries.append(entry)
+            self.flows[inner, entry.peer] = entry
+            self.ports[entry.outer_port, entry.peer] = entry
+            self.holders.setdefault(entry.outer_port, set()).add(inner)
         entry.used_s = now
         self.allowed.add((entry.outer_port, to[0] if self.kind == "address" else to))
         return self.host, entry.outer_port
@@ -62,11 +65,9 @@ class Nat:
 
     def _find(self, inner, to, now):
         only = self._only(to)
-        for entry in self.entries:
-            alive = now - entry.used_s < (UNREPLIED_S if only else 300.0)
-            if entry.inner == inner and entry.peer == only and alive:
-                return entry
-        return None
+        entry = self.flows.get((inner, only))
+        alive = entry is not None and now - entry.used_s < (UNREPLIED_S if only else 300.0)
+        return entry if alive else None
 
     def _port(self, inner, to, now):
         if self.kind == "random":
@@ -76,13 +77,13 @@ class Nat:
             return self.last_port
         if self.kind == "leaky" and now - self.blocked.get((to, inner[1]), -1e9) < UNREPLIED_S:
             return self.rng.randrange(1_024, 65_536)
-        taken = {entry.outer_port for entry in self.entries if entry.inner != inner}
-        return next(port for port in count(inner[1]) if port not in taken)
+        return next(port for port in count(inner[1]) if self.holders.get(port, {inner}) == {inner})
 
     def into(self, source, port, now):
         """Return whose packet it is that came to *port*, None if it stops here."""
-        for entry in self.entries:
-            if entry.outer_port == port and self._lets_in(entry, source, port, now):
+        for only in (source, None):
+            entry = self.ports.get((port, only))
+            if entry is not None and self._lets_in(entry, source, port, now):
                 entry.used_s = now
                 return entry.inner
         if self.kind == "leaky":
@@ -114,6 +115,7 @@ class Machine:
     attempt: int = 0
     seen: set = field(factory=set)
     probes: int = 0
+    sockets: int = 0
     sent: list = field(factory=list)
     """(seconds, target, TTL) of each probe."""
     vouched_for: tuple | None = None
@@ -180,10 +182,9 @@ class World:
         """Run until both have met or the time is over; return whether they have."""
         until_s += self.now
         while self.events and not all(made.met_s is not None for made in self.machines):
-            at_s, _, act, args = heapq.heappop(self.events)
-            if at_s > until_s:
+            if self.events[0][0] > until_s:
                 break
-            self.now = at_s
+            self.now, _, act, args = heapq.heappop(self.events)
             act(*args)
         return all(made.met_s is not None for made in self.machines)
 
@@ -244,7 +245,8 @@ class World:
                     made.sent.append((self.now, endpoint, ttl))
                     self.send(made, made.inner, endpoint, "probe", ttl or TTL)
             case Spread(endpoint, sockets):
-                for number in range(sockets):
+                made.sockets += sockets
+                for number in range(made.sockets - sockets, made.sockets):
                     self.send(made, (made.inner[0], 10_000 + number), endpoint, "probe", TTL)
 
     def _tell(self, made, act):

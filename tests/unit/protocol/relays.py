@@ -12,7 +12,7 @@ import attrs
 
 from veilnet.protocol import messages, relay, relay_client, relay_steps
 from veilnet.protocol.relay_client import CircuitClient
-from veilnet.protocol.relay_messages import HOPS_MAX
+from veilnet.protocol.relay_messages import HOPS_MAX, CircuitSeen, CircuitVouch
 from veilnet.protocol.relay_service import RelayService
 from veilnet.protocol.relay_switch import Switch
 
@@ -36,6 +36,7 @@ class Peer:
         self.joined = {}
         self.failed = {}
         self.left = {}
+        self.seen = {}
         self.offers = []
         self.welcomes = True
 
@@ -64,6 +65,11 @@ class Peer:
     def confirm(self, circuit):
         """Say that what came through was the peer's."""
         self.act(self.client.handle(relay_client.Confirm(circuit), self.world.now))
+
+    def vouch(self, circuit):
+        """Have the relay tell the other end where this one is."""
+        key = self.client.get(circuit).relay
+        self.act([relay.Send(key, CircuitVouch(circuit=circuit))])
 
     def close(self, circuit):
         """Give a circuit up."""
@@ -117,6 +123,13 @@ class Peer:
     def _failed(self, action):
         self.failed[action.circuit] = relay.Refusal(action.code)
 
+    def _vouch(self, action):
+        where = CircuitSeen(circuit=action.circuit, endpoint=self.world.places[action.of[1]])
+        self.world.send(self, action.to, where)
+
+    def _seen(self, action):
+        self.seen[action.circuit] = action.endpoint
+
     def _announce(self, action):
         self.offers.append(action.offer)
 
@@ -134,11 +147,13 @@ class World:
         self.queue = deque()
         self.deaf = set()
         self.said = []
+        self.places = {}
 
     def peer(self, name, **terms):
         """Make a node; one of the same name takes the place of the older."""
         made = Peer(self, name, **terms)
         self.peers[made.id] = made
+        self.places[made.id] = (f"192.0.2.{len(self.peers)}", 41_000)
         return made
 
     def link(self, first, second, *, own=True):

@@ -698,3 +698,55 @@ def test_every_refusal_has_words():
         assert error.hint
     assert isinstance(relay.refused(Refusal.NO_LINK, "hub"), PeerUnreachable)
     assert relay.refused(Refusal.FULL, "hub").refusal is Refusal.FULL
+
+
+# --- where an end is --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["origin", "target"])
+def test_a_relay_tells_where_it_sees_an_end_that_wants_it(world, who):
+    """The other end hears the address that the relay has seen, and nobody else does."""
+    circuit = opened(world)
+    here = getattr(world, who)
+    there = world.target if here is world.origin else world.origin
+    here.vouch(circuit)
+    world.run()
+    assert there.seen == {circuit: world.places[here.id]}
+    assert here.seen == {}
+
+
+def test_a_relay_vouches_at_most_once_a_second(world):
+    """Whoever asks without end makes it say no more than that."""
+    circuit = opened(world)
+    for _ in range(20):
+        world.origin.vouch(circuit)
+    world.run()
+    told = [m for _, _, m in world.said if isinstance(m, said.CircuitSeen)]
+    assert len(told) == 1
+    world.wait(relay_service.VOUCH_S)
+    world.origin.vouch(circuit)
+    world.run()
+    assert sum(isinstance(m, said.CircuitSeen) for _, _, m in world.said) == 2
+
+
+def test_no_relay_vouches_before_both_ends_know_each_other(world):
+    """Or anybody could have a stranger told where somebody is."""
+    circuit = world.origin.open(world.relay, world.target)
+    world.run()
+    world.origin.vouch(circuit)
+    world.run()
+    assert world.target.seen == {}
+
+
+def test_a_chain_vouches_for_nobody(chain):
+    """Neither relay sees both ends, and neither believes the other."""
+    circuit = chain.origin.open(chain.near, chain.target, chain.far)
+    chain.run()
+    for end in (chain.origin, chain.target):
+        end.confirm(circuit)
+    chain.run()
+    chain.origin.vouch(circuit)
+    chain.target.vouch(circuit)
+    chain.run()
+    assert chain.origin.seen == chain.target.seen == {}
+    assert not any(isinstance(m, said.CircuitSeen) for _, _, m in chain.said)

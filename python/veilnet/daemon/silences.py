@@ -1,0 +1,186 @@
+"""Keeps direct links alive behind a translator, and finds out how seldom that may be.
+
+```
+translated, link direct   in use lately        a probe after 3-5 s without a datagram of ours
+                          idle, short patience a probe sooner than the translator forgets
+                          idle                 the engine's own, 8-28 s
+idle link, now and then   SilenceTest(S), S seconds of silence, the peer's probe: did it come?
+```
+Invariant: one test at a time, on a link that nobody uses; a test in which anything was sent or came
+proves nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING, Final
+
+import structlog
+import trio
+
+from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError
+from veilnet.nat.classify import Mapping
+from veilnet.nat.keepalive import Keepalive
+from veilnet.protocol import handshake as vnh1
+from veilnet.protocol import nat_messages
+from veilnet.protocol.circuit import is_stand_in
+
+if TYPE_CHECKING:
+    from veilnet._engine import SessionStats
+    from veilnet.daemon.node import Node
+    from veilnet.daemon.sessions import Session
+
+LOOK_S: Final = 1.0
+SHORT_LOOK_S: Final = 0.3
+USED_S: Final = 60.0
+"""A link that carried data within this time is in use."""
+FLOWS_S: Final = 2.0
+QUIET_S: Final = 20.0
+FIRST_TEST_S: Final = 10.0
+TEST_PAUSE_S: Final = 20.0
+LONG_PAUSE_S: Final = 300.0
+LONGEST_TEST_S: Final = 28.0
+"""The engine's own keepalives let no silence last longer."""
+SLACK_S: Final = 1.2
+"""What asking for a silence takes of it."""
+ANSWERS_MAX: Final = 256
+_GONE: Final = (LocalProtocolError, ClosedError)
+_TRANSLATED: Final = (Mapping.INDEPENDENT, Mapping.SEQUENTIAL, Mapping.RANDOM)
+
+log = structlog.get_logger("veilnet.silences")
+
+
+class Silences:
+    """The silences of this node's direct links."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self.keepalive = Keepalive(node.rng)
+        self._pauses: dict[int, float] = {}
+        """How long each link may be silent this time."""
+        self._testing: int | None = None
+        self._test_due_s = -math.inf
+        self._answering: set[int] = set()
+        self._running = False
+
+    def begin(self) -> None:
+        """Look after the links from now on, if something translates."""
+        if not self._running and self._is_translated():
+            self._running = True
+            self._test_due_s = trio.current_time() + FIRST_TEST_S
+            self._node.spawn(self._run)
+
+    def moved(self) -> None:
+        """This node has moved: there is another translator, or none."""
+        self.keepalive = Keepalive(self._node.rng)
+        self._test_due_s = trio.current_time() + FIRST_TEST_S
+
+    def _is_translated(self) -> bool:
+        return self._node.gossip.nat(4).mapping in _TRANSLATED
+
+    async def _run(self) -> None:
+        try:
+            while self._is_translated():
+                await trio.sleep(SHORT_LOOK_S if self.keepalive.is_short else LOOK_S)
+                self.look(trio.current_time())
+        finally:
+            self._running = False
+
+    def look(self, now_s: float) -> None:
+        """Send what is due: one round."""
+        counters = self._node.statistics()
+        links = [
+            (session, counters[session.sid])
+            for session in self._node.sessions.carriers()
+            if session.mode is vnh1.Mode.FULL
+            and session.sid in counters
+            and not is_stand_in(session.endpoint)
+        ]
+        self._pauses = {session.sid: self._pauses.get(session.sid, 0.0) for session, _ in links}
+        for session, stats in links:
+            if session.sid != self._testing:
+                self._keep(session, stats)
+        if self._testing is None and now_s >= self._test_due_s:
+            self._test_one(links, now_s)
+
+    def _keep(self, session: Session, stats: SessionStats) -> None:
+        used_s = math.inf if stats.data_s is None else stats.data_s
+        active = used_s <= USED_S
+        if used_s <= FLOWS_S or not (active or self.keepalive.is_short):
+            return
+        pause_s = self._pauses[session.sid]
+        if not pause_s or (active and pause_s > self.keepalive.longest_s):
+            pause_s = self._pauses[session.sid] = self.keepalive.pause_s(active=active)
+        if stats.sent_s is None or stats.sent_s >= pause_s:
+            self._pauses[session.sid] = 0.0
+            self._probe(session)
+
+    def _probe(self, session: Session) -> None:
+        with contextlib.suppress(*_GONE):
+            self._node.engine.probe(session.sid)
+
+    # --- tests -----------------------------------------------------------------------------------
+
+    def _test_one(self, links: list[tuple[Session, SessionStats]], now_s: float) -> None:
+        silent_s = self.keepalive.test_s()
+        if silent_s is None or silent_s > LONGEST_TEST_S:
+            self._test_due_s = now_s + LONG_PAUSE_S
+            return
+        quiet = [
+            session
+            for session, stats in links
+            if (stats.data_s is None or stats.data_s > QUIET_S) and not session.retiring
+        ]
+        self._test_due_s = now_s + TEST_PAUSE_S * (1 + 0.5 * self._node.rng.random())
+        if quiet:
+            session = self._node.rng.choice(quiet)
+            self._testing = session.sid
+            self._node.spawn(self._test, session, silent_s)
+
+    async def _test(self, session: Session, silent_s: float) -> None:
+        try:
+            came = await self._came(session, silent_s)
+        except BrokenEngineError:
+            raise
+        except _GONE:
+            return
+        finally:
+            self._testing = None
+        if came is None:
+            return
+        (self.keepalive.survived if came else self.keepalive.died)(silent_s)
+        log.debug("silence tested", silent_s=round(silent_s, 1), came=came)
+        if not came:
+            self._probe(session)  # whoever sends to us meanwhile reaches us again
+
+    async def _came(self, session: Session, silent_s: float) -> bool | None:
+        """Return whether the peer's probe came after a silence; None: there was no silence."""
+        rtt_s = session.rtt_s or 0.1
+        began_s = trio.current_time()
+        session.link.send(nat_messages.SilenceTest(after_ms=round(silent_s * 1000)))
+        await trio.sleep_until(began_s + silent_s - 0.1)
+        before = self._node.statistics().get(session.sid)
+        await trio.sleep_until(began_s + silent_s + SLACK_S + rtt_s)
+        after = self._node.statistics().get(session.sid)
+        if before is None or after is None:
+            return None
+        last_s = min(math.inf if at is None else at for at in (before.sent_s, before.heard_s))
+        if last_s < silent_s - SLACK_S:
+            return None
+        return after.heard_s is not None and after.heard_s <= SLACK_S + 2 * rtt_s + 0.2
+
+    def asked(self, session: Session, after_s: float) -> None:
+        """Probe the peer after a silence that it wants; one at a time for each."""
+        if session.sid not in self._answering and len(self._answering) < ANSWERS_MAX:
+            self._answering.add(session.sid)
+            self._node.spawn(self._answer, session, after_s)
+
+    async def _answer(self, session: Session, after_s: float) -> None:
+        try:
+            with trio.move_on_after(after_s):
+                await session.link.closed.wait()
+                return
+            self._probe(session)
+        finally:
+            self._answering.discard(session.sid)
