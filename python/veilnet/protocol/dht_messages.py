@@ -116,15 +116,7 @@ class StoreRefused:
 
 
 DhtMessage = (
-    FindNodes
-    | Nodes
-    | FindValue
-    | Values
-    | HaveValue
-    | Have
-    | Store
-    | StoreTaken
-    | StoreRefused
+    FindNodes | Nodes | FindValue | Values | HaveValue | Have | Store | StoreTaken | StoreRefused
 )
 Question = FindNodes | FindValue | HaveValue | Store
 Answer = Nodes | Values | Have
