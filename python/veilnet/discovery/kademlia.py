@@ -397,7 +397,9 @@ class Kademlia:
                 self._unanswered(event.query, now, actions)
                 return
             self.table.answered(packed, now)
-            self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
+            if isinstance(message, Nodes):
+                # On the way most are honest; next to a locator all may be who wants it hidden.
+                self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
             for contact in told:
                 self.table.heard_of(contact)
         del self._queries[event.query]
