@@ -15,7 +15,7 @@ jitters = st.floats(0.0, 0.04)
 
 
 @st.composite
-def worlds(draw, **changes):
+def worlds(draw):
     """An Internet: how far everything is, and how much that changes from one packet to the next."""
     return World(
         draw(st.integers(0, 2**32)),
@@ -23,7 +23,6 @@ def worlds(draw, **changes):
         relay_s=(draw(delays), draw(delays)),
         core=draw(st.integers(1, 12)),
         jitter_s=draw(jitters),
-        **changes,
     )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
     from veilnet.daemon.openings import Openings
-    from veilnet.networks.endpoint import Endpoint
+    from veilnet.protocol.fields import Endpoint
 
 AT_A_TIME: Final = 2
 

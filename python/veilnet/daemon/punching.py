@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.openings import Openings
     from veilnet.daemon.sessions import Session
     from veilnet.nat.punching import Action
+    from veilnet.protocol import fields
     from veilnet.protocol.messages import Envelope
 
 LOCAL_MAX: Final = 5
@@ -99,7 +100,7 @@ class Punchings:
         behind = (Mapping.INDEPENDENT, Mapping.SEQUENTIAL, Mapping.RANDOM)
         return any(side is not None and side.mapping in behind for side in sides)
 
-    def vouched(self, circuit_id: bytes, endpoint: Endpoint) -> None:
+    def vouched(self, circuit_id: bytes, endpoint: fields.Endpoint) -> None:
         """Take a relay's word where it sees the other end of a circuit."""
         for course, caller in list(self._callers.items()):
             for way in course.ways.values():
@@ -361,8 +362,10 @@ class Punchings:
 
     def _spread(self, course: Course, caller: _Caller, action: Spread) -> None:
         log.info("many sockets", peer=course.session.peer_id.hex()[:12], count=action.sockets)
-        path = caller.machine.path
-        self._node.engine.spread(course.session.sid, path, action.endpoint, sockets=action.sockets)
+        spread = getattr(self._node.engine, "spread", None)
+        if spread is not None:
+            sid, path = course.session.sid, caller.machine.path
+            spread(sid, path, action.endpoint, sockets=action.sockets)
 
     def _shut(self, course: Course, caller: _Caller, action: Shut) -> None:
         del caller

@@ -61,7 +61,7 @@ class Keepalive:
         longest_s = self.longest_s
         if not active and not self.is_short:
             high = max(high, longest_s)
-        pause_s = low * (high / low) ** self._rng.random()
+        pause_s = low * math.exp(math.log(high / low) * self._rng.random())
         if pause_s > longest_s:
             pause_s = longest_s * (0.8 + 0.2 * self._rng.random())
         return max(LEAST_S, pause_s)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import heapq
 import random
 from itertools import count
+from typing import Any
 
 from attrs import define, field
 
@@ -29,9 +30,9 @@ EASY = ("open", "full", "address", "port", "leaky")
 
 @define
 class _Entry:
-    inner: tuple
+    inner: Any
     outer_port: int
-    peer: tuple | None
+    peer: Any
     """The one other end, where the mapping is for one only."""
     used_s: float
 
@@ -105,20 +106,20 @@ class Machine:
     """One end: its address, the translators from the inside out, the machine under test."""
 
     name: str
-    inner: tuple
-    nats: list
-    machine: Punching = None
-    peer: Machine = None
+    inner: Any
+    nats: Any
+    machine: Any = None
+    peer: Any = None
     reflexive: Reflexive = field(factory=Reflexive)
     path: int = 0
     met_s: float | None = None
     attempt: int = 0
-    seen: set = field(factory=set)
+    seen: Any = field(factory=set)
     probes: int = 0
     sockets: int = 0
-    sent: list = field(factory=list)
+    sent: Any = field(factory=list)
     """(seconds, target, TTL) of each probe."""
-    vouched_for: tuple | None = None
+    vouched_for: Any = None
 
     @property
     def side(self):
