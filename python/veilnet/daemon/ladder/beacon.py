@@ -21,6 +21,7 @@ import trio
 
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder.scope import DAY_S
+from veilnet.daemon.ladder.threads import InThread, in_thread
 from veilnet.daemon.underlay import is_reachable
 from veilnet.errors import RemoteProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
@@ -98,11 +99,13 @@ class Beacon:
         bootstrap: Sequence[str] = (),
         open_client: Callable[[Sequence[str]], Client] = open_client,
         wall: Callable[[], int] = unix_now,
+        in_thread: InThread = in_thread,
     ) -> None:
         self._scopes, self._port, self._rng, self._wall = scopes, port, rng, wall
         self._bootstrap, self._open_client = tuple(bootstrap), open_client
         self._nodes: tuple[str, ...] = ()
         """Who answered in the last round: asked first in the next."""
+        self._in_thread = in_thread
         self._threads = trio.CapacityLimiter(1)
 
     async def climb(self, rung: Rung) -> None:
@@ -157,4 +160,4 @@ class Beacon:
                 rung.offer(endpoint, network_id=scope.network_id)
 
     async def _blocking(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+        return await self._in_thread(call, self._threads)

@@ -37,7 +37,7 @@ MAX_PAUSE_S: Final = 300.0
 CONTACTS_MAX: Final = 64
 """Endpoints that wait to be dialled; a step that climbs waits, a standing one forgets its own."""
 SEEN_MAX: Final = 1_024
-WHY_CHARACTERS: Final = 200
+WHY_CHARACTERS: Final = 240
 
 log = structlog.get_logger("veilnet.ladder")
 
@@ -134,13 +134,13 @@ class Rung:
 
     def fail(self, why: str, hint: str = "") -> None:
         """Note what went wrong; the step may go on."""
-        self.failed = printable(why, max_characters=WHY_CHARACTERS)[1:-1]
+        self.failed = _harmless(why)
         self.hint = hint or self.remedy
 
     def well(self, note: str = "") -> None:
         """Note that what was wrong is not any more."""
         self.failed = self.hint = ""
-        self.note = note or self.note
+        self.note = _harmless(note) or self.note
 
     async def rest(self, seconds: float) -> bool:
         """Wait so long, or until the world changes; return whether it did.
@@ -402,3 +402,8 @@ class Ladder:
             rung.fail(f"a bug of ours: {first!r}", "Report it, with what `veilnet doctor` prints.")
             log.error("step failed by a bug", step=rung.name, exc_info=error)
         log.info("step failed", step=rung.name, reason=rung.failed)
+
+
+def _harmless(text: str) -> str:
+    """Return *text*, of which a peer or a server may have made a part, fit to be shown."""
+    return printable(text, max_characters=WHY_CHARACTERS)[1:-1]

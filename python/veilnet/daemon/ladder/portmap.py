@@ -22,6 +22,7 @@ import trio
 from attrs import frozen
 from pyroute2 import IPRoute
 
+from veilnet.daemon.ladder.threads import InThread, in_thread
 from veilnet.daemon.underlay import is_reachable
 from veilnet.errors import ConfigError, RemoteProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
@@ -133,9 +134,10 @@ class PortMap:
         changed: Callable[[], None] = lambda: None,
         gateway: Callable[[str | None], Gateway | None] = default_gateway,
         ways: tuple[Callable[[Gateway, int], Mapping], ...] = (by_pcp, by_upnp),
+        in_thread: InThread = in_thread,
     ) -> None:
         self._port, self._tun, self._changed = port, tun, changed
-        self._gateway, self._ways = gateway, ways
+        self._gateway, self._ways, self._in_thread = gateway, ways, in_thread
         self._threads = trio.CapacityLimiter(1)
         self.mapped: Endpoint | None = None
         """Where strangers reach this node by the mapping; None: there is none."""
@@ -233,7 +235,7 @@ class PortMap:
         with trio.move_on_after(REMOVE_S):
             try:
                 # Not behind a call that was called off and still runs.
-                await trio.to_thread.run_sync(mapping.remove, abandon_on_cancel=True)
+                await self._in_thread(mapping.remove, None)
             except VeilError as error:
                 log.info("mapping not removed", reason=error.message)
 
@@ -243,7 +245,7 @@ class PortMap:
             self._changed()
 
     async def _blocking(self, call: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(call, abandon_on_cancel=True, limiter=self._threads)
+        return await self._in_thread(call, self._threads)
 
 
 class _Handover:

@@ -22,7 +22,6 @@ import trio
 from veilnet.config import parse_endpoint
 from veilnet.errors import ConfigError, RemoteProtocolError
 from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.names import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -193,8 +192,7 @@ async def _texts(made: Resolver, seed: str) -> list[str]:
             seed, "TXT", lifetime=QUERY_S, backend=dns.asyncbackend.get_backend("trio")
         )
     except (dns.exception.DNSException, OSError, ValueError) as error:
-        reason = printable(str(error) or type(error).__name__, max_characters=120)
-        raise RemoteProtocolError(f"{seed}: {reason}") from error
+        raise RemoteProtocolError(f"{seed}: {str(error) or type(error).__name__}") from error
     records = list(answer)[:RECORDS_MAX]
     return [b"".join(record.strings).decode("ascii", "replace") for record in records]
 

@@ -37,12 +37,12 @@ def test_a_member_reads_what_a_member_sealed(kind, places):
 
 
 def test_without_the_secret_there_is_nothing_to_see():
-    """Other scopes open nothing; no byte of a thousand datagrams is constant or favoured."""
+    """Other scopes open nothing; no byte of two hundred datagrams is favoured."""
     assert Opener().open(sealed(), [OTHER], now=NOON) is None
-    many = [sealed() for _ in range(1_000)]
+    many = [sealed() for _ in range(200)]
     for column in zip(*many, strict=True):
-        assert len(set(column)) > 200
-        assert max(column.count(value) for value in set(column)) < 25
+        assert len(set(column)) > 100
+        assert max(column.count(value) for value in set(column)) < 12
 
 
 def test_it_counts_once():

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from tests.unit.daemon.ladder.steps import drained, line, started, until
+from tests.unit.daemon.ladder.steps import at_once, drained, line, started, until
 from veilnet import _engine
 from veilnet.daemon.ladder.beacon import Beacon, days, infohash
 from veilnet.daemon.ladder.scope import DAY_S, Scope
@@ -137,7 +137,9 @@ async def test_rounds_are_far_apart_whatever_changes(nursery, autojump_clock):
     """A host whose links flap does not hammer strangers; who answered is asked first next time."""
     del autojump_clock
     seen = []
-    ladder = await started(nursery, beacon(41_000, open_client=opening(Fake(), seen=seen)))
+    ladder = await started(
+        nursery, beacon(41_000, open_client=opening(Fake(), seen=seen), in_thread=at_once)
+    )
     for _ in range(100):
         await trio.sleep(1)
         ladder.nudge()

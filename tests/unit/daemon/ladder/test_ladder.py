@@ -67,14 +67,14 @@ def raises(error):
 
 
 @pytest.fixture
-def climbing(nursery, autojump_clock):
-    """Start a ladder of these steps, in virtual time."""
-    del autojump_clock
-
+def climbing(nursery):
+    """Start a ladder of these steps."""
     return partial(started, nursery)
 
 
-async def test_all_steps_begin_at_once_and_the_first_success_calls_the_others_off(climbing):
+async def test_all_steps_begin_at_once_and_the_first_success_calls_the_others_off(
+    climbing, autojump_clock
+):
     """Slow steps are cancelled when an endpoint of a fast one has proved itself."""
     slow = Scripted("slow", hangs)
     ladder = await climbing(slow, Scripted("fast", finds(HERE, after_s=0.5)))
@@ -96,7 +96,7 @@ async def test_all_steps_begin_at_once_and_the_first_success_calls_the_others_of
     }
 
 
-async def test_an_endpoint_that_was_found_is_not_a_success(climbing):
+async def test_an_endpoint_that_was_found_is_not_a_success(climbing, autojump_clock):
     """Only whoever dialled can say so: until then the other steps go on."""
     slow = Scripted("slow", finds(THERE, after_s=3))
     ladder = await climbing(Scripted("fast", finds(HERE)), slow)
@@ -105,7 +105,7 @@ async def test_an_endpoint_that_was_found_is_not_a_success(climbing):
     assert not ladder.has_won
 
 
-async def test_a_lost_contact_begins_a_climb_at_once(climbing):
+async def test_a_lost_contact_begins_a_climb_at_once(climbing, autojump_clock):
     """The node that lost everybody climbs again, without the pause of a failed climb."""
     step = Scripted("step", finds(HERE))
     ladder = await climbing(step)
@@ -119,7 +119,7 @@ async def test_a_lost_contact_begins_a_climb_at_once(climbing):
     assert step.began == 2
 
 
-async def test_climbs_that_lead_nowhere_come_ever_more_rarely(climbing):
+async def test_climbs_that_lead_nowhere_come_ever_more_rarely(climbing, autojump_clock):
     """Pauses double from FIRST_PAUSE_S to MAX_PAUSE_S, give or take a quarter."""
     times = []
 
@@ -136,7 +136,7 @@ async def test_climbs_that_lead_nowhere_come_ever_more_rarely(climbing):
     assert len(pauses) > 10
 
 
-async def test_a_nudge_spares_the_pause(climbing):
+async def test_a_nudge_spares_the_pause(climbing, autojump_clock):
     """When the world changes nobody waits for the end of a long pause."""
     step = Scripted("step", finds())
     ladder = await climbing(step)
@@ -147,7 +147,7 @@ async def test_a_nudge_spares_the_pause(climbing):
     assert step.began == began + 1
 
 
-async def test_what_fails_is_a_line_with_a_remedy(climbing):
+async def test_what_fails_is_a_line_with_a_remedy(climbing, autojump_clock):
     """Neither a refusal, an operating system's error, a bug nor a time-out reaches anybody else."""
     ladder = await climbing(
         Scripted("refused", raises(ConfigError("it does not resolve", hint="Check the name."))),
@@ -177,7 +177,7 @@ async def test_what_fails_is_a_line_with_a_remedy(climbing):
     }
 
 
-async def test_text_of_others_is_made_harmless(climbing):
+async def test_text_of_others_is_made_harmless(climbing, autojump_clock):
     """A reason that a server made up is bounded and has no control characters."""
     ladder = await climbing(Scripted("step", raises(ConfigError("\x1b[2J" + "x" * 5_000))))
     await wait_all_tasks_blocked()
@@ -186,7 +186,9 @@ async def test_text_of_others_is_made_harmless(climbing):
     assert "\x1b" not in said
 
 
-async def test_an_endpoint_comes_once_a_climb_and_again_when_more_sources_name_it(climbing):
+async def test_an_endpoint_comes_once_a_climb_and_again_when_more_sources_name_it(
+    climbing, autojump_clock
+):
     """Duplicates of several steps are dialled once; agreement is news."""
 
     async def act(rung):
@@ -199,7 +201,7 @@ async def test_an_endpoint_comes_once_a_climb_and_again_when_more_sources_name_i
     assert sorted(got) in ([1, 2], [2])
 
 
-async def test_what_is_remembered_is_bounded(climbing):
+async def test_what_is_remembered_is_bounded(climbing, autojump_clock):
     """A step that finds without end neither fills the memory nor runs ahead of the dialler."""
 
     async def act(rung):
@@ -216,7 +218,7 @@ async def test_what_is_remembered_is_bounded(climbing):
     assert len(ladder._seen) == core.SEEN_MAX
 
 
-async def test_a_climbing_step_waits_for_the_dialler(climbing):
+async def test_a_climbing_step_waits_for_the_dialler(climbing, autojump_clock):
     """Whoever dials sets the pace: nothing is dropped."""
     many = [Endpoint(f"10.0.0.{number}", 1) for number in range(1, 200)]
     ladder = await climbing(Scripted("step", finds(*many)))
@@ -224,7 +226,9 @@ async def test_a_climbing_step_waits_for_the_dialler(climbing):
     assert got == many
 
 
-async def test_a_standing_step_goes_on_after_the_climb_and_starts_again_when_it_fails(climbing):
+async def test_a_standing_step_goes_on_after_the_climb_and_starts_again_when_it_fails(
+    climbing, autojump_clock
+):
     """It serves others too; what ended it is told, and it is tried again after a pause."""
     attempts = []
 
@@ -246,7 +250,7 @@ async def test_a_standing_step_goes_on_after_the_climb_and_starts_again_when_it_
     assert standing.cancelled == 0
 
 
-async def test_rest_ends_with_its_time_or_a_nudge_and_misses_none(climbing):
+async def test_rest_ends_with_its_time_or_a_nudge_and_misses_none(climbing, autojump_clock):
     """A change while the step was busy ends its next rest at once."""
     told = []
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.unit.daemon.ladder.steps import line, started, until
+from tests.unit.daemon.ladder.steps import at_once, line, started, until
 from veilnet.daemon.ladder import portmap
 from veilnet.daemon.ladder.portmap import Gateway, PortMap
 from veilnet.errors import PeerRefused, TimedOut
@@ -29,7 +29,7 @@ class Given:
 
     def renew(self):
         """Note when, and fail if the test says so."""
-        self.renewed.append(trio.from_thread.run_sync(trio.current_time))
+        self.renewed.append(trio.current_time())
         if self.fails:
             raise self.fails
 
@@ -61,7 +61,7 @@ async def test_a_mapping_is_renewed_at_half_its_life(nursery, autojump_clock):
     """Long before it ends, again and again, as long as the gateway answers."""
     del autojump_clock
     given = Given()
-    made = step(giving(given))
+    made = step(giving(given), in_thread=at_once)
     ladder = await started(nursery, made)
     await trio.sleep(4 * 3_600 + 1)
     assert [round(at / 3_600) for at in given.renewed] == [1, 2, 3, 4]
@@ -78,7 +78,11 @@ async def test_a_failing_renewal_is_tried_ever_sooner_and_then_the_mapping_is_lo
     given.fails = TimedOut("no gateway answered", hint="Look at it.")
     mappings = iter([given, again])
     changes = []
-    made = step(lambda gateway, port: next(mappings), changed=lambda: changes.append(made.mapped))
+    made = step(
+        lambda gateway, port: next(mappings),
+        in_thread=at_once,
+        changed=lambda: changes.append(made.mapped),
+    )
     await started(nursery, made)
     await trio.sleep(3_601)
     assert made.mapped == PUBLIC
@@ -95,7 +99,7 @@ async def test_it_is_given_back_at_the_end(nursery, autojump_clock):
     """The gateway has no hole left when the node stops."""
     del autojump_clock
     given = Given()
-    made = step(giving(given))
+    made = step(giving(given), in_thread=at_once)
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as inner:
             await started(inner, made)
@@ -186,7 +190,11 @@ async def test_another_gateway_is_another_mapping(nursery, autojump_clock):
     del autojump_clock
     old, new = Given(), Given(Endpoint("198.51.100.7", 41_000))
     here = [HOME]
-    made = step(lambda gateway, port: old if gateway == HOME else new, gateway=lambda tun: here[0])
+    made = step(
+        lambda gateway, port: old if gateway == HOME else new,
+        in_thread=at_once,
+        gateway=lambda tun: here[0],
+    )
     ladder = await started(nursery, made)
     await trio.sleep(1)
     here[0] = Gateway("10.0.0.1", "10.0.0.5")
