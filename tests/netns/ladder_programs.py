@@ -116,8 +116,7 @@ def ask_for_port(port):
 
     from veilnet.daemon.ladder import portmap
 
-    portmap.LEAST_RENEWAL_S = 0.05
-    portmap.ASK_S = 1.5
+    vars(portmap).update(LEAST_RENEWAL_S=0.05, ASK_S=1.5)
 
     made = portmap.PortMap(port=int(port))
 
@@ -254,5 +253,7 @@ if __name__ == "__main__":
     _, program, *words = sys.argv
     if program == "gate":
         Gateway(*words).run()
+    elif program == "map":
+        ask_for_port(*words)
     else:
-        {"seek": seek, "map": ask_for_port}[program](*words)
+        seek(*words)

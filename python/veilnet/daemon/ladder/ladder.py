@@ -59,13 +59,21 @@ class Found:
 class Step(Protocol):
     """One way to first contacts."""
 
-    name: str
-    standing: bool
-    """Whether it goes on after the climb, because it serves others too."""
-    limit_s: float
-    """So long one try may take; a standing step has all the time there is."""
-    remedy: str
-    """What the operator can do if it finds nothing."""
+    @property
+    def name(self) -> str:
+        """One word."""
+
+    @property
+    def standing(self) -> bool:
+        """Whether it goes on after the climb, because it serves others too."""
+
+    @property
+    def limit_s(self) -> float:
+        """So long one try may take; a standing step has all the time there is."""
+
+    @property
+    def remedy(self) -> str:
+        """What the operator can do if it finds nothing."""
 
     async def climb(self, rung: Rung) -> None:
         """Look, and tell *rung* of what is found.

@@ -138,6 +138,7 @@ async def listen(inlet: Inlet) -> Heard | None:
 
     Raises: OSError: of something that was sent before.
     """
+    source: Any  # two or four words, by the family
     data, ancillary, _, source = await inlet.socket.recvmsg(READ_BYTES, 256)
     heard = _heard(data, ancillary, source, inlet.version)
     # The shared port must not be a way around the group.

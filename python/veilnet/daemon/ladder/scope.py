@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 if TYPE_CHECKING:
+    from veilnet.networks.commons import Realm
     from veilnet.units import NetworkId, PeerId
 
 DAY_S: Final = 86_400
@@ -27,6 +28,13 @@ class Scope:
     secret: bytes = field(repr=False)
     public: bool = False
     """Whether anybody may be a member, so that there may be very many near us."""
+
+    @classmethod
+    def of(cls, realm: Realm) -> Scope:
+        """Return the scope of a network or of the commons."""
+        from veilnet.networks.commons import Commons
+
+        return cls(realm.id, realm.peer_id, realm.k_net, public=isinstance(realm, Commons))
 
     def key(self, label: bytes, day: int, *, length: int = 32) -> bytes:
         """Return what members derive for *label* on one day (unix seconds // DAY_S).

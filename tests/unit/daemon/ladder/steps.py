@@ -6,7 +6,12 @@ import random
 
 import trio
 
-from veilnet.daemon.ladder import Ladder
+from veilnet.daemon.ladder import Ladder, Scope
+
+
+def scope(network, secret, *, public=False):
+    """Return a scope of these letters, in which this node is p."""
+    return Scope(network * 32, b"p" * 32, secret * 32, public=public)
 
 
 def drained(ladder):

@@ -6,16 +6,18 @@ import random
 
 import pytest
 
+from tests.unit.daemon.ladder.steps import scope
 from veilnet.daemon.ladder import announcement
 from veilnet.daemon.ladder.announcement import ANSWER, ASK, Announcement, Opener, seal
-from veilnet.daemon.ladder.scope import DAY_S, Scope
+from veilnet.daemon.ladder.scope import DAY_S
 from veilnet.networks.endpoint import Endpoint
+from veilnet.units import PeerId
 
-OURS = Scope(b"n" * 32, b"p" * 32, b"s" * 32)
-OTHER = Scope(b"m" * 32, b"p" * 32, b"t" * 32)
+OURS = scope(b"n", b"s")
+OTHER = scope(b"m", b"t")
 NOON = 20_000 * DAY_S + DAY_S // 2
 PLACES = (Endpoint("192.0.2.7", 41_000), Endpoint("2001:db8::7", 41_000))
-SAID = Announcement(ASK, b"q" * 32, PLACES)
+SAID = Announcement(ASK, PeerId(b"q" * 32), PLACES)
 
 
 rng = random.Random(1)

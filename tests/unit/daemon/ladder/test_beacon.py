@@ -7,15 +7,15 @@ import random
 import pytest
 import trio
 
-from tests.unit.daemon.ladder.steps import at_once, drained, line, started, until
+from tests.unit.daemon.ladder.steps import at_once, drained, line, scope, started, until
 from veilnet import _engine
 from veilnet.daemon.ladder.beacon import Beacon, days, infohash
-from veilnet.daemon.ladder.scope import DAY_S, Scope
+from veilnet.daemon.ladder.scope import DAY_S
 from veilnet.errors import ClosedError, ConfigError, LocalProtocolError, TimedOut
 from veilnet.networks.endpoint import Endpoint
 
-OURS = Scope(b"n" * 32, b"p" * 32, b"s" * 32)
-OTHER = Scope(b"m" * 32, b"p" * 32, b"t" * 32)
+OURS = scope(b"n", b"s")
+OTHER = scope(b"m", b"t")
 NOON = 20_000 * DAY_S + DAY_S // 2
 
 

@@ -7,15 +7,15 @@ import random
 
 import pytest
 
+from tests.unit.daemon.ladder.steps import scope
 from veilnet.daemon.ladder import lan
 from veilnet.daemon.ladder.announcement import ANSWER, ASK, Announcement, seal
 from veilnet.daemon.ladder.interfaces import Interface
 from veilnet.daemon.ladder.multicast import Heard
-from veilnet.daemon.ladder.scope import Scope
 from veilnet.networks.endpoint import Endpoint
 
-OURS = Scope(b"n" * 32, b"p" * 32, b"s" * 32)
-COMMONS = Scope(b"c" * 32, b"p" * 32, b"t" * 32, public=True)
+OURS = scope(b"n", b"s")
+COMMONS = scope(b"c", b"t", public=True)
 UNIX = 1_750_000_000
 LINK = Interface(
     3,
@@ -96,7 +96,7 @@ def test_our_own_question_costs_nothing(listener):
 
 def test_strangers_are_not_answered(listener):
     """Who shares no network with us and is not of the commons meets silence."""
-    other = Scope(b"x" * 32, b"p" * 32, b"x" * 32)
+    other = scope(b"x", b"x")
     assert hear(listener, heard(said("192.168.1.9"), scope=other)) is None
     assert hear(listener, heard(said("192.168.1.9"), scope=COMMONS), scopes=(OURS,)) is None
 
