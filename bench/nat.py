@@ -1,7 +1,7 @@
 """Which pairs of NATs let two members meet, how soon, and by which way: the matrix.
 
     python bench/nat.py [--json FILE] [--pairs A:B,...] [--kinds A,B,...] [--trials N] [--lanes N]
-                        [--minutes M] [--logs DIR] [--rtt]
+                        [--minutes M] [--logs DIR] [--rtt] [--cold] [--relays commons|inviter]
 
 ```
 a --- NAT --- west --- one --- two --- east --- NAT --- b
@@ -9,7 +9,7 @@ a --- NAT --- west --- one --- two --- east --- NAT --- b
                  inviter, relays: public places
 ```
 Each trial is a first meeting: new NATs, new nodes, new keys.  Both join by an invite through their
-NATs, everything about them in the routers is forgotten, they start again, and a connects to b.
+NATs, the inviter is killed, and a connects to b, which it has never spoken with.
 
 - usable: the first byte came back, by whatever path;
 - direct: both ends send over a direct path within 35 s of the command, and pings pass there.
@@ -44,8 +44,8 @@ import numpy as np
 from nat_goals import goals
 from plot_nat import matrix as draw
 from report import commit, goals_table, machine, table, write
-from veilnet.errors import VeilError
-from veilnet.testing import KINDS, Delays, Internet, Lab, NatScene, enter
+from veilnet.errors import TimedOut, VeilError
+from veilnet.testing import KINDS, Delays, Internet, Lab, NatScene, Strangers, enter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -111,7 +111,7 @@ def meet(scene: NatScene) -> Trial:
     scene.nat_a.count(scene.nat_b)
     scene.nat_b.count(scene.nat_a)
     try:
-        answer = scene.a.connect("b", "--timeout", f"{_CONNECT_S:g}")
+        answer = scene.a.tell("connect", wait_s=_CONNECT_S + 10, peer="b", timeout_s=_CONNECT_S)
     except VeilError as error:
         return Trial(error.message, None, None, "", 0, 0, 0)
     first_byte_s = answer["first_byte_ms"] / 1000
@@ -166,6 +166,8 @@ class Run:
         self.done: dict[Pair, list[Trial]] = defaultdict(list)
         self.failures: list[dict[str, str]] = []
         self.logs: Path | None = None
+        self.strangers: Strangers | None = None
+        self.commons = self.cold = False
         self._end_s = end_s
         self._lock = threading.Lock()
         self._work = iter([pair for _ in range(trials) for pair in pairs])
@@ -180,6 +182,8 @@ class Run:
                 internet = Internet(lab, delays=delays, far_s=lambda: next(far))
             else:
                 internet = Internet(lab)
+            if self.commons:
+                self.strangers = Strangers(internet, folder)
             with ThreadPoolExecutor(self.lanes) as pool:
                 lanes = [pool.submit(self._lane, lab, internet, folder) for _ in range(self.lanes)]
                 for lane in lanes:
@@ -197,7 +201,9 @@ class Run:
             number, pair = work
             name = f"t{number}"
             try:
-                with NatScene(lab, internet, folder, *pair, name=name) as scene:
+                with NatScene(
+                    lab, internet, folder, *pair, name=name, strangers=self.strangers
+                ) as scene:
                     self._trial(scene, number)
             except (VeilError, OSError, subprocess.SubprocessError) as error:
                 self._failed(f"{' x '.join(pair)}, trial {number}", str(error))
@@ -205,8 +211,11 @@ class Run:
     def _trial(self, scene: NatScene, number: int) -> None:
         try:
             scene.join()
-            scene.return_later()
-            with contextlib.suppress(VeilError):
+            if self.strangers is not None:
+                scene.lose_inviter()
+            if self.cold or "udp_blocked" in scene.kinds:
+                scene.return_later()
+            with contextlib.suppress(TimedOut):
                 scene.wait_until_found(timeout_s=_READY_S)
             trial = meet(scene)
         finally:
@@ -349,12 +358,18 @@ def main() -> int:
     parser.add_argument("--lanes", type=int, default=2, help="trials at once (%(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no trial begins later")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of every trial")
+    parser.add_argument(
+        "--relays", choices=("commons", "inviter"), default="commons",
+        help="who relays: strangers, and the inviter is dead; or the inviter (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--cold", action="store_true", help="both start anew before they meet")
     parser.add_argument("--rtt", action="store_true", help="everybody is some way off")
     options = parser.parse_args()
     pairs = picked(options)
     enter()
     end_s = time.monotonic() + options.minutes * 60
     run = Run(pairs, options.trials, options.lanes, end_s, real_rtts=options.rtt)
+    run.commons, run.cold = options.relays == "commons", options.cold
     if options.logs is not None:
         options.logs.mkdir(parents=True, exist_ok=True)
         run.logs = options.logs

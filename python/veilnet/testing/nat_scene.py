@@ -11,24 +11,23 @@ live in two networks behind one router.
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from veilnet.errors import TimedOut
 from veilnet.testing.internet import EAST, WEST
 from veilnet.testing.nat import Nat
 from veilnet.testing.node import Node
+from veilnet.testing.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from veilnet.testing.internet import Internet
     from veilnet.testing.lab import Lab
     from veilnet.testing.strangers import Strangers
 
-_LOOK_S: Final = 0.05
-_JOIN_S: Final = 20.0
+_JOIN_S: Final = 30.0
 
 
 class NatScene:
@@ -51,7 +50,7 @@ class NatScene:
         config: Mapping[str, object] | None = None,
     ) -> None:
         self._lab = lab
-        self._config = dict(config or {})
+        self._config = {"log_level": "debug"} | dict(config or {})
         self._strangers = strangers
         self.kinds = (kind_a, kind_b)
         folder = folder / (name or "scene")
@@ -65,6 +64,7 @@ class NatScene:
         self.a, self.b = (
             Node(lab.host(f"{prefix}{letter}"), folder, name=letter) for letter in "ab"
         )
+        self._since = {"a": 0, "b": 0}
         self.nat_a.admit(self.a.host)
         self.nat_b.admit(self.b.host)
 
@@ -91,12 +91,15 @@ class NatScene:
             if nat.kind == "udp_blocked":
                 nat.enforce("port")
         self.inviter.configure(**(self._config | {"relay": "own"}))
-        self.inviter.up("--name", "inviter")
+        self.inviter.start("--name", "inviter")
         if self._strangers is not None:
             self._strangers.introduce(self.inviter)
         for node in (self.a, self.b):
-            node.configure(**(self._config | {"relay": "off"}))
-            node.connect(self.inviter.invite(), "--name", node.name, "--timeout", "30")
+            # Found by strangers they need no member to be found by, and do not call one unasked.
+            homes = {} if self._strangers is None else {"home_relays": 0}
+            node.configure(**(self._config | homes | {"relay": "off"}))
+            invite = self.inviter.tell("invite")["invite"]
+            node.start("--name", node.name, invite=str(invite))
         wait_until(
             lambda: self.knows(self.a, "b") and self.knows(self.b, "a"),
             "the members know of each other",
@@ -110,24 +113,29 @@ class NatScene:
     def return_later(self) -> None:
         """Stop the members, let the NATs forget them and be what they are, and start them again."""
         for node in (self.a, self.b):
-            node.down()
+            node.tell("down")
+        wait_until(
+            lambda: not self.a.pids() and not self.b.pids(), "the nodes end", timeout_s=_JOIN_S
+        )
         for nat in {self.nat_a, self.nat_b}:
             nat.enforce()
             nat.forget()
         for node in (self.a, self.b):
-            node.up()
+            self._since[node.name] = node.log_bytes()
+            node.start()
 
     def wait_until_found(self, *, timeout_s: float) -> None:
-        """Wait until both members are linked with somebody who can relay for them.
+        """Wait until both members can be found: by a link to the inviter, or by strangers.
 
-        Raises: TimedOut: one is not.
+        Raises: TimedOut: one cannot.
         """
         for node in (self.a, self.b):
-            wait_until(
-                lambda node=node: self.connected(node, "inviter"),  # type: ignore[misc]
-                f"{node.name} has a relay",
-                timeout_s=timeout_s,
-            )
+            wait_until(partial(self._is_found, node), f"{node.name} is found", timeout_s=timeout_s)
+
+    def _is_found(self, node: Node) -> bool:
+        if self._strangers is None:
+            return self.connected(node, "inviter")
+        return node.said("event='published'", since_bytes=self._since[node.name])
 
     @staticmethod
     def knows(node: Node, name: str) -> bool:
@@ -159,12 +167,3 @@ def _carrying(node: Node, name: str) -> dict[str, Any] | None:
         if path["share"] > 0 and path["state"] != "dead":
             return path
     return None
-
-
-def wait_until(fact: Callable[[], object], what: str, *, timeout_s: float) -> None:
-    """Wait until *fact* is true.  Raises: TimedOut, which says *what* was not."""
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        if time.monotonic() >= deadline:
-            raise TimedOut(f"{what}: not so within {timeout_s:g} s")
-        time.sleep(_LOOK_S)

@@ -66,6 +66,16 @@ class Node:
             lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.items()]
             (self.state / "config.toml").write_text("".join(lines))
 
+    def said(self, words: str, *, since_bytes: int = 0) -> bool:
+        """Say whether its log has *words* beyond its first *since_bytes*."""
+        log = self.state / "veilnet.log"
+        return log.exists() and words.encode() in log.read_bytes()[since_bytes:]
+
+    def log_bytes(self) -> int:
+        """Return how long its log is."""
+        log = self.state / "veilnet.log"
+        return log.stat().st_size if log.exists() else 0
+
     def logs(self, *, lines: int = 40) -> str:
         """Return the last *lines* of its log under its name; nothing if it has none."""
         log = self.state / "veilnet.log"
@@ -101,6 +111,28 @@ class Node:
             raise InternalError(f"{self.name} did not come up; its log is {self.state}/veilnet.log")
         return process
 
+    def start(self, *options: str, invite: str = "") -> None:
+        """Start it as `foreground` does and let the lab end it; with *invite* it joins by that.
+
+        One program is started, where `up` and `connect` are two.
+        """
+        before = self._environment
+        try:
+            self._environment = before | ({"VEILNET_INVITE": invite} if invite else {})
+            process = self.foreground(*options)
+        finally:
+            self._environment = before
+        if process.stdout is not None:
+            process.stdout.close()
+        process.returncode = 0  # it lives as long as the lab, which ends it
+
+    def tell(self, command: str, *, wait_s: float = 30.0, **args: object) -> dict[str, Any]:
+        """Give the running node a command as the program does, but without a program for it.
+
+        Raises: what the program would report.
+        """
+        return dict(client.ask(self.socket, command, args, timeout_s=wait_s))
+
     def down(self) -> None:
         """Stop it."""
         self.ask("down")
@@ -134,7 +166,7 @@ class Node:
         Raises: InternalError: it has none of that IP version.
         """
         mark = "." if version == 4 else ":"
-        for joined in self.status()["networks"]:
+        for joined in self.look()["networks"]:
             if not network or joined["id"] == network:
                 for address in joined["addresses"]:
                     if mark in address:

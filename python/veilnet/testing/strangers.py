@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from veilnet.testing.node import Node
+from veilnet.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 COUNT: Final = 5
 RELAYS: Final = 3
+_JOIN_S: Final = 30.0
 
 
 class Strangers:
@@ -38,18 +40,24 @@ class Strangers:
             node = Node(host, folder)
             serves = "all" if number < relays else "off"
             node.configure(**(dict(config or {}) | {"relay": serves}))
-            if self.nodes:
-                self.introduce(node)
-            else:
-                node.up("--name", node.name)
+            node.start("--name", node.name, invite=self._invite() if self.nodes else "")
             self.nodes.append(node)
+        wait_until(
+            lambda: all(len(node.look()["peers"]) == count - 1 for node in self.nodes),
+            "the strangers know each other",
+            timeout_s=_JOIN_S,
+        )
 
     def __repr__(self) -> str:
         return f"<Strangers {' '.join(node.name for node in self.nodes)}>"
 
     def introduce(self, node: Node) -> None:
-        """Let *node*, whether it runs or not, join the network of the strangers."""
-        node.connect(self.nodes[0].invite(), "--name", node.name, "--timeout", "30")
+        """Let *node*, which runs, join the network of the strangers."""
+        invite = self._invite()
+        node.tell("connect", wait_s=_JOIN_S, peer=invite, name=node.name, timeout_s=_JOIN_S)
+
+    def _invite(self) -> str:
+        return str(self.nodes[0].tell("invite")["invite"])
 
     def logs(self, *, lines: int = 40) -> str:
         """Return the last *lines* of each log."""
