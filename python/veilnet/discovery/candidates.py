@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 MAX_CANDIDATES: Final = 768
 MAX_HOPS: Final = 16
 MAX_PATH_ASKS: Final = 24
+WIDTH_LEAST: Final = 3
+"""A path ends once so many that answered are nearer than any that was not asked."""
 PER_GROUP: Final = 2
 """Asked of one /24 or /48."""
 
@@ -116,9 +118,9 @@ class Candidates:
         "_by_address",
         "_groups",
         "_horizon",
+        "_k",
         "_serial",
         "_target",
-        "_width",
         "aim",
         "bits",
         "first",
@@ -128,7 +130,7 @@ class Candidates:
     )
 
     def __init__(
-        self, target: bytes, *, horizon: Horizon, paths: int, width: int, bits: int, regional: bool
+        self, target: bytes, *, horizon: Horizon, paths: int, k: int, bits: int, regional: bool
     ) -> None:
         self._target = target
         self.aim = int.from_bytes(target, "big")
@@ -136,7 +138,7 @@ class Candidates:
         self.regional = regional
         """Whether there is a region at all, or only nodes near to a target."""
         self._horizon = horizon
-        self._width = width
+        self._k = k
         self.paths = [Path(self.aim) for _ in range(paths)]
         self.root = Candidate(UNKNOWN_ID, 0, None, group=b"", shared=-1)
         self.first: list[Candidate] = []
@@ -299,6 +301,9 @@ class Candidates:
         return None
 
     def _next_on_paths(self) -> Candidate | None:
+        # With contacts for one path only, that one has to look as well as all of them.
+        begun = sum(bool(path.asks or path.waiting) for path in self.paths)
+        width = max(WIDTH_LEAST, -(-self._k // max(1, begun)))
         for path in sorted(self.paths, key=lambda one: one.asks):
             if path.asks >= MAX_PATH_ASKS or (self.regional and path.arrived):
                 continue
@@ -310,7 +315,7 @@ class Candidates:
                 if self._groups.get(candidate.group, 0) >= PER_GROUP:
                     heapq.heappop(path.waiting)
                     continue
-                if bisect_left(path.near, distance) >= self._width and distance < _NOWHERE:
+                if bisect_left(path.near, distance) >= width and distance < _NOWHERE:
                     # Enough nearer ones have answered: this path is at its end.
                     break
                 heapq.heappop(path.waiting)

@@ -85,7 +85,8 @@ YOUNG_PROBES: Final = 30
 """The first probes come faster: about 90 KB until the table is filled."""
 SELF_S: Final = 3_600.0
 POOR_S: Final = 15.0
-"""How long after a search for our own id another is begun, if there are few contacts still."""
+"""How long after a search for our own id another is begun, if there are few contacts still; twice
+as long each time, until there is news."""
 VERIFY_BURST: Final = 8
 VERIFY_S: Final = 2.0
 """A node that announces itself is asked back: 8 at once, then one in 2 s."""
@@ -126,6 +127,7 @@ class Kademlia:
         "_next_probe",
         "_next_self",
         "_next_sweep",
+        "_poor_s",
         "_probes",
         "_queries",
         "_query",
@@ -188,6 +190,7 @@ class Kademlia:
         self._probes = 0
         self._next_probe = now
         self._next_self = now
+        self._poor_s = POOR_S / 2.0
         self._next_sweep = now + SWEEP_S
         self._verify_left = float(VERIFY_BURST)
         self._verify_at = now
@@ -460,30 +463,30 @@ class Kademlia:
             self._ask(packed, FindNodes(target=self._beside(packed)), actions)
 
     def _learned(self, event: Learned, now: float, actions: list[Action]) -> None:
+        poor, news = len(self.table) < self.k, False
         for contact in event.contacts:
             packed = contact.packed
             if not self.horizon.allows(packed) or packed.startswith(self.own_id):
                 continue
-            if packed.startswith(UNKNOWN_ID):
-                self._seed(packed)
-            elif event.proven:
+            if event.proven and not packed.startswith(UNKNOWN_ID):
                 self.table.answered(packed, now)
-            elif not self.table.heard_of(packed) and len(self.table) < self.k:
-                self._seed(packed)
-        if self.probe_interval_s and len(self.table) < self.k:
+            elif not self.table.heard_of(packed) and poor and packed not in self._seeds:
+                self._seeds = [*self._seeds, packed][-MAX_SEEDS:]
+            else:
+                continue
+            news = True
+        if self.probe_interval_s and poor and news:
+            self._poor_s = POOR_S / 2.0
+            self._next_self = min(self._next_self, now + POOR_S)
             self._upkeep(now, actions)
-
-    def _seed(self, packed: bytes) -> None:
-        if packed not in self._seeds:
-            self._seeds = [*self._seeds, packed][-MAX_SEEDS:]
 
     # upkeep
 
     def _upkeep(self, now: float, actions: list[Action]) -> None:
         if now >= self._next_self and not any(one.internal for one in self.lookups.values()):
-            self._next_self = now + SELF_S * self.rng.uniform(0.75, 1.25)
-            if len(self.table) < self.k:
-                self._next_self = now + POOR_S
+            self._poor_s = min(2.0 * self._poor_s, SELF_S)
+            pause = self._poor_s if len(self.table) < self.k else SELF_S
+            self._next_self = now + pause * self.rng.uniform(0.75, 1.25)
             self._internal -= 1
             lookup = self._lookup(FindLookup, self._internal, self.own_id, now)
             lookup.internal = True

@@ -98,7 +98,7 @@ class Lookup(abc.ABC):
             target,
             horizon=horizon,
             paths=paths,
-            width=max(3, -(-k // paths)),
+            k=k,
             bits=bits if self.regional else 0,
             regional=self.regional,
         )
@@ -344,11 +344,9 @@ class PutLookup(Lookup):
     def next(self) -> tuple[Candidate, Step, Question] | None:
         """Return whom to ask what: those that had it, then the region, then to keep it."""
         if self._queue is None:
-            asking_known = not self.candidates.first and any(
-                one in self._known for one, _, _ in self.flying.values()
-            )
             # Nobody else is asked before it is clear that too few have it still.
-            return None if asking_known else super().next()
+            waiting = not self.candidates.first and self._is_asking_known()
+            return None if waiting else super().next()
         sending = sum(step is Step.STORE for _, step, _ in self.flying.values())
         if not self._queue or self.have + sending >= self.want:
             return None
@@ -360,16 +358,18 @@ class PutLookup(Lookup):
         """Once enough have it, or enough are known that could."""
         if self._queue is not None:
             return self.have >= self.want or not (self._queue or self.flying)
-        if self.have >= self.want or (self._known and 4 * self.have >= 3 * self.want):
+        if self.have >= self.want:
             return True
-        return 2 * len(self._able()) >= 3 * self.want
+        if self.candidates.first or self._is_asking_known():
+            return False
+        return self._is_refreshed() or 2 * len(self._able()) >= 3 * self.want
 
     def lacks(self) -> bool:
-        """Less than half as many storers as wanted answered."""
+        """Fewer storers than wanted answered."""
         if self._queue is not None:
             return False
         self._storers = None
-        return 2 * len(self._able()) < self.want
+        return len(self._able()) < self.want
 
     def is_content(self) -> bool:
         """With enough that could keep it."""
@@ -379,7 +379,7 @@ class PutLookup(Lookup):
         """Begin to send once the region is known."""
         if self._queue is not None or self.have >= self.want:
             return False
-        if self._known and 4 * self.have >= 3 * self.want:
+        if self._is_refreshed():
             return False
         self._storers = None
         able = [one for one in self._able() if not one.has]
@@ -405,6 +405,14 @@ class PutLookup(Lookup):
             return self._failed(Reason.NOT_STORED)
         contacts = tuple(Contact.unpack(one.packed) for one in storers)
         return Stored(self.id, len(storers), contacts, self.sent, self.asked)
+
+    def _is_asking_known(self) -> bool:
+        known = {id(one) for one in self._known}
+        return any(id(one) in known for one, _, _ in self.flying.values())
+
+    def _is_refreshed(self) -> bool:
+        """Tell whether three of four had it still, which will do until the next time."""
+        return bool(self._known) and 4 * self.have >= 3 * self.want
 
     def _able(self) -> list[Candidate]:
         """Return those of the region that answered and keep things, by rank."""
