@@ -4,11 +4,12 @@
 //!  1 HELLO  kind 1 | sidI 4 | nI 16 | com 32                                     53
 //!  2 RETRY  sidI 4 | nI 16 | cookie 16                                           36
 //!  3 INIT   cookie 16 | kind 1 | sidI 4 | nI 16 | h_{1-k} 32 | half k of (X || ek)
-//!  4 RESP   kind 1 | sidI 4 | digest 16 | half k of (sidR || Y || ct)
+//!  4 RESP   kind 1 | sidI 4 | digest 16 | half k of (sidR || Y || ct), in a lookup || tag 32
 //!  kind = suite 4 bits | mode 3 bits | k 1 bit
 //! ```
 
 use crate::cookie::COOKIE;
+use crate::schedule::LOOKUP_TAG;
 use crate::suite::{Mode, Suite, kind_byte, parse_kind};
 
 /// HELLO: the initiator's intent.
@@ -49,12 +50,13 @@ pub(crate) struct RespPart {
     pub(crate) half: Vec<u8>,
 }
 
-/// Bytes of X || ek, and of sidR || Y || ct.
+/// Bytes of X || ek, and of sidR || Y || ct (with a lookup's tag).
 pub(crate) fn offer_len(suite: Suite) -> usize {
     32 + suite.ek_len()
 }
-pub(crate) fn key_part_len(suite: Suite) -> usize {
-    4 + 32 + suite.ct_len()
+pub(crate) fn key_part_len(suite: Suite, mode: Mode) -> usize {
+    let tag = if mode == Mode::Lookup { LOOKUP_TAG } else { 0 };
+    4 + 32 + suite.ct_len() + tag
 }
 
 fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Option<&'a [u8; N]> {
@@ -139,7 +141,7 @@ impl RespPart {
         let (suite, mode, k) = kind(&mut bytes)?;
         let sid_i = u32::from_be_bytes(*take(&mut bytes)?);
         let digest = *take(&mut bytes)?;
-        (bytes.len() == key_part_len(suite) / 2).then(|| RespPart {
+        (bytes.len() == key_part_len(suite, mode) / 2).then(|| RespPart {
             suite,
             mode,
             k,

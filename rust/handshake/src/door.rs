@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 use crate::error::{Error, Result};
 use crate::labels;
 use crate::rng::{self, Rng};
+use crate::suite::Mode;
 use crate::transcript::expand;
 
 /// Bytes of n.
@@ -22,6 +23,17 @@ const TAG: usize = 16;
 pub(crate) const OVERHEAD: usize = NONCE + 3 + TAG;
 /// No datagram of the handshake is longer.
 pub(crate) const MAX: usize = 1100;
+/// What is at most added to a datagram of a lookup. Who knows the commons' name can open its
+/// datagrams anyway: padding would hide nothing, and lookups are many.
+const LOOKUP_PAD: usize = 32;
+
+/// The largest size of a datagram with *body* bytes.
+pub(crate) fn ceiling(mode: Mode, body: usize) -> usize {
+    match mode {
+        Mode::Lookup => OVERHEAD + body + LOOKUP_PAD,
+        _ => MAX,
+    }
+}
 
 /// The body kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -96,4 +96,16 @@ pub struct Established {
     pub th4: Vec<u8>,
     /// Whether this side began.
     pub initiator: bool,
+    /// What the session is for.
+    pub mode: Mode,
+}
+
+/// What the KEM secret of a key part led to.
+pub enum Tried {
+    /// Nothing has opened yet; the sealed part may still be on its way.
+    Closed,
+    /// RESP has opened: `Event::Message` is there.
+    Opened,
+    /// A lookup's session: there is nothing more to come.
+    Established(Box<Established>),
 }

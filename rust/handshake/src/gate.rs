@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::budget::Unproven;
 use crate::door::{self, Body, DoorKey};
 use crate::error::{Error, Result};
-use crate::event::{Action, Established, Init};
+use crate::event::{Action, Established, Init, Tried};
 use crate::limits::Limits;
 use crate::offers::Offers;
 use crate::replay::Seen;
@@ -149,7 +149,7 @@ impl Gate {
         )
     }
 
-    /// Initiator: the KEM secret of a key part. True if its RESP has opened.
+    /// Initiator: the KEM secret of a key part, and what came of it.
     pub fn candidate(
         &mut self,
         sid: u32,
@@ -157,7 +157,7 @@ impl Gate {
         ss: &[u8],
         now_ns: u64,
         out: &mut Vec<Action>,
-    ) -> Result<bool> {
+    ) -> Result<Tried> {
         self.offers
             .candidate(sid, candidate, ss, now_ns, &mut self.memory, out)
     }
@@ -186,6 +186,8 @@ impl Gate {
     }
 
     /// Responder: send RESP with plaintext *e2* to every proven source of *init*, and cache it.
+    ///
+    /// A lookup has no e2, and its session is there at once.
     #[allow(clippy::too_many_arguments)]
     pub fn respond(
         &mut self,
@@ -195,9 +197,10 @@ impl Gate {
         now_ns: u64,
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
-    ) -> Result<()> {
+    ) -> Result<Option<Box<Established>>> {
         let door = self.doors.iter().find(|door| door.id == init.door);
-        let door = door.ok_or(Error::UnknownDoor(init.door))?.key.clone();
+        let door = door.ok_or(Error::UnknownDoor(init.door))?;
+        let (door, public) = (door.key.clone(), !door.replay_set);
         let sid = locked(schedule).local_sid();
         if self.offers.contains(sid) {
             return Err(Error::SessionExists(sid));
@@ -205,7 +208,7 @@ impl Gate {
         self.responder.respond(
             schedule,
             init,
-            door,
+            (door, public),
             &e2,
             now_ns,
             &self.limits,

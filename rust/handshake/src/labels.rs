@@ -45,6 +45,7 @@ labels! {
     K_HI = "veilnet/hs1/k_hi", "Expand(ck; th2) = key || iv of AUTH.";
     MASK_I = "veilnet/hs1/mask_i", "Expand(ck; th2) = header mask of what the initiator sends.";
     MASK_R = "veilnet/hs1/mask_r", "Expand(ck; th2) = header mask of what the responder sends.";
+    LOOKUP = "veilnet/hs1/lookup", "Expand(ck; th2) = 32 bytes behind the ct of a lookup's RESP: whoever sent it holds ck.";
     DERIVED = "veilnet/hs1/derived", "Expand(ck) = salt of ms_0.";
     SIG_RESP = "veilnet/hs1/resp", "FIPS 204 context of the responder's signature.";
     SIG_INIT = "veilnet/hs1/init", "FIPS 204 context of the initiator's signature.";

@@ -34,7 +34,7 @@ pub use budget::Rate;
 pub use chains::{Chains, Class, DirectionKey, SessionKeys};
 pub use door::door_key;
 pub use error::{Error, Fault, Result};
-pub use event::{Action, Established, Event, Init};
+pub use event::{Action, Established, Event, Init, Tried};
 pub use flight::{HANDSHAKE_PATH, MAX_MESSAGE, open_ack, seal_ack};
 pub use gate::{Gate, Occupancy};
 pub use generation::NextGeneration;

@@ -11,8 +11,9 @@ pub struct Limits {
     pub nonces: usize,
     /// Commitments remembered for the shell to persist.
     pub coms: usize,
-    /// Commitments whose INIT was processed. A cookie lives 2 minutes at most, so this covers
-    /// all that `global` can admit in that time: nothing is processed twice.
+    /// Commitments whose INIT was processed. A cookie lives 2 minutes at most, so this covers all
+    /// that `global` can admit in that time, at members' doors and at the public one: nothing is
+    /// processed twice.
     pub processed: usize,
     /// Handshakes of the initiator.
     pub offers: usize,
@@ -36,7 +37,7 @@ pub struct Limits {
     pub buckets: usize,
     /// New handshakes per /24 or /64, after the cookie.
     pub per_prefix: Rate,
-    /// New handshakes in all, after the cookie.
+    /// New handshakes in all, after the cookie: of members' doors, and again of the public one.
     pub global: Rate,
     /// HELLO bytes towards one unproven address.
     pub unproven_address: Rate,
@@ -50,7 +51,7 @@ impl Default for Limits {
             doors: 16,
             nonces: 65_536,
             coms: 4096,
-            processed: 8192,
+            processed: 16_384,
             offers: 256,
             endpoints: 8,
             per_source: 16,

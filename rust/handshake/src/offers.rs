@@ -5,31 +5,37 @@
 //!  hello() --HELLO--> RETRY --INIT x2--> RESP key part(s) -> Event::Candidate
 //!  candidate(ss) -> sealed part opens -> Event::Message(e2) -> authenticate(e3) --AUTH-->
 //!                                             \-> reject(): back to the other key parts
+//!  in a lookup: candidate(ss) -> the key part's tag fits -> the session
 //! ```
-//! Invariant: the schedule moves only when a RESP has opened whole under a candidate's key.
+//! Invariant: the schedule moves only when a RESP has opened whole under a candidate's key (in a
+//! lookup: when its tag is what that key gives).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+
+use aws_lc_rs::constant_time;
 
 use crate::body::{Hello, InitPart, RespPart, Retry};
 use crate::budget::Unproven;
 use crate::cookie::COOKIE;
 use crate::door::{self, Body, DoorKey};
 use crate::error::{Error, Fault, Result};
-use crate::event::{Action, Established, Event};
+use crate::event::{Action, Established, Event, Tried};
 use crate::flight::{Incoming, Outgoing, Seal};
 use crate::gate::locked;
 use crate::labels;
 use crate::limits::{ASSEMBLY_NS, IDLE_NS, Limits};
 use crate::rng::{self, Rng, SeededRng};
-use crate::schedule::{self, KeySchedule, Keyed};
+use crate::schedule::{self, KeySchedule, Keyed, LOOKUP_TAG};
 use crate::sources::Sources;
+use crate::suite::{Mode, Suite};
 use crate::transcript::hash_cut;
 
 /// Sizes of a HELLO: towards an endpoint, towards a bare hint.
 const HELLO_SIZES: (usize, usize) = (160, door::MAX);
 const HINT_SIZES: (usize, usize) = (160, 300);
+const LOOKUP_SIZES: (usize, usize) = (160, 192);
 /// Door datagrams that one offer accepts in all.
 const DOOR_DATAGRAMS: usize = 64;
 /// After so many INITs under one cookie the responder has perhaps restarted: say HELLO again too.
@@ -54,6 +60,8 @@ struct Candidate {
     id: u32,
     digest: [u8; 16],
     halves: [Option<Vec<u8>>; 2],
+    /// Where the half that made it whole came from.
+    source: Option<SocketAddr>,
     born_ns: u64,
     key: Option<Box<Key>>,
 }
@@ -116,7 +124,9 @@ impl Offer {
         if endpoint.bare_hint && endpoint.hellos > 0 {
             return Ok(false);
         }
-        let (low, high) = if endpoint.bare_hint {
+        let (low, high) = if self.offer.mode == Mode::Lookup {
+            LOOKUP_SIZES
+        } else if endpoint.bare_hint {
             HINT_SIZES
         } else {
             HELLO_SIZES
@@ -161,9 +171,9 @@ impl Offer {
                 sibling: *sibling,
                 half: half.clone(),
             };
-            let bytes = self
-                .door
-                .seal(Body::Init, &body.emit(), 0, door::MAX, rng)?;
+            let body = body.emit();
+            let high = door::ceiling(self.offer.mode, body.len());
+            let bytes = self.door.seal(Body::Init, &body, 0, high, rng)?;
             out.push(Action::Send {
                 to: endpoint.to,
                 bytes,
@@ -257,10 +267,11 @@ impl Offer {
         }
         *slot = Some(part.half);
         let bytes = candidate.whole()?;
+        candidate.source = Some(source);
         let id = candidate.id;
         self.touched_ns = now_ns;
         let parsed = parse_key_part(self.offer.suite, &bytes, &part.digest);
-        let Some((sid_r, y, ct)) = parsed.filter(|_| id < limits.candidates_total) else {
+        let Some((sid_r, y, ct, _)) = parsed.filter(|_| id < limits.candidates_total) else {
             self.candidates.remove(at);
             return None;
         };
@@ -290,6 +301,7 @@ impl Offer {
             id,
             digest,
             halves: [None, None],
+            source: None,
             born_ns: now_ns,
             key: None,
         });
@@ -304,7 +316,7 @@ impl Offer {
             return Err(Error::State("this key part is keyed already"));
         }
         let bytes = candidate.whole().ok_or(gone.clone())?;
-        let (sid_r, y, ct) =
+        let (sid_r, y, ct, _) =
             parse_key_part(self.offer.suite, &bytes, &candidate.digest).ok_or(gone)?;
         let keyed = locked(&self.schedule).key_candidate(sid_r, &y, &ct, ss)?;
         let seal = Seal::new(&keyed.k_hr(), &keyed.mask_r())?;
@@ -314,6 +326,34 @@ impl Offer {
             incoming: Incoming::default(),
         }));
         Ok(())
+    }
+
+    /// A lookup: the session, if the key part at *at* ends with the tag of its own key.
+    fn establish(&mut self, at: usize, ss: &[u8]) -> Result<Box<Established>> {
+        let gone = Error::State("this key part is gone");
+        let candidate = self.candidates.get(at).ok_or(gone.clone())?;
+        let bytes = candidate.whole().ok_or(gone.clone())?;
+        let source = candidate.source.ok_or(gone.clone())?;
+        let (sid_r, y, ct, tag) =
+            parse_key_part(self.offer.suite, &bytes, &candidate.digest).ok_or(gone)?;
+        let mut schedule = locked(&self.schedule);
+        let keyed = schedule.key_candidate(sid_r, &y, &ct, ss)?;
+        constant_time::verify_slices_are_equal(&keyed.lookup_tag(), &tag)
+            .map_err(|_| Error::Confirmation)?;
+        let (mask_tx, mask_rx) = (keyed.mask_i(), keyed.mask_r());
+        schedule.adopt(keyed)?;
+        let keys = schedule.finish_lookup()?;
+        Ok(Box::new(Established {
+            keys,
+            mask_tx,
+            mask_rx,
+            local_sid: self.offer.sid_i,
+            remote_sid: sid_r,
+            source,
+            th4: schedule.th4()?.to_vec(),
+            initiator: true,
+            mode: Mode::Lookup,
+        }))
     }
 
     /// Try a masked datagram against every keyed candidate. Some(()) if one opened it.
@@ -364,6 +404,7 @@ impl Offer {
     /// Keep a masked datagram until a key part that opens it is keyed.
     fn keep(&mut self, datagram: &[u8], source: SocketAddr, limits: &Limits, room: usize) -> bool {
         let expects = self.auth.is_none()
+            && self.offer.mode != Mode::Lookup
             && self
                 .endpoints
                 .iter()
@@ -389,14 +430,17 @@ impl Offer {
     }
 }
 
-type KeyPart = (u32, [u8; 32], Vec<u8>);
+/// sidR, Y, ct, and the tag of a lookup (else nothing).
+type KeyPart = (u32, [u8; 32], Vec<u8>, Vec<u8>);
 
-fn parse_key_part(suite: crate::Suite, bytes: &[u8], digest: &[u8; 16]) -> Option<KeyPart> {
+fn parse_key_part(suite: Suite, bytes: &[u8], digest: &[u8; 16]) -> Option<KeyPart> {
     let (sid_r, rest) = bytes.split_first_chunk::<4>()?;
-    let (y, ct) = rest.split_first_chunk::<32>()?;
+    let (y, rest) = rest.split_first_chunk::<32>()?;
+    let (ct, tag) = rest.split_at_checked(suite.ct_len())?;
     let expected = hash_cut::<16>(suite, labels::DIGEST, &[sid_r, y, ct]).ok()?;
     let sid_r = u32::from_be_bytes(*sid_r);
-    (expected == *digest && sid_r != 0).then(|| (sid_r, *y, ct.to_vec()))
+    let sound = expected == *digest && sid_r != 0 && (tag.is_empty() || tag.len() == LOOKUP_TAG);
+    sound.then(|| (sid_r, *y, ct.to_vec(), tag.to_vec()))
 }
 
 impl Offers {
@@ -554,7 +598,7 @@ impl Offers {
         now_ns: u64,
         memory: &mut usize,
         out: &mut Vec<Action>,
-    ) -> Result<bool> {
+    ) -> Result<Tried> {
         let offer = self.get(sid)?;
         offer.touched_ns = now_ns;
         let before = offer.bytes();
@@ -563,16 +607,26 @@ impl Offers {
             .iter()
             .position(|candidate| candidate.id == id)
             .ok_or(Error::State("this key part is gone"))?;
-        let result = offer.key(at, ss);
+        let result = if offer.offer.mode == Mode::Lookup {
+            offer.establish(at, ss).map(Some)
+        } else {
+            offer.key(at, ss).map(|()| None)
+        };
         match &result {
-            Ok(()) => offer.drain_stash(now_ns, out),
+            Ok(_) => offer.drain_stash(now_ns, out),
             Err(error) if error.fault() == Fault::Remote => {
                 offer.candidates.remove(at);
             }
             Err(_) => {}
         }
         *memory = (*memory + offer.bytes()).saturating_sub(before);
-        result.map(|()| offer.chosen.is_some_and(|(chosen, _)| chosen == id))
+        if let Some(established) = result? {
+            // Nothing is left to say: the peer repeats RESP only when INIT comes again.
+            self.abandon(sid, memory);
+            return Ok(Tried::Established(established));
+        }
+        let opened = offer.chosen.is_some_and(|(chosen, _)| chosen == id);
+        Ok(if opened { Tried::Opened } else { Tried::Closed })
     }
 
     pub(crate) fn reject(
@@ -624,6 +678,7 @@ impl Offers {
         let mut auth = Outgoing::new(seal, remote_sid, e3, &mut offer.sizes)?;
         let keys = schedule.finish(e3, psk)?;
         let th4 = schedule.th4()?.to_vec();
+        let mode = schedule.mode();
         drop(schedule);
         auth.send(peer, out)?;
         let before = offer.bytes();
@@ -648,6 +703,7 @@ impl Offers {
             source: peer,
             th4,
             initiator: true,
+            mode,
         })
     }
 

@@ -4,7 +4,11 @@
 //!  HELLO -> RETRY (nothing stored)
 //!  INIT k=0,1 -> cookie -> com -> assembly (per source and sid, 3 s) -> Event::Init
 //!  respond() -> RESP, cached by com -> AUTH opens whole -> Event::Message(e3) -> accept()
+//!  in a lookup: respond() -> RESP, cached for a while, and the session
 //! ```
+//! A public door (the commons) has its own rates and at most half of the places: strangers there
+//! never take a member's.
+//!
 //! Invariant: before a valid cookie only the ring of nonces moves; each com is processed once.
 
 use std::collections::BTreeMap;
@@ -47,19 +51,21 @@ impl Assembly {
 struct Waiting {
     sources: Vec<SocketAddr>,
     born_ns: u64,
+    public: bool,
 }
 
 struct Answer {
     schedule: Arc<Mutex<KeySchedule>>,
     com: [u8; 32],
     door: DoorKey,
+    public: bool,
     suite: Suite,
     mode: Mode,
     sid_i: u32,
     digest: [u8; 16],
     halves: [Vec<u8>; 2],
-    resp: Outgoing,
-    auth: Seal,
+    /// The sealed part of RESP, and the key of AUTH: a lookup has neither.
+    sealed: Option<(Outgoing, Seal)>,
     mask_tx: [u8; 32],
     mask_rx: [u8; 32],
     /// Proven sources and when the RESP last went there.
@@ -84,12 +90,15 @@ impl Answer {
                 digest: self.digest,
                 half: half.clone(),
             };
-            let bytes = self
-                .door
-                .seal(Body::Resp, &body.emit(), 0, door::MAX, rng)?;
+            let body = body.emit();
+            let high = door::ceiling(self.mode, body.len());
+            let bytes = self.door.seal(Body::Resp, &body, 0, high, rng)?;
             out.push(Action::Send { to, bytes });
         }
-        self.resp.send(to, out)
+        match &mut self.sealed {
+            Some((resp, _)) => resp.send(to, out),
+            None => Ok(()),
+        }
     }
 
     fn ends_ns(&self) -> u64 {
@@ -100,10 +109,17 @@ impl Answer {
     }
 }
 
+/// Whether one more INIT through *door* may wait for Python.
+fn waits(waiting: &BTreeMap<[u8; 32], Waiting>, door: &Door, limits: &Limits) -> bool {
+    let strangers = || waiting.values().filter(|other| other.public).count();
+    waiting.len() < limits.waiting && (door.replay_set || strangers() < limits.waiting / 2)
+}
+
 /// Everything the responder knows.
 pub(crate) struct Responder {
     cookies: CookieJar,
     admission: Admission,
+    admission_public: Admission,
     /// Commitments whose INIT showed a valid cookie: their HELLOs meet silence. Persisted.
     pub(crate) coms: Seen<[u8; 32]>,
     processed: Seen<[u8; 32]>,
@@ -119,6 +135,7 @@ impl Responder {
         Ok(Responder {
             cookies: CookieJar::new(rng)?,
             admission: Admission::new(limits.per_prefix, limits.global, limits.buckets),
+            admission_public: Admission::new(limits.per_prefix, limits.global, limits.buckets),
             coms: Seen::new(limits.coms),
             processed: Seen::new(limits.processed),
             assemblies: BTreeMap::new(),
@@ -205,13 +222,14 @@ impl Responder {
         if self.processed.contains(&com) {
             return None;
         }
-        let init = self.assemble(part, com, door.id, source, now_ns, limits, memory)?;
+        let init = self.assemble(part, com, door, source, now_ns, limits, memory)?;
         self.processed.insert(com);
         self.waiting.insert(
             com,
             Waiting {
                 sources: vec![source],
                 born_ns: now_ns,
+                public: !door.replay_set,
             },
         );
         out.push(Action::Event(Event::Init(init)));
@@ -224,7 +242,7 @@ impl Responder {
         &mut self,
         part: InitPart,
         com: [u8; 32],
-        door: u32,
+        door: &Door,
         source: SocketAddr,
         now_ns: u64,
         limits: &Limits,
@@ -236,7 +254,12 @@ impl Responder {
             return None;
         }
         if !self.assemblies.contains_key(&key) {
-            if self.waiting.len() >= limits.waiting || !self.admission.admit(source, now_ns) {
+            let admission = if door.replay_set {
+                &mut self.admission
+            } else {
+                &mut self.admission_public
+            };
+            if !waits(&self.waiting, door, limits) || !admission.admit(source, now_ns) {
                 return None;
             }
             let assembly = Assembly {
@@ -259,12 +282,12 @@ impl Responder {
         let bytes = [first.as_slice(), second].concat();
         *memory = memory.saturating_sub(assembly.bytes());
         self.assemblies.remove(&key);
-        if self.waiting.len() >= limits.waiting {
+        if !waits(&self.waiting, door, limits) {
             return None;
         }
         let (x, ek) = bytes.split_first_chunk::<32>()?;
         Some(Init {
-            door,
+            door: door.id,
             source,
             mode: part.mode,
             suite: part.suite,
@@ -328,14 +351,14 @@ impl Responder {
         &mut self,
         schedule: &Arc<Mutex<KeySchedule>>,
         init: &Init,
-        door: DoorKey,
+        (door, public): (DoorKey, bool),
         e2: &[u8],
         now_ns: u64,
         limits: &Limits,
         memory: &mut usize,
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
-    ) -> Result<()> {
+    ) -> Result<Option<Box<Established>>> {
         if self.by_com.contains_key(&init.com) {
             return Err(Error::State("this INIT was answered already"));
         }
@@ -349,36 +372,53 @@ impl Responder {
         }
         let keyed = inner.keyed()?;
         let (mask_tx, mask_rx) = (keyed.mask_r(), keyed.mask_i());
-        let resp = Outgoing::new(Seal::new(&keyed.k_hr(), &mask_tx)?, init.sid_i, e2, rng)?;
-        let auth = Seal::new(&keyed.k_hi(), &mask_rx)?;
+        let lookup = init.mode == Mode::Lookup;
+        let sealed = if lookup {
+            None
+        } else {
+            let seal = Seal::new(&keyed.k_hr(), &mask_tx)?;
+            let resp = Outgoing::new(seal, init.sid_i, e2, rng)?;
+            Some((resp, Seal::new(&keyed.k_hi(), &mask_rx)?))
+        };
+        if lookup && !e2.is_empty() {
+            return Err(Error::State("a lookup has no identities"));
+        }
         let key_part = inner.take_key_part()?;
         let (sid_bytes, rest) = key_part.split_at_checked(4).unwrap_or_default();
-        let (y, ct) = rest.split_at_checked(32).unwrap_or_default();
+        let (y, rest) = rest.split_at_checked(32).unwrap_or_default();
+        let (ct, _) = rest
+            .split_at_checked(init.suite.ct_len())
+            .unwrap_or_default();
         let digest = hash_cut(init.suite, labels::DIGEST, &[sid_bytes, y, ct])?;
-        inner.absorb_resp(e2)?;
+        let mut session = None;
+        if lookup {
+            session = Some((inner.finish_lookup()?, inner.th4()?.to_vec()));
+        } else {
+            inner.absorb_resp(e2)?;
+        }
         drop(inner);
 
         let waiting = self.waiting.remove(&init.com);
         let proven = waiting.map_or_else(|| vec![init.source], |waiting| waiting.sources);
-        self.make_room(limits, memory);
+        self.make_room(public, limits, memory);
         let mut answer = Answer {
             schedule: schedule.clone(),
             com: init.com,
             door,
+            public,
             suite: init.suite,
             mode: init.mode,
             sid_i: init.sid_i,
             digest,
             halves: halves(&key_part),
-            resp,
-            auth,
+            sealed,
             mask_tx,
             mask_rx,
             sources: Vec::new(),
             incoming: Incoming::default(),
             message: None,
             attempt: 0,
-            established_ns: None,
+            established_ns: lookup.then_some(now_ns),
             touched_ns: now_ns,
         };
         for source in proven {
@@ -389,16 +429,33 @@ impl Responder {
         }
         self.by_com.insert(init.com, sid);
         self.answers.insert(sid, answer);
-        Ok(())
+        Ok(session.map(|(keys, th4)| {
+            Box::new(Established {
+                keys,
+                mask_tx,
+                mask_rx,
+                local_sid: sid,
+                remote_sid: init.sid_i,
+                source: init.source,
+                th4,
+                initiator: false,
+                mode: Mode::Lookup,
+            })
+        }))
     }
 
-    /// Evict the answer that nothing happened to for longest.
-    fn make_room(&mut self, limits: &Limits, memory: &mut usize) {
-        while self.answers.len() >= limits.answers.max(1) {
+    /// Evict the answer that nothing happened to for longest, those of public doors first.
+    fn make_room(&mut self, public: bool, limits: &Limits, memory: &mut usize) {
+        loop {
+            let strangers = self.answers.values().filter(|other| other.public).count();
+            let crowded = public && strangers >= (limits.answers / 2).max(1);
+            if !crowded && self.answers.len() < limits.answers.max(1) {
+                return;
+            }
             let oldest = self
                 .answers
                 .iter()
-                .min_by_key(|(_, answer)| answer.touched_ns);
+                .min_by_key(|(_, answer)| (!answer.public, answer.touched_ns));
             let Some(sid) = oldest.map(|(sid, _)| *sid) else {
                 return;
             };
@@ -423,7 +480,10 @@ impl Responder {
             let Some(answer) = self.answers.get_mut(&sid) else {
                 continue;
             };
-            let Some(fragment) = answer.auth.open_fragment(sid, datagram) else {
+            let Some((_, auth)) = &answer.sealed else {
+                continue;
+            };
+            let Some(fragment) = auth.open_fragment(sid, datagram) else {
                 continue;
             };
             let attempt = fragment.attempt;
@@ -482,6 +542,7 @@ impl Responder {
             source: *source,
             th4: schedule.th4()?.to_vec(),
             initiator: false,
+            mode: answer.mode,
         };
         drop(schedule);
         answer.established_ns = Some(now_ns);

@@ -8,6 +8,9 @@
 //!  th3 = Hash(th2, e2)      th4 = Hash(th3, e3)              e2, e3: plaintexts of RESP and AUTH
 //!  ms_0 = Extract(derived, th4 || psk)          psk: 32 bytes, zero if none
 //! ```
+//! A lookup has neither e2 nor e3: th4 = th2, and RESP's key part ends with Expand(ck, "lookup"),
+//! which tells the initiator that the responder holds ck.
+//!
 //! What grows from ms_g is in `generation`. Every function here is pure but for the stage, which
 //! only moves forward (an initiator may adopt another candidate until it has authenticated).
 
@@ -22,6 +25,9 @@ use crate::labels;
 use crate::rng::{self, Rng};
 use crate::suite::{Mode, Suite, kind_byte};
 use crate::transcript::{Secret, expand, expand_secret, extract, hash, hash_cut};
+
+/// Bytes that confirm the key part of a lookup's RESP.
+pub(crate) const LOOKUP_TAG: usize = 32;
 
 /// An X25519 private key, wiped on drop.
 pub(crate) type Private = Zeroizing<[u8; 32]>;
@@ -81,6 +87,10 @@ impl Keyed {
     /// Key of AUTH.
     pub(crate) fn k_hi(&self) -> DirectionKey {
         DirectionKey::expand(self.suite, &self.ck, labels::K_HI, &self.th2)
+    }
+    /// What stands behind the key part of a lookup's RESP.
+    pub(crate) fn lookup_tag(&self) -> [u8; LOOKUP_TAG] {
+        self.mask(labels::LOOKUP)
     }
     fn mask(&self, label: labels::Label) -> [u8; 32] {
         let mut key = [0; 32];
@@ -173,7 +183,7 @@ pub struct KeySchedule {
     sid_r: u32,
     /// Initiator: X25519 private key until it has authenticated.
     x_private: Option<Private>,
-    /// Responder: sidR || Y || ct until the gate has taken it.
+    /// Responder: sidR || Y || ct (and a lookup's tag) until the gate has taken it.
     key_part: Vec<u8>,
     stage: Stage,
     th2: Vec<u8>,
@@ -258,6 +268,9 @@ impl KeySchedule {
         };
         let shared = x25519(&y_private, &init.x)?;
         let keyed = schedule.key(sid_r, &y, ct, ss, &shared)?;
+        if init.mode == Mode::Lookup {
+            schedule.key_part.extend_from_slice(&keyed.lookup_tag());
+        }
         schedule.th2 = keyed.th2.clone();
         schedule.stage = Stage::Keyed(keyed);
         Ok(schedule)
@@ -331,6 +344,9 @@ impl KeySchedule {
     ///
     /// Both the gate and Python may say it; the second time it must be the same e2.
     pub fn absorb_resp(&mut self, e2: &[u8]) -> Result<()> {
+        if self.mode == Mode::Lookup {
+            return Err(Error::State("a lookup has no identities"));
+        }
         let th3 = hash(self.suite, labels::TH3, &[&self.th2, e2]);
         match std::mem::replace(&mut self.stage, Stage::Offered) {
             Stage::Keyed(keyed) => {
@@ -356,14 +372,31 @@ impl KeySchedule {
             return Err(Error::State("e3 follows e2, once"));
         };
         let th4 = hash(self.suite, labels::TH4, &[&self.th3, e3]);
-        let derived = expand_secret(self.suite, &keyed.ck, labels::DERIVED, &[]);
         let psk = psk.copied().map(Zeroizing::new).unwrap_or_default();
+        let ck = keyed.ck.clone();
+        Ok(self.establish(&ck, th4, &psk))
+    }
+
+    /// A lookup: the key part is all there is, th4 = th2. Keys of generation 0.
+    pub(crate) fn finish_lookup(&mut self) -> Result<SessionKeys> {
+        let Stage::Keyed(keyed) = &self.stage else {
+            return Err(Error::State("a lookup ends with its key part, once"));
+        };
+        if self.mode != Mode::Lookup {
+            return Err(Error::State("only a lookup ends without identities"));
+        }
+        let (ck, th4) = (keyed.ck.clone(), keyed.th2.clone());
+        Ok(self.establish(&ck, th4, &Zeroizing::default()))
+    }
+
+    fn establish(&mut self, ck: &Secret, th4: Vec<u8>, psk: &Zeroizing<[u8; 32]>) -> SessionKeys {
+        let derived = expand_secret(self.suite, ck, labels::DERIVED, &[]);
         let ms = extract(self.suite, derived.as_slice(), &[&th4, psk.as_slice()]);
         let (root, keys) = Root::new(self.suite, self.initiator, 0, th4.clone(), &ms);
         self.th4 = th4;
         self.x_private = None;
         self.stage = Stage::Established(Box::new(root));
-        Ok(keys)
+        keys
     }
 
     pub(crate) fn keyed(&self) -> Result<&Keyed> {
@@ -407,7 +440,7 @@ impl KeySchedule {
         })
     }
 
-    /// Responder: sidR || Y || ct, given out once.
+    /// Responder: sidR || Y || ct, in a lookup with its tag behind it; given out once.
     pub(crate) fn take_key_part(&mut self) -> Result<Vec<u8>> {
         if self.key_part.is_empty() {
             return Err(Error::State("this schedule has answered already"));

@@ -62,7 +62,7 @@ impl Suite {
     }
 }
 
-/// What a handshake is for. Lookup (2) and ticket (3) are reserved and meet silence.
+/// What a handshake is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Mode {
@@ -70,6 +70,10 @@ pub enum Mode {
     Full = 0,
     /// The initiator holds an invite's secret and asks for a credential.
     Join = 1,
+    /// Neither side says who it is: messages 1 to 4, and a session for control only.
+    Lookup = 2,
+    /// As full, but a ticket of an earlier session may stand in the cookie's place.
+    Ticket = 3,
 }
 
 impl Mode {
@@ -78,6 +82,8 @@ impl Mode {
         match number {
             0 => Ok(Mode::Full),
             1 => Ok(Mode::Join),
+            2 => Ok(Mode::Lookup),
+            3 => Ok(Mode::Ticket),
             other => Err(Error::Mode(other)),
         }
     }

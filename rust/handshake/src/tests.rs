@@ -173,7 +173,7 @@ fn kinds() {
             known += 1;
         }
     }
-    assert_eq!(known, 2 * 2 * 2, "two suites, two modes, two fragments");
+    assert_eq!(known, 2 * 4 * 2, "two suites, four modes, two fragments");
 }
 
 /// Two cookie secrets are kept; a gap in time forgets both.

@@ -552,7 +552,7 @@ fn misuse() {
     let (now, mut out) = (world.now, Vec::new());
     let gate = &mut world.i.gate;
     assert_eq!(
-        gate.candidate(5, 0, &[0; 32], now, &mut out),
+        gate.candidate(5, 0, &[0; 32], now, &mut out).map(|_| ()),
         Err(Error::UnknownSession(5))
     );
     assert_eq!(gate.resend(5, now, &mut out), Err(Error::UnknownSession(5)));
@@ -572,7 +572,7 @@ fn misuse() {
         .local_sid();
     let gate = &mut world.i.gate;
     assert!(matches!(
-        gate.candidate(sid, 0, &[0; 32], now, &mut out),
+        gate.candidate(sid, 0, &[0; 32], now, &mut out).map(|_| ()),
         Err(Error::State(_))
     ));
     assert!(

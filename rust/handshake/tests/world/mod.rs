@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest;
 use veilnet_handshake::{
     Action, Established, Event, Gate, Init, KeySchedule, Limits, Mode, Rng, SeededRng, Suite,
-    door_key, open_ack, seal_ack,
+    Tried, door_key, open_ack, seal_ack,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -59,6 +59,7 @@ pub struct End {
     pub rejected: usize,
     /// Length of this end's identity message.
     pub identity: usize,
+    pub mode: Mode,
     /// When set, events wait here until `release`: the verification threads are busy.
     pub hold: Option<Vec<Event>>,
     pub out: Vec<Action>,
@@ -80,6 +81,7 @@ impl End {
             candidates: 0,
             rejected: 0,
             identity: 9000,
+            mode: Mode::Full,
             hold: None,
             out: Vec::new(),
         }
@@ -88,16 +90,9 @@ impl End {
     /// Begin a handshake towards the responder.
     pub fn offer(&mut self, suite: Suite) -> Shared {
         self.ek = random(&mut self.rng, suite.ek_len());
-        let schedule = KeySchedule::initiate(
-            suite,
-            Mode::Full,
-            NET,
-            K_NET,
-            &ID_R,
-            &self.ek,
-            &mut self.rng,
-        )
-        .unwrap();
+        let schedule =
+            KeySchedule::initiate(suite, self.mode, NET, K_NET, &ID_R, &self.ek, &mut self.rng)
+                .unwrap();
         let schedule = Arc::new(Mutex::new(schedule));
         self.schedule = Some(schedule.clone());
         schedule
@@ -205,11 +200,18 @@ impl End {
                 else {
                     return;
                 };
-                let e2 = sign(schedule.th2().unwrap(), self.identity);
+                let e2 = match init.mode {
+                    Mode::Lookup => Vec::new(),
+                    _ => sign(schedule.th2().unwrap(), self.identity),
+                };
                 let schedule = Arc::new(Mutex::new(schedule));
-                self.gate
+                let session = self
+                    .gate
                     .respond(&schedule, &init, e2, now, &mut self.rng, &mut out)
                     .unwrap();
+                if let Some(session) = session {
+                    self.established = Some(*session);
+                }
                 self.schedule = Some(schedule);
             }
             Event::Candidate {
@@ -217,7 +219,11 @@ impl End {
             } => {
                 self.candidates += 1;
                 let ss = fake_kem(&self.ek, &ct);
-                let _ = self.gate.candidate(sid, candidate, &ss, now, &mut out);
+                let tried = self.gate.candidate(sid, candidate, &ss, now, &mut out);
+                if let Ok(Tried::Established(session)) = tried {
+                    self.established = Some(*session);
+                    self.acked = true;
+                }
             }
             Event::Message { sid, bytes, .. } => {
                 let schedule = self.schedule.clone().unwrap();
@@ -294,6 +300,15 @@ impl World {
     }
 
     pub fn with_limits(suite: Suite, seed: u64, limits: Limits) -> World {
+        World::build(suite, Mode::Full, seed, limits)
+    }
+
+    /// Two ends of the commons: a public door, and nobody says who it is.
+    pub fn lookup(suite: Suite, seed: u64, limits: Limits) -> World {
+        World::build(suite, Mode::Lookup, seed, limits)
+    }
+
+    fn build(suite: Suite, mode: Mode, seed: u64, limits: Limits) -> World {
         let mut i = End::new(
             "192.0.2.1:4000",
             &[b"i", &seed.to_be_bytes()[..]].concat(),
@@ -304,7 +319,9 @@ impl World {
             &[b"r", &seed.to_be_bytes()[..]].concat(),
             limits,
         );
-        r.gate.add_door(&door_key(K_NET, &ID_R), true).unwrap();
+        let known = mode != Mode::Lookup;
+        r.gate.add_door(&door_key(K_NET, &ID_R), known).unwrap();
+        i.mode = mode;
         i.offer(suite);
         World {
             i,
