@@ -6,6 +6,7 @@ A `Sample` is one seed of one row with one system: "machines" or "model" (see th
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 import statistics
 from typing import TYPE_CHECKING, Final
@@ -79,8 +80,7 @@ def run(names: Sequence[str], plan: Plan, trace: Trace) -> Iterator[Sample]:
 def percentile(values: Sequence[float], percent: float) -> float:
     """Return the nearest-rank percentile."""
     ordered = sorted(values)
-    at = min(len(ordered) - 1, max(0, round(percent / 100 * len(ordered) + 0.5) - 1))
-    return ordered[at]
+    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)]
 
 
 def summary(lookups: Sequence[Lookup], began: int) -> dict[str, float]:

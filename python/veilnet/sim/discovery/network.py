@@ -20,7 +20,7 @@ from veilnet.sim.discovery.implicit import Implicit
 from veilnet.sim.discovery.internet import Internet
 from veilnet.sim.discovery.liars import Kind, Liars
 from veilnet.sim.discovery.loop import Loop
-from veilnet.sim.discovery.machine import Machine, Outcome, filled
+from veilnet.sim.discovery.machine import Machine, Outcome, filled, filled_at_once
 from veilnet.sim.discovery.population import Population
 from veilnet.sim.discovery.world import World
 
@@ -123,6 +123,7 @@ class Network:
         self.up: set[int] = set(self.rng.sample(honest, setting.nodes))
         self._order = sorted(self.up)
         self.published: dict[bytes, bytes] = {}
+        self._packed: dict[int, bytes] = {}
         liars_all = Liars(self.people, self.packed, kind=setting.kind, seed=seed)
         for number in self.people.liars:
             self.world.nodes[number] = liars_all.at(number)
@@ -136,7 +137,10 @@ class Network:
 
     def packed(self, number: int) -> bytes:
         """Return the same, packed."""
-        return self.contact(number).packed
+        known = self._packed.get(number)
+        if known is None:
+            known = self._packed[number] = self.contact(number).packed
+        return known
 
     def machine(self, number: int) -> Machine:
         """Return the machine at *number*, made if there was none."""
@@ -151,8 +155,12 @@ class Network:
                 # No upkeep: what is looked at is minutes long.
                 probe_interval_s=0.0,
             )
-            for bucket in self.people.table(number):
-                filled(kademlia, map(self.packed, bucket), self.loop.now)
+            buckets = (map(self.packed, bucket) for bucket in self.people.table(number))
+            if self.setting.one_prefix:
+                for bucket in buckets:
+                    filled(kademlia, bucket, self.loop.now)
+            else:
+                filled_at_once(kademlia, buckets, self.loop.now)
             node = self.world.nodes[number] = Machine(self.world, number, kademlia)
         return node
 
