@@ -547,3 +547,62 @@ class Gate:
     def resend(self, sid: int) -> None: ...
     def accept(self, sid: int, *, psk: bytes | None = None) -> Established: ...
     def abandon(self, sid: int) -> None: ...
+
+@final
+class Beacon:
+    """A client of BitTorrent's Mainline DHT (BEP 5), IPv4 only; blocks: call it in a worker thread.
+
+    Raises: `TimedOut`: no node answered; `ConfigError`: no socket, or no first node; `ClosedError`.
+    """
+
+    @staticmethod
+    def open(*, bootstrap: Sequence[str], bind: str | None = None) -> Beacon:
+        """Know these first nodes (`HOST:PORT`; none: the well-known ones), looked up here."""
+    def peers(self, infohash: bytes, *, most: int, timeout_s: float) -> list[Endpoint]:
+        """Who announced themselves under the 20 bytes; hearsay."""
+    def announce(self, infohash: bytes, *, port: int, timeout_s: float) -> None: ...
+    def nodes(self, *, timeout_s: float) -> list[str]:
+        """Nodes that are known by now, for the next `open`."""
+    def close(self) -> None: ...
+
+@final
+class BeaconTestnet:
+    """A Mainline DHT of `count` nodes on loopback, for tests."""
+
+    def __init__(self, count: int) -> None: ...
+    @property
+    def bootstrap(self) -> list[str]: ...
+    def close(self) -> None: ...
+
+@final
+class PortMapping:
+    """A UDP port of the gateway that leads here; blocks: call it in a worker thread.
+
+    It stays until `remove` or the end of its life; the object's end changes nothing.
+    Raises: `TimedOut`: no gateway answered; `PeerRefused`: it said no; `ConfigError`: no network.
+    """
+
+    @staticmethod
+    def by_pcp(
+        gateway: str, *, client: str, port: int, life_s: int, timeout_s: float
+    ) -> PortMapping:
+        """Ask in PCP, and in NAT-PMP if the gateway knows no PCP."""
+    @staticmethod
+    def by_upnp(
+        *,
+        client: str,
+        port: int,
+        life_s: int,
+        timeout_s: float,
+        search: Endpoint | None = None,
+    ) -> PortMapping:
+        """Look for a gateway by SSDP (at *search* instead of the group), and ask it."""
+    @property
+    def external(self) -> Endpoint: ...
+    @property
+    def life_s(self) -> int:
+        """From its opening or last renewal; 0: until it is removed."""
+    @property
+    def protocol(self) -> str: ...
+    def renew(self) -> None: ...
+    def remove(self) -> None: ...

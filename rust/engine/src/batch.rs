@@ -54,7 +54,7 @@ impl Batch {
             && self
                 .to
                 .as_ref()
-                .is_some_and(|(a, r)| *a == to && r.local == raw.local);
+                .is_some_and(|(a, r)| *a == to && r.local == raw.local && r.hops == raw.hops);
         if !fits {
             self.flush(udp);
             self.to = Some((to, *raw));

@@ -9,6 +9,7 @@ use crate::circuit::Circuit;
 use crate::meter::{Brownout, Meter};
 use crate::mtu::Search;
 use crate::sys::udp::RawAddr;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 /// Paths open at once in a session.
@@ -119,6 +120,10 @@ pub struct Path {
     pub meter: Meter,
     pub mtu: Search,
     pub probes: Vec<Pending>,
+    /// Probes to where else the peer may be, while nobody answered (`punch`).
+    pub punches: VecDeque<Pending>,
+    /// The last other address that the peer was heard from, while nobody answered.
+    pub caller: Option<SocketAddr>,
     pub challenge: Option<Challenge>,
     pub challenged_ns: u64,
     pub heard_ns: Option<u64>,
@@ -148,6 +153,8 @@ impl Path {
             meter: Meter::default(),
             mtu: Search::new(wanted, now_ns),
             probes: Vec::new(),
+            punches: VecDeque::new(),
+            caller: None,
             challenge: None,
             challenged_ns: 0,
             heard_ns: None,
@@ -158,6 +165,15 @@ impl Path {
             doubted_ns: 0,
             browned_ns: 0,
             given: 0.0,
+        }
+    }
+
+    /// Take the probe that an answer belongs to.
+    pub fn answered(&mut self, id: u64) -> Option<Pending> {
+        match self.probes.iter().position(|p| p.id == id) {
+            Some(at) => Some(self.probes.swap_remove(at)),
+            // It stays: whoever else was asked with it may answer too, and be heard.
+            None => self.punches.iter().find(|p| p.id == id).copied(),
         }
     }
 

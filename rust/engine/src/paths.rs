@@ -4,6 +4,7 @@ use crate::circuit::Circuit;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::flows::Flows;
+use crate::lookups::LOOKUP_ONLY;
 use crate::mtu::Search;
 use crate::path::{OPEN_PATHS, Path, SHARED};
 use crate::stats::PathStats;
@@ -236,6 +237,9 @@ impl Core {
 
     fn check_link(&self, sid: u32) -> Result<()> {
         let session = self.sessions.get(&sid).ok_or(Error::NoSession(sid))?;
+        if session.lookup {
+            return Err(LOOKUP_ONLY);
+        }
         if session.paths.iter().all(|p| p.circuit.is_some()) {
             return Err(Error::Invalid("a link has to be direct"));
         }
@@ -256,6 +260,9 @@ impl Core {
         self.forget_source(path.endpoint, sid);
         if let Some(challenge) = path.challenge {
             self.forget_source(challenge.to, sid);
+        }
+        if let Some(caller) = path.caller {
+            self.forget_source(caller, sid);
         }
     }
 }

@@ -13,15 +13,15 @@ use crate::events::Event;
 use crate::forwarding::Verdict;
 use crate::keys::Epoch;
 use crate::path::Cause;
-use crate::probe::{Probe, Report};
+use crate::probe::{PROBE, Probe, Report};
 use crate::session::REPORT_NS;
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
-use crate::underlay::{LABEL, class};
+use crate::underlay::{LABEL, Target, class};
 use std::net::SocketAddr;
 use veilnet_handshake::{Action, Class, OsRng};
-use veilnet_wire::{HEADER, Header, Kind, Outcome, PARTIAL, TAG, ip};
+use veilnet_wire::{HEADER, Header, Kind, OVERHEAD, Outcome, PARTIAL, TAG, ip};
 
 /// Receive calls between two looks at the other side; more while frames go on to other links, so
 /// that each next hop gets fewer and longer sends.
@@ -145,6 +145,9 @@ impl Core {
             return None;
         }
         let session = self.sessions.get_mut(&sid)?;
+        if session.lookup {
+            return None;
+        }
         session.place(header.path)?;
         let at = session.rx.find(header.epoch)?;
         let key = session.rx.slot(at)?.opener(Class::Relay, header.path)?;
@@ -261,6 +264,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
+        if session.lookup && header.kind != Kind::Control {
+            return;
+        }
         let Some(place) = session.place(header.path) else {
             return;
         };
@@ -320,7 +326,7 @@ impl Core {
         }
         session.heard(now_ns);
         session.counters.rx_bytes += datagram.len() as u64;
-        let mut elsewhere = false;
+        let (mut elsewhere, mut unproven) = (false, false);
         if let Some(path) = session.paths.get_mut(place) {
             path.heard_ns = Some(now_ns);
             if class == Class::Data {
@@ -335,6 +341,8 @@ impl Core {
             }
             // A circuit's peer does not move, and no peer moves into a circuit.
             elsewhere = path.endpoint != source && path.circuit.is_none() && !relayed;
+            elsewhere &= !session.lookup;
+            unproven = !path.is_proven();
         }
         match header.kind {
             Kind::Data | Kind::Verbatim => {
@@ -346,7 +354,15 @@ impl Core {
             Kind::Report => self.report(sid, place, len, now_ns),
             Kind::Relay => {}
         }
-        if newest && elsewhere {
+        if elsewhere && unproven {
+            let answered = if header.kind == Kind::Probe {
+                PROBE + OVERHEAD
+            } else {
+                0
+            };
+            let received = datagram.len().saturating_sub(answered);
+            self.approached(sid, place, source, received, now_ns);
+        } else if newest && elsewhere {
             self.challenge(sid, place, source, datagram.len(), now_ns);
         }
     }
@@ -441,10 +457,18 @@ impl Core {
             return;
         };
         let data = self.scratch.get(..len).unwrap_or_default();
+        if session.lookup && !session.confirmed {
+            session.confirmed = true;
+            session.timer_ns = 0;
+            self.next_ns = 0;
+            // The peer has the keys: RESP need not be kept for it.
+            self.gate.abandon(sid);
+        }
         if session.confirmed {
             self.events.push(Event::Control {
                 sid,
                 data: data.to_vec(),
+                lookup: session.lookup,
             });
         } else if header.counter == 0 && data == session.th4 {
             session.confirmed = true;
@@ -473,11 +497,15 @@ impl Core {
                 } else {
                     source
                 };
-                let raw = self.underlay.udp.raw(to).leaving(path.raw.local);
+                let target = Target {
+                    to,
+                    raw: self.underlay.udp.raw(to).leaving(path.raw.local),
+                    stranger: !path.is_proven(),
+                };
                 let answer = Probe::Answer(id).emit();
                 let kind = (Kind::Probe, 0, 0);
                 self.underlay
-                    .seal_to(session, place, (to, &raw), kind, &answer, now_ns);
+                    .seal_to(session, place, &target, kind, &answer, now_ns);
                 session.sent(now_ns, false);
                 // A report too: it tells what became of the data before the probe.
                 self.report_soon(sid, place, now_ns);

@@ -4,11 +4,13 @@
 //! While the question is open the session is known at both endpoints, or the peer's answer, masked
 //! for this session, would be a stranger's. Source: docs/protocol.md; RFC 9000 section 9.3.
 
+use crate::circuit::Circuit;
 use crate::core::Core;
 use crate::events::Event;
 use crate::path::Challenge;
 use crate::probe::{PROBE, Probe};
 use crate::sys;
+use crate::underlay::Target;
 use std::net::SocketAddr;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
@@ -61,11 +63,16 @@ impl Core {
         session.timer_ns = session.timer_ns.min(now_ns + wait_ns);
         self.next_ns = self.next_ns.min(session.timer_ns);
         let new_raw = self.underlay.udp.raw(to).leaving(old_raw.local);
-        for (id, to, raw) in [(new_id, to, &new_raw), (old_id, old_to, &old_raw)] {
+        for (id, to, raw) in [(new_id, to, new_raw), (old_id, old_to, old_raw)] {
+            let target = Target {
+                to,
+                raw,
+                stranger: false,
+            };
             let body = Probe::Request(id).emit();
             let kind = (Kind::Probe, 0, 0);
             self.underlay
-                .seal_to(session, place, (to, raw), kind, &body, now_ns);
+                .seal_to(session, place, &target, kind, &body, now_ns);
         }
         self.by_source.entry(to).or_default().push(sid);
     }
@@ -97,10 +104,13 @@ impl Core {
                 return;
             }
         }
-        let Some(at) = path.probes.iter().position(|p| p.id == id) else {
+        let Some(probe) = path.answered(id) else {
             return;
         };
-        let probe = path.probes.swap_remove(at);
+        let elsewhere = path.endpoint != source && path.circuit.is_none();
+        let found = elsewhere && !path.is_proven() && Circuit::of(source).is_none();
+        // Where a dead path goes now is for the challenge to say.
+        let alive = found || !elsewhere || path.usable();
         // Not the loop's time: request and answer may fall into one turn of it.
         let told_ns = sys::now_ns();
         let rtt_ns = told_ns.saturating_sub(probe.sent_ns);
@@ -114,7 +124,12 @@ impl Core {
             let path = path.id;
             self.events.push(Event::ProbeAnswered { sid, path, rtt_ns });
         }
-        self.judged(sid, place, None, now_ns);
+        if found {
+            self.settle(sid, place, source, now_ns);
+        }
+        if alive {
+            self.judged(sid, place, None, now_ns);
+        }
     }
 
     /// The time to answer is over: move if the new endpoint alone answered.
@@ -133,6 +148,10 @@ impl Core {
             if challenge.new_answered && self.move_path(sid, path, challenge.to, now_ns).is_ok() {
                 let endpoint = challenge.to;
                 self.events.push(Event::Moved { sid, endpoint });
+                let place = self.sessions.get(&sid).and_then(|s| s.place(path));
+                if let Some(place) = place {
+                    self.judged(sid, place, None, now_ns);
+                }
             }
         }
     }

@@ -22,6 +22,14 @@ pub struct Underlay {
     pub staged: Staged,
 }
 
+/// Where a datagram goes.
+pub struct Target {
+    pub to: SocketAddr,
+    pub raw: RawAddr,
+    /// The peer may not know the address that we have there: only its return key tells it who it is.
+    pub stranger: bool,
+}
+
 /// Frames that wait for their link to seal them.
 #[derive(Default)]
 pub struct Staged {
@@ -89,28 +97,34 @@ impl Underlay {
         let Some(path) = session.paths.get(at) else {
             return false;
         };
-        let (to, raw) = (path.endpoint, path.raw);
+        let target = Target {
+            to: path.endpoint,
+            raw: path.raw,
+            // Our own address may be another one on a way that nobody answered yet.
+            stranger: !path.is_proven(),
+        };
         self.seal_to(
             session,
             at,
-            (to, &raw),
+            &target,
             (kind, segment, flags),
             plain,
             now_ns,
         )
     }
 
-    /// The same to another address than the path's (path challenges).
+    /// The same to another address than the path's (path challenges, punches).
     #[inline]
     pub fn seal_to(
         &mut self,
         session: &mut Session,
         at: usize,
-        (to, raw): (SocketAddr, &RawAddr),
+        target: &Target,
         (kind, segment, flags): (Kind, u8, u8),
         plain: &[u8],
         now_ns: u64,
     ) -> bool {
+        let (to, raw) = (target.to, &target.raw);
         let epoch = session.tx.epoch;
         let Some(path) = session.paths.get_mut(at) else {
             return false;
@@ -153,7 +167,11 @@ impl Underlay {
             let inner = matches!(kind, Kind::Data | Kind::Verbatim | Kind::Part);
             path.meter.sent(epoch, counter, size, inner, now_ns);
         }
-        session.mask(now_ns).apply(out);
+        match &session.return_mask {
+            Some(mask) if target.stranger => mask,
+            _ => session.mask(now_ns),
+        }
+        .apply(out);
         session.counters.tx_bytes += size as u64;
         true
     }

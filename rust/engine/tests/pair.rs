@@ -3,13 +3,10 @@
 
 mod world;
 
-use std::net::{SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use veilnet_engine::{Event, StepLimits};
 use veilnet_handshake::OsRng;
-use world::{SS, at, expect, join, open, pair, say, settle, stats, until};
+use world::{Nat, SS, at, expect, join, open, pair, say, settle, stats, until};
 
 /// Two engines agree, and control datagrams and probes cross both ways.
 #[test]
@@ -128,61 +125,6 @@ fn a_dying_thread_is_told() {
         engine.call(|c, _| c.stats()),
         Err(veilnet_engine::Error::Broken(_))
     ));
-}
-
-/// A NAT between a peer and the engine: its outer port can be changed.
-struct Nat {
-    inner: SocketAddr,
-    outer: Arc<Mutex<UdpSocket>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Nat {
-    fn before(server: SocketAddr) -> Nat {
-        let socket = || {
-            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-            socket.set_nonblocking(true).unwrap();
-            socket
-        };
-        let inside = socket();
-        let nat = Nat {
-            inner: inside.local_addr().unwrap(),
-            outer: Arc::new(Mutex::new(socket())),
-            stop: Arc::default(),
-        };
-        let (outer, stop) = (Arc::clone(&nat.outer), Arc::clone(&nat.stop));
-        std::thread::spawn(move || {
-            let mut client = None;
-            let mut buf = [0; 2048];
-            while !stop.load(Ordering::Relaxed) {
-                if let Ok((len, from)) = inside.recv_from(&mut buf) {
-                    client = Some(from);
-                    let _ = outer.lock().unwrap().send_to(&buf[..len], server);
-                }
-                let received = outer.lock().unwrap().recv_from(&mut buf);
-                if let (Ok((len, _)), Some(client)) = (received, client) {
-                    let _ = inside.send_to(&buf[..len], client);
-                }
-                std::thread::yield_now();
-            }
-        });
-        nat
-    }
-
-    /// Forget the mapping: what comes next leaves from another port, and the old one is dead.
-    fn rebind(&self) -> SocketAddr {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let at = socket.local_addr().unwrap();
-        *self.outer.lock().unwrap() = socket;
-        at
-    }
-}
-
-impl Drop for Nat {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
 }
 
 /// A peer whose NAT gave it another port is followed within seconds, without a new handshake.

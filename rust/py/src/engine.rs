@@ -280,6 +280,24 @@ impl Engine {
         self.attempt(py, move |core, _| core.close_path(sid, path))
     }
 
+    /// How many probes left: fewer than endpoints when byte budgets towards some are used up.
+    #[pyo3(signature = (sid, path, endpoints, *, ttl=None))]
+    #[allow(clippy::needless_pass_by_value)]
+    fn punch(
+        &self,
+        py: Python<'_>,
+        sid: u32,
+        path: u8,
+        endpoints: Vec<Endpoint>,
+        ttl: Option<u8>,
+    ) -> PyResult<usize> {
+        let to = endpoints
+            .iter()
+            .map(address)
+            .collect::<PyResult<Vec<_>>>()?;
+        self.attempt(py, move |core, now| core.punch(sid, path, &to, ttl, now))
+    }
+
     #[pyo3(signature = (sid, shares, *, standby=None))]
     fn set_shares(
         &self,
@@ -440,6 +458,7 @@ pub struct SessionStats {
     generation: u64,
     step_tx: u64,
     step_rx: u64,
+    lookup: bool,
     confirmed: bool,
     tx_packets: u64,
     rx_packets: u64,
@@ -464,6 +483,7 @@ impl From<engine::SessionStats> for SessionStats {
             generation: s.generation,
             step_tx: s.step_tx,
             step_rx: s.step_rx,
+            lookup: s.lookup,
             confirmed: s.confirmed,
             tx_packets: s.tx_packets,
             rx_packets: s.rx_packets,

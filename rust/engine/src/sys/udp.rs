@@ -26,6 +26,9 @@ pub struct RawAddr {
     len: libc::socklen_t,
     /// None: the kernel chooses by route. A peer behind a NAT hears only the address it called.
     pub local: Option<Local>,
+    /// How many routers may pass it on (TTL, hop limit); None: as many as the host's default.
+    pub hops: Option<u8>,
+    v4: bool,
 }
 
 impl RawAddr {
@@ -33,6 +36,12 @@ impl RawAddr {
     #[must_use]
     pub fn leaving(self, local: Option<Local>) -> RawAddr {
         RawAddr { local, ..self }
+    }
+
+    /// The same destination, or a router on the way to it.
+    #[must_use]
+    pub fn within(self, hops: Option<u8>) -> RawAddr {
+        RawAddr { hops, ..self }
     }
 }
 
@@ -171,6 +180,8 @@ impl Udp {
             storage,
             len: len as libc::socklen_t,
             local: None,
+            hops: None,
+            v4: to.ip().to_canonical().is_ipv4(),
         }
     }
 
@@ -205,6 +216,10 @@ impl Udp {
             }
             if let (Some(local), false) = (to.local, cmsg.is_null()) {
                 used += self.put_local(cmsg, local);
+                cmsg = libc::CMSG_NXTHDR(&msg, cmsg);
+            }
+            if let (Some(hops), false) = (to.hops, cmsg.is_null()) {
+                used += put_hops(cmsg, to.v4, hops);
             }
             msg.msg_controllen = used;
             if used == 0 {
@@ -307,6 +322,31 @@ impl Default for Control {
     }
 }
 
+/// Write the control message that limits how far a datagram goes; returns its space.
+///
+/// # Safety
+/// `cmsg` points to room for it.
+unsafe fn put_hops(cmsg: *mut libc::cmsghdr, v4: bool, hops: u8) -> usize {
+    let value = libc::c_int::from(hops);
+    let size = std::mem::size_of_val(&value) as libc::c_uint;
+    // A mapped IPv4 destination takes IPv4's message on a socket of both families too.
+    let (level, kind) = if v4 {
+        (libc::IPPROTO_IP, libc::IP_TTL)
+    } else {
+        (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT)
+    };
+    // SAFETY: the caller's promise.
+    unsafe {
+        (*cmsg).cmsg_level = level;
+        (*cmsg).cmsg_type = kind;
+        (*cmsg).cmsg_len = libc::CMSG_LEN(size) as usize;
+        libc::CMSG_DATA(cmsg)
+            .cast::<libc::c_int>()
+            .write_unaligned(value);
+        libc::CMSG_SPACE(size) as usize
+    }
+}
+
 /// The called address in a received control message, if it is one that can be sent from.
 ///
 /// # Safety
@@ -351,5 +391,73 @@ fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
             })
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn tell_hops(socket: &std::net::UdpSocket, v4: bool) {
+        let (level, name) = if v4 {
+            (libc::IPPROTO_IP, libc::IP_RECVTTL)
+        } else {
+            (libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT)
+        };
+        let (on, size): (libc::c_int, _) = (1, 4);
+        // SAFETY: a live int and its size.
+        let set = unsafe {
+            let on = (&raw const on).cast();
+            libc::setsockopt(socket.as_raw_fd(), level, name, on, size)
+        };
+        check(set).unwrap();
+    }
+
+    /// The TTL or hop limit that the next datagram came with.
+    fn hops(socket: &std::net::UdpSocket) -> libc::c_int {
+        let (mut buf, mut control) = ([0u8; 64], Control::default());
+        let mut iov = libc::iovec {
+            iov_base: buf.as_mut_ptr().cast(),
+            iov_len: buf.len(),
+        };
+        // SAFETY: an all-zero msghdr is valid; what it points to lives over the call.
+        unsafe {
+            let mut msg: libc::msghdr = std::mem::zeroed();
+            msg.msg_iov = &mut iov;
+            msg.msg_iovlen = 1;
+            msg.msg_control = control.0.as_mut_ptr().cast();
+            msg.msg_controllen = std::mem::size_of_val(&control);
+            check_len(libc::recvmsg(socket.as_raw_fd(), &mut msg, 0)).unwrap();
+            let cmsg = libc::CMSG_FIRSTHDR(&msg);
+            assert!(!cmsg.is_null());
+            libc::CMSG_DATA(cmsg).cast::<libc::c_int>().read_unaligned()
+        }
+    }
+
+    /// A datagram goes as many hops as it is told, in both families and from a chosen address too.
+    #[test]
+    fn a_datagram_goes_as_far_as_it_is_told() {
+        let udp = Udp::bind(0, false).unwrap();
+        for host in ["127.0.0.1:0", "[::1]:0"] {
+            let socket = std::net::UdpSocket::bind(host).unwrap();
+            let at = socket.local_addr().unwrap();
+            let local = match at.ip() {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            };
+            let v4 = at.is_ipv4();
+            // Before the first datagram, which else does not tell.
+            tell_hops(&socket, v4);
+            let plain = udp.raw(at);
+            for (raw, wanted) in [
+                (plain.within(Some(5)), 5),
+                (plain.leaving(Some(local)).within(Some(255)), 255),
+                (plain, 64),
+            ] {
+                udp.send(&raw, b"far", 64).unwrap();
+                assert_eq!(hops(&socket), wanted, "{at}");
+            }
+        }
     }
 }

@@ -7,7 +7,8 @@
     reason = "each test file uses a part of it"
 )]
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use veilnet_engine::{Engine, Event, Options, SessionStats, StepLimits};
@@ -188,4 +189,64 @@ pub fn say(from: &Engine, sid: u32, to: &Engine, text: &[u8]) {
         _ => None,
     });
     assert_eq!(heard, text);
+}
+
+/// A NAT between a peer and the engine: its outer port can be changed.
+pub struct Nat {
+    pub inner: SocketAddr,
+    outer: Arc<Mutex<UdpSocket>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Nat {
+    pub fn before(server: SocketAddr) -> Nat {
+        let socket = || {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let inside = socket();
+        let nat = Nat {
+            inner: inside.local_addr().unwrap(),
+            outer: Arc::new(Mutex::new(socket())),
+            stop: Arc::default(),
+        };
+        let (outer, stop) = (Arc::clone(&nat.outer), Arc::clone(&nat.stop));
+        std::thread::spawn(move || {
+            let mut client = None;
+            let mut buf = [0; 2048];
+            while !stop.load(Ordering::Relaxed) {
+                if let Ok((len, from)) = inside.recv_from(&mut buf) {
+                    client = Some(from);
+                    let _ = outer.lock().unwrap().send_to(&buf[..len], server);
+                }
+                let received = outer.lock().unwrap().recv_from(&mut buf);
+                if let (Ok((len, _)), Some(client)) = (received, client) {
+                    let _ = inside.send_to(&buf[..len], client);
+                }
+                std::thread::yield_now();
+            }
+        });
+        nat
+    }
+
+    /// What the server sees.
+    pub fn outside(&self) -> SocketAddr {
+        self.outer.lock().unwrap().local_addr().unwrap()
+    }
+
+    /// Forget the mapping: what comes next leaves from another port, and the old one is dead.
+    pub fn rebind(&self) -> SocketAddr {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let at = socket.local_addr().unwrap();
+        *self.outer.lock().unwrap() = socket;
+        at
+    }
+}
+
+impl Drop for Nat {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
