@@ -12,6 +12,10 @@ from pathlib import Path
 import pytest
 
 
+QUIET = 'commons = ""\nlan = "off"\nport_mapping = false\n'
+"""A started node must not speak to this machine's own network."""
+
+
 @dataclass
 class Ran:
     """What a command left behind."""
@@ -50,6 +54,9 @@ class Host:
 
     def run(self, *words, timeout_s=60, **environ) -> Ran:
         """Run `veilnet WORDS` for this host and wait for its end."""
+        if words[0] == "up" and not (self.state / "config.toml").exists():
+            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.state / "config.toml").write_text(QUIET)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("VEILNET_")}
         done = subprocess.run(
             [sys.executable, "-m", "veilnet", *words, *self.arguments],

@@ -5,6 +5,7 @@ Shapes are those of product.md; a field whose part does not exist yet is absent.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +17,9 @@ from veilnet.daemon import lending, nat_views, underlay
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.path_views import PathViews
 from veilnet.daemon.sessions import DISCONNECTED
-from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError
+from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError, VeilError
 from veilnet.networks.invite import Invite, looks_like_invite
-from veilnet.networks.names import parse_node_name
+from veilnet.networks.names import is_name, parse_node_name
 from veilnet.networks.network import Network
 from veilnet.networks.refusal import Refusal, Refused
 from veilnet.protocol.messages import Close
@@ -368,7 +369,24 @@ class Commands:
         except UnknownPeer:
             with trio.move_on_after(timeout_s / 3):
                 await self._node.gossip.refresh()
+        try:
+            return self._find(target)
+        except UnknownPeer:
+            await self._look_for(target)
         return self._find(target)
+
+    async def _look_for(self, target: str) -> None:
+        """Look in the commons for a member that nobody here has heard of, and take it in."""
+        discovery = self._node.discovery
+        name, _, suffix = target.strip().lower().removesuffix(".veil").partition(".")
+        if discovery is None or not is_name(name):
+            return
+        for network in self._node.networks:
+            if suffix in ("", network.name):
+                with contextlib.suppress(VeilError):
+                    member = await discovery.resolve(network, name)
+                    network.members.merge((member,), unix_now())
+                    self._node.changed(network)
 
     async def ping(self, args: Mapping[str, Any], tell: Tell) -> Json:
         """Make one authenticated round trip."""

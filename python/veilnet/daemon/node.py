@@ -327,6 +327,8 @@ class Node:
             return
         network, invite = door.network, door.invite
         mode = vnh1.Mode.FULL if invite is None else vnh1.Mode.JOIN
+        if isinstance(network, Commons) and init.mode == vnh1.Mode.LOOKUP:
+            mode = vnh1.Mode.LOOKUP
         machine = vnh1.Acceptance(
             init=init,
             terms=vnh1.Terms(

@@ -16,13 +16,17 @@ from veilnet.store import Store
 DAY = 86_400
 
 
+QUIET = {"tun": False, "commons": "", "lan": "off", "port_mapping": False}
+"""A node that speaks to those it is told of, and not to this machine's own network."""
+
+
 @asynccontextmanager
 async def running(folder, name, *, found=True, **keys):
     """A node, up inside the block."""
     backend = crypto.load()
     with Store.open(folder / name) as store:
         made = await Node.open(
-            config=Config(tun=False, name=name, **keys),
+            config=Config(**{**QUIET, "name": name, **keys}),
             store=store,
             remembered=Remembered.load(store),
             backend=backend,
