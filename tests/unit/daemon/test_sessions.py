@@ -8,8 +8,8 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilnet.daemon.sessions import SESSIONS_PER_PEER_MAX, Session, SessionTable
-from veilnet.protocol.handshake import Mode
+from veilnet.daemon.sessions import LOOKUPS_MAX, SESSIONS_PER_PEER_MAX, Session, SessionTable
+from veilnet.protocol.handshake import NOBODY, Mode
 
 SMALL, LARGE, NETWORK = b"\x01" * 32, b"\x02" * 32, b"n" * 32
 
@@ -152,3 +152,37 @@ def test_both_ends_agree_whatever_the_order(handshakes, data):
         large.close(sid)
     assert small.carrier is not None
     assert small.carrier == large.carrier
+
+
+def lookup(sid, *, initiator, at):
+    """Make a lookup session."""
+    more = {"mode": Mode.LOOKUP, "initiator": initiator}
+    return session(sid, NOBODY, started_s=at, established_s=at, **more)
+
+
+def test_lookup_sessions_stand_beside_each_other():
+    """Two of them share nobody's id and do not replace each other, and neither ever carries."""
+    table = SessionTable(SMALL)
+    both = [lookup(1, initiator=True, at=0), lookup(2, initiator=False, at=0)]
+    assert [table.add(each) for each in both] == [[], []]
+    assert table.carrier(NETWORK, NOBODY) is None
+    assert table.carriers() == []
+    assert (table.get(1), table.get(2)) == tuple(both)
+    table.remove(both[0])
+    assert (table.get(1), table.get(2), len(table)) == (None, both[1], 1)
+
+
+def test_lookup_sessions_are_bounded():
+    """One more makes the oldest stranger's go, first of all one on which nothing was asked."""
+    table = SessionTable(SMALL)
+    ours = lookup(1, initiator=True, at=0)
+    asked = lookup(2, initiator=False, at=1)
+    asked.heard.set()
+    table.add(ours)
+    table.add(asked)
+    for sid in range(3, LOOKUPS_MAX + 1):
+        assert table.add(lookup(sid, initiator=False, at=sid)) == []
+    (loser,) = table.add(lookup(LOOKUPS_MAX + 1, initiator=False, at=9_999))
+    assert loser.sid == 3
+    table.remove(loser)
+    assert len(table) == LOOKUPS_MAX
