@@ -2,7 +2,7 @@
 
 ```
 row  LEVEL     L, ms: what the arm costs
-     SWING     F, ms: how far the last sample was from that
+     SWING     F, ms: how far the last two samples were from that, what they agree on
      SEEN      when that was, seconds since `born_s`
      COUNT     n: how often and how lately it was measured, at most 40
      SPREAD    R, ms^2: variance around L
@@ -42,8 +42,9 @@ class Ledger:
     """One destination."""
 
     __slots__ = (
-        "active", "arms", "born_s", "clock_s", "credit", "decided_s", "direct", "gone", "opinion",
-        "priced", "standby", "suspicion", "table", "unsettled",
+        "active", "arms", "asked", "born_s", "clock_s", "credit", "decided_s", "direct", "gone",
+        "grudge", "opinion", "priced", "promise", "rush", "standby", "suspicion", "swings", "table",
+        "unsettled",
     )  # fmt: skip
 
     def __init__(self, now_s: float) -> None:
@@ -62,6 +63,16 @@ class Ledger:
         self.standby = -1
         self.suspicion: tuple[int, float] | None = None
         """Column and cost of a data sample so bad that a probe has to stand beside it."""
+        self.asked = 0
+        """How often that probe was asked for."""
+        self.grudge = 0.0
+        """Times its first half-life is how slowly the direct arm's bias fades; below 1: as 1."""
+        self.promise: tuple[int, float] | None = None
+        """Column that data was moved to, and what it was forecast to cost."""
+        self.rush = 1.0
+        """How many times faster data moves, as promises were kept."""
+        self.swings: dict[int, float] = {}
+        """By column, how far the last sample was from the level; SWING is what two agree on."""
         self.priced: set[int] = set()
         """Columns whose last sample paid for its queueing."""
         self.unsettled: list[tuple[int, float, float]] = []
@@ -116,6 +127,10 @@ class Ledger:
         self.standby = place(self.standby)
         self.active = [new for index in self.active if (new := place(index)) >= 0]
         self.priced = {new for index in self.priced if (new := place(index)) >= 0}
+        self.swings = {
+            new: swing for index, swing in self.swings.items() if (new := place(index)) >= 0
+        }
+        self.promise = None
         if self.suspicion is not None:
             at = place(self.suspicion[0])
             self.suspicion = (at, self.suspicion[1]) if at >= 0 else None

@@ -46,6 +46,8 @@ from veilnet.paths.words import Standing, say
 
 Costs = NDArray[np.float64]
 
+_MAX_GRUDGE = 1_024.0
+
 
 @frozen
 class VeilSettings:
@@ -57,6 +59,12 @@ class VeilSettings:
     """Times the relative gain is the part that moves per second ..."""
     alpha_priced: float = 0.3
     """... and where queueing is priced, which makes a gain look larger than it is."""
+    rush: float = 4.0
+    """So many times faster at most: twice with each second in which the arm that was moved to cost
+    what was promised, and back to once when it did not.  In a crowd it does not, alone it does.
+    """
+    promise: float = 1.05
+    promise_ms: float = 1.0
     window: float = 1.08
     window_ms: float = 2.0
     temperature: float = 0.03
@@ -73,6 +81,17 @@ class VeilSettings:
     tau_s: float = 15.0
     level_gain: float = 0.05
     level_clip_ms: float = 400.0
+    outlier_sigmas: float = 4.0
+    """What is further from the level than so many of its deviations, moves it no more than that:
+    an episode is a swing, and the level is what the arm goes back to.
+    """
+    abrupt_ms: float = 200.0
+    """What losing a tenth costs, at which the engine leaves a path too: nobody waits for a second
+    sample that says so.
+    """
+    outlier_ms: float = 5.0
+    outlier: float = 0.1
+    """Part of the level that is no outlier whatever the deviation."""
     count_max: float = 40.0
     count_keep: float = 0.997
     probe_rate: float = 0.25
@@ -85,7 +104,14 @@ class VeilSettings:
     suspect_relief: float = 0.2
     """What a second of data without surprise takes off the evidence."""
     suspect_limit: float = 3.0
+    suspect_patience: int = 3
+    """A probe that was asked for so often is not of the same second any more."""
     bias_half_life_s: float = 600.0
+    direct_half_life_s: float = 1.0
+    """Of the direct path, the first time: it may be shaped for a while, it has no relay that lies.
+    Doubles with each time, and goes back while data fares well there.
+    """
+    direct_forgiving: float = 0.98
     bias_max_ms: float = 1_000.0
 
 
@@ -138,12 +164,8 @@ class Veil:
         (ledger.priced.add if priced else ledger.priced.discard)(index)
         count, level = column[rows.COUNT], column[rows.LEVEL]
         since_s = now_s - ledger.born_s
-        if count == 0.0 and cost >= DEAD_MS:
-            # A first sample that timed out says nothing of the level: it only keeps data away.
-            column[rows.SWING], column[rows.SEEN] = DEAD_MS, since_s
-            ledger.table[:, index] = column
-            return
         w = count / (count + 1.0)
+        swing = column[rows.SWING] if column[rows.SWING] < DEAD_MS else 0.0
         z = np.array(
             (
                 ONE_MS * (1.0 - w),
@@ -151,7 +173,7 @@ class Veil:
                 (1.0 - w) * column[rows.OWN],
                 (1.0 - w) * column[rows.FAR],
                 w * level,
-                w * column[rows.SWING] * exp((column[rows.SEEN] - since_s) / settings.tau_s),
+                w * swing * exp((column[rows.SEEN] - since_s) / settings.tau_s),
                 w * (column[rows.OWN] - column[rows.OWN_THEN]),
                 w * (column[rows.FAR] - column[rows.FAR_THEN]),
             )
@@ -162,12 +184,15 @@ class Veil:
             suspected = ledger.suspicion is not None and ledger.suspicion[0] == index
             if suspected or cost > expected + settings.suspect_sigmas * self._sigma(column):
                 # A probe has to stand beside it: if it can, of the same second.
-                ledger.suspicion = (index, cost)
+                ledger.suspicion, ledger.asked = (index, cost), 0
             else:
                 column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] - settings.suspect_relief)
+                if index == ledger.direct:
+                    ledger.grudge *= settings.direct_forgiving
         elif ledger.suspicion is not None and ledger.suspicion[0] == index:
-            self._compare(ledger, column, cost)
-        self._model.learn(z, cost - forecast)
+            self._compare(ledger, index, column, cost)
+        if cost < DEAD_MS:
+            self._model.learn(z, cost - forecast)
         ledger.table[:, index] = column
         ledger.unsettled.append((index, cost, since_s))
         if len(ledger.unsettled) > MAX_ARMS:
@@ -183,22 +208,34 @@ class Veil:
         clip = settings.level_clip_ms
         for index, cost, since_s in ledger.unsettled:
             column = ledger.table[:, index].tolist()
+            column[rows.SEEN] = since_s
+            if cost >= DEAD_MS:
+                # Silence says nothing of the level: it only keeps data away until the arm is heard.
+                column[rows.SWING] = DEAD_MS
+                ledger.table[:, index] = column
+                continue
             count, spread = column[rows.COUNT], column[rows.SPREAD]
             own, far = column[rows.OWN], column[rows.FAR]
             legs = own - column[rows.OWN_THEN] + far - column[rows.FAR_THEN]
             gain = max(settings.level_gain, 1.0 / (count + 1.0))
             if count > 0.0:
-                off = min(max(cost - column[rows.LEVEL] - legs, -clip), clip)
+                bound = settings.outlier_ms + settings.outlier * column[rows.LEVEL]
+                bound = min(max(bound, settings.outlier_sigmas * spread**0.5), clip)
+                off = min(max(cost - column[rows.LEVEL] - legs, -bound), bound)
                 column[rows.LEVEL] += gain * (off + legs)
             else:
                 off = 0.0
                 column[rows.LEVEL] = cost
-            column[rows.SEEN] = since_s
             column[rows.OWN_THEN] += gain * (own - column[rows.OWN_THEN])
             column[rows.FAR_THEN] += gain * (far - column[rows.FAR_THEN])
+            # Below the mark of a dead arm, whatever the level.
             swing = cost - column[rows.LEVEL] - (1.0 - gain) * legs
-            # The mark of a dead arm, which no living one reaches.
-            column[rows.SWING] = swing if cost < DEAD_MS else DEAD_MS
+            before = ledger.swings.get(index, 0.0)
+            ledger.swings[index] = swing
+            if swing < settings.abrupt_ms:
+                # Only as far as the sample before says the same: a lone spike is no swing.
+                swing = min(max(swing, min(before, 0.0)), max(before, 0.0))
+            column[rows.SWING] = swing
             column[rows.SPREAD] = spread + 0.1 * (off * off - spread)
             column[rows.COUNT] = min(count + 1.0, settings.count_max)
             ledger.table[:, index] = column
@@ -207,7 +244,7 @@ class Veil:
     def _sigma(self, column: list[float]) -> float:
         return float(max(column[rows.SPREAD], self._model.sigma2, 1.0) ** 0.5)
 
-    def _compare(self, ledger: Ledger, column: list[float], probe_cost: float) -> None:
+    def _compare(self, ledger: Ledger, index: int, column: list[float], probe_cost: float) -> None:
         """Hold the bad second of data that is waiting for it against a probe of the same arm."""
         settings = self.settings
         if ledger.suspicion is None:
@@ -219,6 +256,8 @@ class Veil:
         if column[rows.SUSPECT] > settings.suspect_limit:
             column[rows.SUSPECT] = 0.0
             column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
+            if index == ledger.direct:
+                ledger.grudge = min(2.0 * max(ledger.grudge, 0.5), _MAX_GRUDGE)
 
     def _fade(self, ledger: Ledger, now_s: float) -> None:
         """Let confidence and bias fade for the time that has passed."""
@@ -228,8 +267,14 @@ class Veil:
         ledger.clock_s = now_s
         ledger.table[rows.COUNT] *= self.settings.count_keep**passed_s
         keep = 0.5 ** (passed_s / self.settings.bias_half_life_s)
-        ledger.table[rows.BIAS] *= keep
         ledger.table[rows.SUSPECT] *= keep
+        ledger.table[rows.BIAS] *= keep
+        if ledger.direct >= 0 and ledger.table[rows.BIAS, ledger.direct] > 0.0:
+            half_life_s = min(
+                self.settings.direct_half_life_s * max(ledger.grudge, 1.0),
+                self.settings.bias_half_life_s,
+            )
+            ledger.table[rows.BIAS, ledger.direct] *= 0.5 ** (passed_s / half_life_s) / keep
 
     def forecast_ms(self, ledger: Ledger, now_s: float) -> tuple[Costs, Costs]:
         """Return what data and what a probe would cost on every arm, in the order of the arms.
@@ -340,7 +385,8 @@ class Veil:
             return
         is_open = shares[target] > 0.0 or target == ledger.standby
         ease = self.settings.open_already if is_open else 1.0
-        pace = min(max(passed_s, 0.5), 10.0)
+        self._see_promise(ledger, costs)
+        pace = ledger.rush * min(max(passed_s, 0.5), 10.0)
         for i in active:
             gain = costs[i] - costs[target]
             part = self._part_that_moves(ledger, i, costs[i], gain, ease=ease, pace=pace)
@@ -349,6 +395,7 @@ class Veil:
             moved = shares[i] * part
             shares[i] -= moved
             shares[target] += moved
+            ledger.promise = (target, costs[target])
             ledger.opinion = "a cheaper arm" if costs[i] < DEAD_MS else "an arm is dead"
         if shares[target] > 0.0:
             # Two arms over one relay fall together: not worth two paths.
@@ -356,6 +403,16 @@ class Veil:
                 shares[target] += shares[i]
                 shares[i] = 0.0
         self._trim(ledger, shares)
+
+    def _see_promise(self, ledger: Ledger, costs: list[float]) -> None:
+        """Move faster if what was moved to costs what it was forecast to cost."""
+        settings = self.settings
+        kept = False
+        if ledger.promise is not None:
+            target, promised = ledger.promise
+            kept = costs[target] <= settings.promise * promised + settings.promise_ms
+        ledger.rush = min(2.0 * ledger.rush, settings.rush) if kept else 1.0
+        ledger.promise = None
 
     def _part_that_moves(
         self, ledger: Ledger, index: int, cost: float, gain: float, *, ease: float, pace: float
@@ -418,9 +475,12 @@ class Veil:
         self, ledger: Ledger, probing: Costs, now_s: float, passed_s: float, *, quiet: bool
     ) -> int:
         settings = self.settings
+        if ledger.suspicion is not None and ledger.asked >= settings.suspect_patience:
+            ledger.suspicion = None
         if ledger.suspicion is not None:
             # Even if its data has left by now: that is when it would go unnoticed.
             ledger.credit -= 1.0
+            ledger.asked += 1
             return ledger.suspicion[0]
         rate = settings.probe_rate_quiet if quiet else settings.probe_rate
         ledger.credit = min(ledger.credit + rate * passed_s, 1.5)

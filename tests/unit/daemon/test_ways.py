@@ -175,6 +175,16 @@ def test_a_way_that_is_missed_is_asked_every_two_seconds():
     assert [s for s in range(200, 210) if made.doubted(float(s), hurry=False)] == [200, 202, 206]
 
 
+def test_a_way_that_was_left_as_bad_is_missed_too():
+    """Nothing but a probe could say that it is good again; one that carries needs none."""
+    made = way(2)
+    made.look(stats(2, state=BROWNED), 0.0)
+    assert asked_at(made, 10, hurry=True) == [0, 2, 4, 6, 8]
+    assert asked_at(made, 40) == [10, 14, 22, 38]
+    made.look(stats(2, state=BROWNED, share=0.5), 100.0)
+    assert asked_at(made, 200, hurry=True) == []
+
+
 def test_a_dead_path_brought_nothing_back():
     """Whatever it once measured."""
     made = way(share=1.0)
