@@ -84,8 +84,6 @@ class Punchings:
 
     def look(self, course: Course, now_s: float) -> bool:
         """There is no direct way to a peer: call it if it is time.  Whether a call is under way."""
-        if not hasattr(self._node.engine, "punch"):
-            return False
         caller = self._caller(course, now_s)
         if caller.machine.state is State.REST and now_s >= caller.machine.due_s:
             self._act(course, caller, caller.machine.want(now_s))
@@ -146,7 +144,7 @@ class Punchings:
         if not isinstance(message, messages.NatMessage):
             return
         course, now_s = self._node.paths.course(session), trio.current_time()
-        if course is None or not hasattr(self._node.engine, "punch"):
+        if course is None:
             if isinstance(message, messages.Call):
                 self._refuse(session, message, Refusal.NO)
             return
