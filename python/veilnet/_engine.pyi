@@ -174,6 +174,12 @@ class CircuitSpent:
     label: int
 
 @final
+class CarrierClosed:
+    """A carrier's connection has ended: its stand-in leads nowhere, its paths are dead."""
+
+    endpoint: Endpoint
+
+@final
 class PeerSilent:
     """Sent for 1.5 s, heard nothing: the session may be gone at the peer."""
 
@@ -213,6 +219,7 @@ Event: TypeAlias = (
     | ProbeAnswered
     | PathChanged
     | CircuitSpent
+    | CarrierClosed
     | PeerSilent
     | SourceMoved
     | KeysStale
@@ -320,8 +327,42 @@ class EngineStats:
 def circuit_endpoint(link: int, label: int) -> Endpoint:
     """The endpoint that stands for the circuit with that label on that link."""
 
+def is_carrier(endpoint: Endpoint) -> bool:
+    """Whether *endpoint* stands for a carrier: `[100:1:RRRR:RRRR::NNNN:NNNN]:1`.
+
+    R is the same for connections with one /24 or /64, so that budgets by prefix hold for them
+    together; it means nothing outside this run of the program.
+    """
+
 def circuit_of(endpoint: Endpoint) -> tuple[int, int] | None:
     """`(link, label)` if *endpoint* stands for a circuit; no other has such an address."""
+
+@final
+class Carriers:
+    """Connections over TLS 1.3 over TCP that carry datagrams, and the one thread that moves them.
+
+    The certificates prove nothing: VNH1 inside does.  At most 256, of callers at most 32 from one
+    /24 or /64; each has bounded queues and loses what does not fit.
+    """
+
+    @staticmethod
+    def open() -> Carriers: ...
+    def listen(self, port: int) -> int:
+        """Take connections on TCP *port* (0: a free one) of every address; return the port.
+
+        Raises: ConfigError: in use; PrivilegeError.
+        """
+    def connect(self, host: str, port: int, timeout_s: float) -> int:
+        """Connect, blocking, and return the descriptor for `Engine.attach`.
+
+        Raises: PeerUnreachable, ClosedError.
+        """
+    def fileno(self) -> int:
+        """The eventfd that becomes readable when `drain` has something."""
+    def drain(self) -> list[tuple[int, Endpoint]]:
+        """Who called: a descriptor for `Engine.attach`, now the caller's, and the real address."""
+    def count(self) -> int: ...
+    def close(self) -> None: ...
 
 @final
 class Engine:
@@ -446,6 +487,14 @@ class Engine:
         none at all while the path is alive.
         Raises: LocalProtocolError: no such path, a circuit's, an unconfirmed session.
         """
+    def spread(self, sid: int, path: int, endpoint: Endpoint, *, sockets: int) -> None:
+        """Send a probe of that path from each of 1 to 256 further sockets: the hard side of a birthday.
+
+        The socket on which something authentic comes becomes the path's, and stays while it is (at
+        most eight do); the others are closed after 12 s.  Nothing happens while the path is alive.
+        The probes share the byte budget of their one target, so the first 16 KiB go out.
+        Raises: LocalProtocolError: as `punch`, or 256 sockets are in use already.
+        """
     def set_shares(
         self, sid: int, shares: Sequence[tuple[int, float]], *, standby: int | None = None
     ) -> None:
@@ -453,6 +502,18 @@ class Engine:
 
         Raises: LocalProtocolError.
         """
+
+    # carriers
+    def attach(self, fd: int, *, remote: str | None = None) -> Endpoint:
+        """Take over one end of a SOCK_SEQPACKET pair; the answer stands for it as an endpoint.
+
+        Each message is a run of records, length u16 || datagram (1 to 1,500 B).  *remote* is the
+        address that the connection behind it is with: budgets count by its prefix.  At most 256.
+        The descriptor is the engine's from here on, whether or not this succeeds.
+        Raises: LocalProtocolError: another kind of descriptor, or too many.
+        """
+    def detach(self, endpoint: Endpoint) -> None:
+        """Let a carrier go, without an event; its paths are dead."""
 
     # circuits at their ends
     def join_circuit(self, link: int, label: int) -> Endpoint:
