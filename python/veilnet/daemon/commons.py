@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from veilnet.networks.commons import Commons
     from veilnet.units import PeerId
 
-LOOK_S: Final = 5.0
+LOOK_S: Final = 1.0
 LINK_S: Final = 4.0
 CIRCUIT_S: Final = 3.0
 OPENINGS_MAX: Final = 2

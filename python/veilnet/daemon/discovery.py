@@ -26,7 +26,7 @@ from veilnet.daemon.publishing import Publishing
 from veilnet.daemon.underlay import is_reachable
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Horizon
-from veilnet.discovery.descriptor import Opened, open_, open_name
+from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import epoch_day, locator, name_locator, secret_of
 from veilnet.errors import PeerUnreachable, RemoteProtocolError, VeilError
 from veilnet.protocol.circuit import is_circuit
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
     from veilnet.discovery.contact import Contact
-    from veilnet.discovery.descriptor import Descriptor
     from veilnet.networks.commons import Commons
     from veilnet.networks.endpoint import Endpoint
     from veilnet.networks.member import Member
@@ -64,7 +63,7 @@ Key = tuple[NetworkId, PeerId]
 class _Published:
     """What a peer published, and when it was found."""
 
-    opened: Opened
+    descriptor: Descriptor
     found_s: float
 
 
@@ -204,28 +203,20 @@ class Discovery:
 
     # --- finding ---------------------------------------------------------------------------------
 
-    async def locate(self, network: Network, peer_id: PeerId) -> Descriptor:
-        """Return what a peer last published in *network*.
-
-        Raises: PeerUnreachable: it is not found.
-        """
-        opened = await self.look_up(network, peer_id)
-        return opened.descriptor
-
-    async def look_up(self, network: Network, peer_id: PeerId) -> Opened:
-        """Return the descriptor of a peer, and the key that it is signed with.
+    async def locate(self, network: Network, peer_id: PeerId, *, anew: bool = False) -> Descriptor:
+        """Return what a peer last published in *network*; *anew*: whatever was found before.
 
         Raises: PeerUnreachable: it is not found.
         """
         key: Key = (network.id, peer_id)
         known = self._published.get(key)
         now = trio.current_time()
-        if known is not None and now < known.found_s + KNOWN_S:
-            return known.opened
+        if known is not None and not anew and now < known.found_s + KNOWN_S:
+            return known.descriptor
         secret = secret_of(network.k_net)
         day = epoch_day(secret, unix_now())
-        least_seq = 0 if known is None else known.opened.descriptor.seq
-        best: Opened | None = None
+        least_seq = 0 if known is None else known.descriptor.seq
+        best: Descriptor | None = None
 
         def check(blob: bytes) -> bool:
             nonlocal best
@@ -242,8 +233,8 @@ class Discovery:
             except RemoteProtocolError as error:
                 log.debug("no descriptor", reason=error.message)
                 return False
-            if best is None or opened.descriptor.seq > best.descriptor.seq:
-                best = opened
+            if best is None or opened.descriptor.seq > best.seq:
+                best = opened.descriptor
             return True
 
         with trio.move_on_after(LOOK_UP_S):
@@ -261,7 +252,7 @@ class Discovery:
         known = self._published.get((network.id, peer_id))
         if known is None:
             return ()
-        said = known.opened.descriptor
+        said = known.descriptor
         target = PeerId(said.commons_id)
         return tuple(Haven(relay, where, target) for relay, where in said.relays if target)
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from veilnet.units import NetworkId
 
 LOOK_S: Final = 1.0
+HAVENS_S: Final = 8.0
+"""So long after the first contacts havens are waited for before anything is published."""
 ENDPOINTS_MAX: Final = 8
 RELAYS_MAX: Final = 4
 
@@ -39,6 +41,8 @@ class Publishing:
         self._node = node
         self._dht = dht
         self._publishers: dict[NetworkId, Publisher] = {}
+        self._since_s = trio.current_time()
+        """When there was nobody to ask yet."""
 
     def __repr__(self) -> str:
         return f"<Publishing {list(self._publishers.values())}>"
@@ -56,9 +60,12 @@ class Publishing:
         """
         for network_id in self._publishers.keys() - {item.id for item in self._node.networks}:
             self._publishers.pop(network_id).stop()
-        if not self._dht.has_contacts:
-            return
         now = trio.current_time()
+        if not self._dht.has_contacts:
+            self._since_s = now
+            return
+        if self._is_about_to_have_havens(now):
+            return
         where = await self._where()
         for network in self._node.networks:
             publisher = self._publisher(network)
@@ -71,6 +78,13 @@ class Publishing:
                 publisher.unsaved = False
             for put in puts:
                 self._node.spawn(self._put, publisher, put)
+
+    def _is_about_to_have_havens(self, now_s: float) -> bool:
+        """Whether to wait a little: without its havens a node behind a NAT is not found."""
+        strangers, discovery = self._node.strangers, self._node.discovery
+        if self._publishers or strangers is None or discovery is None or strangers.havens():
+            return False
+        return bool(discovery.relays()) and now_s < self._since_s + HAVENS_S
 
     def _publisher(self, network: Network) -> Publisher:
         publisher = self._publishers.get(network.id)

@@ -21,6 +21,7 @@ from veilnet.networks.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from veilnet.daemon.commons import CommonsLinks, Haven
+    from veilnet.daemon.discovery import Discovery
     from veilnet.daemon.node import Node
     from veilnet.daemon.relaying import Circuit
     from veilnet.networks.member import Member
@@ -35,6 +36,7 @@ DIRECT_S: Final = 0.8
 KNOWN_S: Final = 3.0
 """... and before others are asked for newer ones."""
 CIRCUITS_MAX: Final = 2
+PUBLISHED_AGAIN_S: Final = 2.0
 AGAIN_S: Final = 1.0
 """Between two rounds of asking relays."""
 
@@ -63,6 +65,7 @@ class Search:
         self.began_s = trio.current_time()
         self.deadline = self.began_s + timeout_s
         self.circuits: list[Circuit] = []
+        self._havens: set[Haven] = set()
         self.put, self.take = trio.open_memory_channel[Endpoint](ENDPOINTS_MAX)
 
     def through(self, circuit: Circuit) -> None:
@@ -122,12 +125,38 @@ class Search:
             return
         if self.known:
             await trio.sleep_until(self.began_s + DIRECT_S)
-        with contextlib.suppress(VeilError):
-            published = await discovery.locate(self.network, self.member.peer_id)
-            for endpoint in self._node.channels.outside(published.endpoints):
-                self.offer(endpoint)
+        if await self._ask_published(discovery, strangers, nursery):
+            nursery.start_soon(self._search_published_again, discovery, strangers, nursery)
+
+    async def _search_published_again(
+        self, discovery: Discovery, strangers: CommonsLinks, nursery: trio.Nursery
+    ) -> None:
+        """Ask again and again: it may just be moving, and what was found be of before."""
+        while True:
+            await trio.sleep(PUBLISHED_AGAIN_S)
+            await self._ask_published(discovery, strangers, nursery, anew=True)
+
+    async def _ask_published(
+        self,
+        discovery: Discovery,
+        strangers: CommonsLinks,
+        nursery: trio.Nursery,
+        *,
+        anew: bool = False,
+    ) -> bool:
+        """Look once; return whether the peer has published anything."""
+        try:
+            found = await discovery.locate(self.network, self.member.peer_id, anew=anew)
+        except VeilError as error:
+            log.debug("not found in the commons", reason=error.message)
+            return False
+        for endpoint in self._node.channels.outside(found.endpoints):
+            self.offer(endpoint)
         for haven in discovery.havens(self.network, self.member.peer_id):
-            nursery.start_soon(self._try_haven, strangers, haven)
+            if haven not in self._havens:
+                self._havens.add(haven)
+                nursery.start_soon(self._try_haven, strangers, haven)
+        return True
 
     async def _try_haven(self, strangers: CommonsLinks, haven: Haven) -> None:
         await self.may_detour.wait()
@@ -135,6 +164,7 @@ class Search:
             self.through(await strangers.circuit(haven))
         except VeilError as error:
             log.debug("no way over a haven", reason=error.message)
+            self._havens.discard(haven)
 
     async def _search_endpoints(self) -> None:
         network, peer_id = self.network, self.member.peer_id

@@ -4,7 +4,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.unit.daemon.nodes import ask, join, running, until
+from tests.unit.daemon.nodes import running, until
+from veilnet.networks.endpoint import Endpoint
 
 pytestmark = pytest.mark.slow
 
@@ -24,3 +25,19 @@ async def test_two_nodes_of_the_commons_meet(tmp_path):
     async with commons(tmp_path, "alice", "bob") as (alice, bob):
         await bob.discovery.dht.knock(("127.0.0.1", alice.engine.port))
         await until(lambda: len(bob.discovery.dht.machine.table) == 1)
+
+
+async def test_who_holds_a_haven_is_reached_over_it(tmp_path):
+    """A link to a relay of the commons is a way to whoever keeps it, for whoever knows its id."""
+    async with (
+        commons(tmp_path, "relay", relay="all") as (relay,),
+        commons(tmp_path, "alice", "bob") as (alice, bob),
+    ):
+        place = Endpoint("127.0.0.1", relay.engine.port)
+        await bob.strangers.open(relay.commons.peer_id, (place,))
+        bob.discovery.relays = lambda: [(relay.commons.peer_id, place)]
+        await bob.strangers.look()
+        await until(lambda: bob.strangers.havens())
+        (haven,) = bob.strangers.havens()
+        circuit = await alice.strangers.circuit(haven)
+        assert circuit.relays == (relay.commons.peer_id,)
