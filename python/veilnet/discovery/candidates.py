@@ -28,6 +28,8 @@ MAX_HOPS: Final = 16
 MAX_PATH_ASKS: Final = 24
 WIDTH_LEAST: Final = 3
 """A path ends once so many that answered are nearer than any that was not asked."""
+DOUBT: Final = 3
+"""So many silent contacts and no other, and what their teller told comes last."""
 PER_GROUP: Final = 2
 """Asked of one /24 or /48."""
 
@@ -51,6 +53,8 @@ class Candidate:
         "has",
         "heads",
         "hops",
+        "kept",
+        "lost",
         "own",
         "packed",
         "path",
@@ -83,9 +87,16 @@ class Candidate:
         """Questions to all that it, and those it told of, told of."""
         self.own = 0
         """Questions to those that it told of itself."""
+        self.kept = self.lost = 0
+        """How many of those it told of answered, and did not."""
         self.told: list[tuple[bytes, int, Candidate]] = []
         self.heads: list[Candidate] = []
         """Of those it told of, the ones that told of others in turn."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether several were asked that it told of, and nobody was there."""
+        return self.lost >= DOUBT and not self.kept
 
     @property
     def value(self) -> int:
@@ -99,16 +110,23 @@ class Candidate:
 class Path:
     """One of the disjoint ways towards a target."""
 
-    __slots__ = ("aim", "arrived", "asks", "near", "waiting")
+    __slots__ = ("aim", "arrived", "asks", "late", "near", "waiting")
 
     def __init__(self, aim: int) -> None:
         self.aim = aim
-        self.arrived = False
-        """Somebody on it answered from within the region."""
+        self.arrived: list[Candidate] = []
+        """Who on it answered from within the region."""
         self.asks = 0
         self.near: list[int] = []
         """Distances of those that answered, sorted."""
         self.waiting: list[tuple[int, int, Candidate]] = []
+        self.late: list[tuple[int, int, Candidate]] = []
+        """By the word of doubtful tellers: when there are no others."""
+
+    @property
+    def is_there(self) -> bool:
+        """Whether somebody of the region, who does not seem to lie, was come to."""
+        return any(not one.is_doubtful for one in self.arrived)
 
 
 class Candidates:
@@ -188,16 +206,23 @@ class Candidates:
             candidate.packed, candidate.place = packed, b""
             candidate.shared = self._shared(packed)
         candidate.replied = True
+        if candidate.teller is not None:
+            candidate.teller.kept += 1
         path = self.paths[candidate.path]
         insort(path.near, candidate.value ^ path.aim)
         if self.is_inside(candidate):
-            path.arrived = True
+            path.arrived.append(candidate)
             if candidate.step is Step.APPROACH:
                 # It told the way; now it is asked for what lies here.
                 self._into_region(candidate, candidate.teller or self.root)
         teller = candidate.teller
         if teller is not None and candidate not in teller.heads:
             teller.heads.append(candidate)
+
+    def unanswered(self, candidate: Candidate) -> None:
+        """Note that one did not answer."""
+        if candidate.teller is not None:
+            candidate.teller.lost += 1
 
     def resize(self, bits: int) -> None:
         """Let the region be all that share *bits* bits."""
@@ -216,13 +241,22 @@ class Candidates:
             candidate = self.first.pop()
             if candidate.step is None:
                 return candidate, Step.REGION
-        chosen = self._next_on_paths() if approach_first else None
-        if chosen is not None:
-            return chosen, Step.APPROACH
-        chosen = self._next_in_region(self.root)
-        if chosen is not None:
-            return chosen, Step.REGION
-        chosen = None if approach_first else self._next_on_paths()
+        region, paths = self._in_region, self._on_paths
+        order = (paths, region) if approach_first else (region, paths)
+        # What nobody but doubtful tellers knows of comes after everything else.
+        for desperate in (False, True):
+            for queue in order:
+                chosen = queue(desperate=desperate)
+                if chosen is not None:
+                    return chosen
+        return None
+
+    def _in_region(self, *, desperate: bool) -> tuple[Candidate, Step] | None:
+        chosen = self._next_in_region(self.root, desperate=desperate)
+        return None if chosen is None else (chosen, Step.REGION)
+
+    def _on_paths(self, *, desperate: bool) -> tuple[Candidate, Step] | None:
+        chosen = self._next_on_paths(desperate=desperate)
         return None if chosen is None else (chosen, Step.APPROACH)
 
     def charge(self, candidate: Candidate, step: Step) -> None:
@@ -283,14 +317,18 @@ class Candidates:
             return candidate.replied
         return candidate.step is None and self._groups.get(candidate.group, 0) < PER_GROUP
 
-    def _next_in_region(self, node: Candidate) -> Candidate | None:
-        turns = [(head.charged, at) for at, head in enumerate(node.heads)]
+    def _next_in_region(self, node: Candidate, *, desperate: bool) -> Candidate | None:
+        turns = [
+            (head.charged, at)
+            for at, head in enumerate(node.heads)
+            if desperate or not head.is_doubtful
+        ]
         if node.told:
             turns.append((node.own, -1))
         turns.sort()
         for _, at in turns:
             if at >= 0:
-                chosen = self._next_in_region(node.heads[at])
+                chosen = self._next_in_region(node.heads[at], desperate=desperate)
                 if chosen is not None:
                     return chosen
                 continue
@@ -300,24 +338,28 @@ class Candidates:
                     return candidate
         return None
 
-    def _next_on_paths(self) -> Candidate | None:
+    def _next_on_paths(self, *, desperate: bool) -> Candidate | None:
         # With contacts for one path only, that one has to look as well as all of them.
         begun = sum(bool(path.asks or path.waiting) for path in self.paths)
         width = max(WIDTH_LEAST, -(-self._k // max(1, begun)))
         for path in sorted(self.paths, key=lambda one: one.asks):
-            if path.asks >= MAX_PATH_ASKS or (self.regional and path.arrived):
+            if path.asks >= MAX_PATH_ASKS or path.is_there:
                 continue
+            if desperate:
+                for entry in path.late:
+                    heapq.heappush(path.waiting, entry)
+                path.late.clear()
             while path.waiting:
-                distance, _, candidate = path.waiting[0]
-                if candidate.step is not None or (self.regional and self.is_inside(candidate)):
-                    heapq.heappop(path.waiting)
-                    continue
-                if self._groups.get(candidate.group, 0) >= PER_GROUP:
-                    heapq.heappop(path.waiting)
-                    continue
+                distance, _, candidate = entry = path.waiting[0]
                 if bisect_left(path.near, distance) >= width and distance < _NOWHERE:
                     # Enough nearer ones have answered: this path is at its end.
                     break
                 heapq.heappop(path.waiting)
-                return candidate
+                if candidate.step is not None or self.is_inside(candidate):
+                    continue
+                if self._groups.get(candidate.group, 0) >= PER_GROUP:
+                    continue
+                if desperate or candidate.teller is None or not candidate.teller.is_doubtful:
+                    return candidate
+                path.late.append(entry)
         return None

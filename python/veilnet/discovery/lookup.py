@@ -50,6 +50,8 @@ AGREE: Final = 3
 """So many answers with the same blob, from as many prefixes, end a search for it."""
 MAX_BLOBS_KEPT: Final = 16
 WIDENINGS: Final = 2
+SETTLE_S: Final = 0.3
+"""So long after a blob that passes its check, nobody else is waited for."""
 STALL_S: Final = 0.7
 """An answer that takes longer is waited for, but something else is asked meanwhile."""
 
@@ -87,6 +89,8 @@ class Lookup(abc.ABC):
         """Query -> whom, for what, since when."""
         self.wake: float | None = None
         """When an answer has been waited for long enough to ask somebody else meanwhile."""
+        self.ends_at: float | None = None
+        """When what there is will do."""
         self.internal = False
         """Begun by the machine itself, for its table: nobody waits for the result."""
         self.asked = 0
@@ -181,7 +185,9 @@ class Lookup(abc.ABC):
 
     def unanswered(self, query: int) -> None:
         """Take note that there will be no answer."""
-        self.flying.pop(query)
+        candidate, step, _ = self.flying.pop(query)
+        if step is not Step.STORE:
+            self.candidates.unanswered(candidate)
 
     def turn(self, now: float) -> Turn:
         """Return how it goes on once `next` has nobody."""
@@ -200,6 +206,10 @@ class Lookup(abc.ABC):
     def is_content(self) -> bool:
         """Tell whether there is a result that late answers would only confirm."""
         return False
+
+    def settle(self, now: float) -> None:
+        """Set `ends_at`, if that depends on what was found."""
+        del now
 
     def _resize(self) -> None:
         bits = max(0, self._votes - self._widened)
@@ -272,6 +282,11 @@ class GetLookup(Lookup):
     def is_content(self) -> bool:
         """With any that passes a check."""
         return bool(self._said) and self.check is not None
+
+    def settle(self, now: float) -> None:
+        """End soon after a blob that passes: others who keep it may have a newer one."""
+        if self.ends_at is None and self.is_content():
+            self.ends_at = now + SETTLE_S
 
     def lacks(self) -> bool:
         """Nothing was found."""
