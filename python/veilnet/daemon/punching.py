@@ -52,6 +52,8 @@ SOON_S: Final = 2.0
 SECOND_S: Final = 2.0
 """The session's responder waits so much longer before it calls itself."""
 THEIRS_MAX: Final = 6
+OLDER_MAX: Final = 2
+"""Addresses that others told of a peer, beside those that it tells itself."""
 _GONE: Final = (LocalProtocolError, ClosedError)
 
 log = structlog.get_logger("veilnet.punching")
@@ -183,10 +185,13 @@ class Punchings:
             for row in (said.local, said.public)
         )
         known = self._node.channels.endpoints(network, member, *public, *local)
+        # Of an address that it names itself, another port is an old one.
+        hosts = {endpoint.host for endpoint in public}
+        older = [each for each in known if each not in local and each.host not in hosts]
         return attrs.evolve(
             said,
-            local=tuple(each for each in known if each in local),
-            public=tuple(each for each in known if each not in local),
+            local=tuple(each for each in local if each in known),
+            public=tuple([each for each in public if each in known] + older[:OLDER_MAX]),
         )
 
     # --- driving ---------------------------------------------------------------------------------
