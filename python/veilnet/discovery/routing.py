@@ -2,7 +2,8 @@
 
 ```
 entry  = packed contact 51 | failures in a row u8 | last answer u32 | first answer u32   60 bytes
-bucket = how many leading bits of the id are those of our own, at most `k` entries each
+bucket = how many leading bits of the id are those of our own; at most `k` entries, `FAR_K` if the
+         bucket is farther than `NEAR_BUCKETS` beyond our region
 ```
 Times are seconds since the table was made, 0: it never answered and is mere hearsay.
 
@@ -34,8 +35,15 @@ ENTRY_BYTES: Final = 60
 PER_BUCKET: Final = 2
 PER_TABLE: Final = 8
 BUCKETS: Final = 64
+FAR_K: Final = 10
+NEAR_BUCKETS: Final = 3
+"""Far away ten will do, so that a table grows by ten for a doubling of the commons, not by 20."""
 REGION_CONTACTS: Final = 24
 """A region is the smallest subtree around us in which so many others answered us."""
+NEAR: Final = 5
+"""A bucket beyond which `NEAR` x *k* entries are nearer to us has half as much room."""
+FAR_BUCKETS: Final = 3
+"""... but for the first: seven of eight searches of our own begin there."""
 FAILURES_MAX: Final = 3
 """So many in a row, while others answer, and the entry goes; one less, and nobody is told of it."""
 
@@ -53,7 +61,17 @@ def shared_bits(one: int, other: int) -> int:
 class Table:
     """At most `BUCKETS` x *k* contacts; 60 bytes each, and nothing else that grows."""
 
-    __slots__ = ("_counts", "_entries", "_heard", "_start", "horizon", "k", "own_id", "value")
+    __slots__ = (
+        "_counts",
+        "_entries",
+        "_far",
+        "_heard",
+        "_start",
+        "horizon",
+        "k",
+        "own_id",
+        "value",
+    )
 
     def __init__(self, own_id: bytes, *, now: float, k: int = 20, horizon: Horizon) -> None:
         self.own_id = own_id
@@ -62,6 +80,8 @@ class Table:
         self.horizon = horizon
         self._entries = b""
         self._counts = bytearray(BUCKETS)
+        self._far = 0
+        """So many buckets are far."""
         self._start = now - 1.0
         self._heard = 0.0
 
@@ -123,7 +143,7 @@ class Table:
         """Take hearsay in where there is room; tell whether it was."""
         value = int.from_bytes(packed[:ID_BYTES], "big")
         bucket = min(shared_bits(value, self.value), BUCKETS - 1)
-        if self._counts[bucket] >= self.k or self._find(packed[ADDRESS], ID_BYTES) >= 0:
+        if self._is_full(bucket) or self._find(packed[ADDRESS], ID_BYTES) >= 0:
             return False
         return self._insert(packed + _STATE.pack(0, 0, 0))
 
@@ -135,7 +155,7 @@ class Table:
         if at >= 0:
             _, failures, heard, _ = _ENTRY.unpack_from(self._entries, at)
             return bool(failures) or not heard
-        return self._counts[bucket] < self.k or self._worst(bucket, b"") >= 0
+        return not self._is_full(bucket) or self._worst(bucket, b"") >= 0
 
     # who is asked, and who is told
 
@@ -261,7 +281,7 @@ class Table:
             self._count(group, start, end) >= PER_BUCKET
             or self._count(group, 0, len(self._entries)) >= PER_TABLE
         )
-        if crowded or self._counts[bucket] >= self.k:
+        if crowded or self._is_full(bucket):
             worst = self._worst(bucket, group if crowded else b"") if proven else -1
             if worst < 0:
                 return False
@@ -269,7 +289,28 @@ class Table:
             return True
         self._entries = self._entries[:end] + entry + self._entries[end:]
         self._counts[bucket] += 1
+        if proven:
+            self._trim()
         return True
+
+    def _is_full(self, bucket: int) -> bool:
+        size = self._counts[bucket]
+        return size >= self.k or (bucket < self._far and size >= FAR_K)
+
+    def _trim(self) -> None:
+        """Let the newest of buckets go that turned out to be far."""
+        self._far = max(0, self.bits() - NEAR_BUCKETS)
+        start = 0
+        for bucket in range(self._far):
+            size = self._counts[bucket]
+            end = start + size * ENTRY_BYTES
+            if size > FAR_K:
+                piece = self._entries[start:end]
+                entries = [piece[at : at + ENTRY_BYTES] for at in range(0, len(piece), ENTRY_BYTES)]
+                kept = b"".join(sorted(entries, key=_newness)[:FAR_K])
+                self._entries = self._entries[:start] + kept + self._entries[end:]
+                self._counts[bucket] = FAR_K
+            start += self._counts[bucket] * ENTRY_BYTES
 
     def _worst(self, bucket: int, group: bytes) -> int:
         """Return the offset of an entry that anybody who answers may replace, -1 if none."""
@@ -317,6 +358,12 @@ class Table:
             end += self._counts[bucket] * ENTRY_BYTES
         self._counts[bucket] -= 1
         self._entries = self._entries[:at] + self._entries[at + ENTRY_BYTES :]
+
+
+def _newness(entry: bytes) -> tuple[bool, int]:
+    """Sort those that answer first, the oldest of them before all."""
+    _, failures, heard, since = _ENTRY.unpack(entry)
+    return bool(failures) or not heard, since
 
 
 def _rare(pattern: bytes, offset: int) -> tuple[bytes, int]:

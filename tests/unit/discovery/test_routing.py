@@ -9,6 +9,8 @@ from veilnet.discovery.locator import rank
 from veilnet.discovery.routing import (
     BUCKETS,
     ENTRY_BYTES,
+    FAR_K,
+    NEAR_BUCKETS,
     PER_BUCKET,
     PER_TABLE,
     REGION_CONTACTS,
@@ -148,8 +150,10 @@ def test_hearsay_fills_gaps_and_is_told_to_nobody(rng):
 def test_nearest_is_nearest(rng):
     """The bucket walk finds what sorting everything finds."""
     mine = table()
-    known = [contact(rng, number, number % 12) for number in range(200)]
-    known = [one for one in known if mine.answered(one, 1.0)]
+    for place in range(200):
+        mine.answered(contact(rng, place, place % 12), 1.0)
+    known = list(mine)
+    assert len(known) > 100
     for _ in range(40):
         target = rng.randbytes(32) if rng.random() < 0.5 else contact(rng, 0, 6)[:32]
         aim = int.from_bytes(target, "big")
@@ -184,6 +188,24 @@ def test_the_region_is_where_a_few_dozen_answered(rng):
     assert sum(shared_bits(number(one), 0) >= mine.bits() for one in mine) >= REGION_CONTACTS
     assert mine.bits() == 4
     assert table().bits() == 0
+
+
+def test_far_buckets_are_smaller_so_that_a_table_hardly_grows(rng):
+    """Once a bucket turns out to be far it keeps the ten oldest; near ones keep twenty."""
+    mine = table()
+    sizes = {}
+    for depth in range(20):
+        oldest = contact(rng, 30 * depth, depth)
+        for place in range(20):
+            one = oldest if not place else contact(rng, 30 * depth + place, depth)
+            assert mine.answered(one, float(1_000 * depth + place))
+        sizes[depth] = len(mine)
+        assert set(mine) >= {oldest}
+    far = mine.bits() - NEAR_BUCKETS
+    assert far > 10
+    assert len(mine) == far * FAR_K + (20 - far) * 20
+    assert sizes[19] - sizes[18] == FAR_K
+    assert not mine.answered(contact(rng, 900, 0), 30_000.0)
 
 
 def test_the_table_is_bounded_and_packed(rng):
