@@ -1,0 +1,70 @@
+"""Members find each other when nobody is left of those who brought them together.
+
+```
+ a -- NAT -- west -- one -- two -- east -- NAT -- b
+                      |      |
+          strangers, of whom three relay; the inviter
+```
+a and b know each other's names.  Each test takes away whoever could have introduced them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.netns.scenes import needs_nft, needs_ping, ping, status
+from veilnet.testing import Internet, Lab, NatScene, Strangers
+
+pytestmark = [needs_nft, needs_ping]
+
+FOUND_S = 20.0
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """The Internet with its strangers, for all tests."""
+    with Lab() as lab:
+        internet = Internet(lab)
+        yield lab, internet, Strangers(internet, tmp_path_factory.mktemp("strangers"))
+
+
+@pytest.fixture
+def scene(street, tmp_path, request):
+    """Two members behind NATs of the kinds that the test names."""
+    lab, internet, strangers = street
+    with NatScene(lab, internet, tmp_path, *request.param, strangers=strangers) as made:
+        made.join()
+        made.wait_until_found(timeout_s=FOUND_S)
+        yield made
+
+
+def members(node):
+    """Return the ids of all members that *node* knows, its own included."""
+    said = status(node)
+    return {said["peer_id"], *(peer["id"] for peer in said["peers"])}
+
+
+@pytest.mark.parametrize("scene", [("symmetric_random", "symmetric_random")], indirect=True)
+def test_no_common_member_is_reachable(scene):
+    """The inviter is dead, no direct path can be: a stranger relays, in both directions."""
+    scene.lose_inviter()
+    scene.return_later()
+    answer = scene.a.connect("b", "--timeout", "30")
+    assert answer["path"]["kind"] == "relayed"
+    assert not members(scene.a) & set(answer["path"]["via"])
+    assert ping(scene.a.host, scene.b.address()) == 3
+    assert ping(scene.b.host, scene.a.address()) == 3
+
+
+@pytest.mark.parametrize("scene", [("port", "port")], indirect=True)
+def test_the_inviter_and_every_bootstrap_node_are_dead(scene, street):
+    """Only strangers are left that neither was ever told of by an invite or a configuration."""
+    _, _, strangers = street
+    scene.lose_inviter()
+    strangers.nodes[0].kill()
+    scene.return_later()
+    assert not scene.inviter.pids()
+    assert not strangers.nodes[0].pids()
+    scene.a.connect("b", "--timeout", "30")
+    assert ping(scene.a.host, scene.b.address()) == 3
+    assert ping(scene.b.host, scene.a.address()) == 3
