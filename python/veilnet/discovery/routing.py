@@ -40,10 +40,6 @@ NEAR_BUCKETS: Final = 3
 """Far away ten will do, so that a table grows by ten for a doubling of the commons, not by 20."""
 REGION_CONTACTS: Final = 24
 """A region is the smallest subtree around us in which so many others answered us."""
-NEAR: Final = 5
-"""A bucket beyond which `NEAR` x *k* entries are nearer to us has half as much room."""
-FAR_BUCKETS: Final = 3
-"""... but for the first: seven of eight searches of our own begin there."""
 FAILURES_MAX: Final = 3
 """So many in a row, while others answer, and the entry goes; one less, and nobody is told of it."""
 
