@@ -128,6 +128,7 @@ class Gossip:
             listening = self._listening = await self._node.addresses.local_endpoints()
         finally:
             session.placing = False
+        self._node.paths.direct.punching.silences.begin()
         if not session.link.closed.is_set():
             seen = None if is_stand_in(session.endpoint) else session.endpoint
             session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
@@ -184,8 +185,8 @@ class Gossip:
 
     def mapped(self) -> list[Endpoint]:
         """Return the port that a gateway forwards here, if one was asked and does."""
-        portmap = getattr(self._node, "portmap", None)
-        endpoint = None if portmap is None else portmap.mapped
+        discovery = self._node.discovery
+        endpoint = None if discovery is None else discovery.mapped
         return [] if endpoint is None else [endpoint]
 
     def nat(self, version: int, local: Collection[Endpoint] | None = None) -> Verdict:

@@ -39,6 +39,8 @@ FLOWS_S: Final = 2.0
 QUIET_S: Final = 20.0
 FIRST_TEST_S: Final = 10.0
 TEST_PAUSE_S: Final = 20.0
+AGAIN_S: Final = 1.0
+"""After a silence that was too long: until a shorter one is known to be safe, links are at risk."""
 LONG_PAUSE_S: Final = 300.0
 LONGEST_TEST_S: Final = 28.0
 """The engine's own keepalives let no silence last longer."""
@@ -153,6 +155,7 @@ class Silences:
         log.debug("silence tested", silent_s=round(silent_s, 1), came=came)
         if not came:
             self._probe(session)  # whoever sends to us meanwhile reaches us again
+            self._test_due_s = trio.current_time() + AGAIN_S
 
     async def _came(self, session: Session, silent_s: float) -> bool | None:
         """Return whether the peer's probe came after a silence; None: there was no silence."""
