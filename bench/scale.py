@@ -30,7 +30,7 @@ from plot_scale import draw
 from report import commit, goals_table, machine, table, write
 from scale_goals import METRICS, TITLES, goals_of
 from veilnet.errors import VeilError
-from veilnet.sim.discovery.experiments import EXPERIMENTS, Plan, Sample, run
+from veilnet.sim.discovery.experiments import EXPERIMENTS, Plan, Sample, check, run
 from veilnet.sim.traces import VARIABLE, Trace, find_trace
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ FIRST_SEED = 1_000
 Collected = dict[tuple[str, str], dict[str, list[float]]]
 
 
-def collect(samples: Iterator[Sample]) -> Collected:
-    """Run them all; by row and metric, then system: one value per seed."""
-    found: Collected = {}
+def collect(samples: Iterator[Sample], found: Collected) -> None:
+    """Run them all, into *found*: by row and metric, then system, one value per seed."""
     started = time.monotonic()
     for sample in samples:
         for metric, value in sample.values.items():
@@ -54,7 +53,6 @@ def collect(samples: Iterator[Sample]) -> Collected:
         took = time.monotonic() - started
         where = f"{sample.row}, {sample.system}, seed {sample.seed}"
         print(f"{took:5.0f} s  {where}: {shown}", file=sys.stderr, flush=True)
-    return found
 
 
 def spread(values: list[float]) -> dict[str, float]:
@@ -96,8 +94,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def evaluate(options: argparse.Namespace) -> dict[str, Any]:
-    """Run what *options* ask for and return the document.
+def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Run what *options* ask for; yield the document after each experiment.
 
     Raises: VeilError: an option or a file cannot be used.
     """
@@ -107,17 +105,20 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         print(f"no recorded trace: {trace.why}", file=sys.stderr)
     seeds = tuple(range(FIRST_SEED, FIRST_SEED + max(1, options.seeds)))
     names = [part.strip() for part in options.experiments.split(",") if part.strip()]
-    rows = rows_of(collect(run(names, Plan(quick=options.quick, seeds=seeds), trace)))
-    return {
+    head = {
         "commit": commit(),
         "machine": machine(),
         "command": f"python bench/scale.py {' '.join(sys.argv[1:])}".strip(),
         "trace": {"name": trace.name, "nodes": trace.nodes},
         "seeds": list(seeds),
         "missing": missing,
-        "rows": rows,
-        "goals": goals_of(rows),
     }
+    found: Collected = {}
+    check(names)
+    for name in names:
+        collect(run(name, Plan(quick=options.quick, seeds=seeds), trace), found)
+        rows = rows_of(found)
+        yield head | {"rows": rows, "goals": goals_of(rows)}
 
 
 def trace_of() -> Trace:
@@ -143,15 +144,18 @@ def show(document: dict[str, Any]) -> None:
 def main() -> int:
     """Run the bench and return its exit code."""
     options = parser().parse_args()
+    document: dict[str, Any] = {}
     try:
-        document = evaluate(options)
+        for document in evaluate(options):
+            # Whoever stops a long run keeps what there is.
+            if options.json:
+                write(options.json, document)
+                draw(options.json.with_suffix(".svg"), document)
     except VeilError as error:
         print(f"scale: {error.message}. {error.hint}", file=sys.stderr)
         return error.code
-    if options.json:
-        write(options.json, document)
-        draw(options.json.with_suffix(".svg"), document)
-    show(document)
+    if document:
+        show(document)
     return 0
 
 

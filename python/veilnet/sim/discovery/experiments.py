@@ -16,8 +16,8 @@ from attrs import frozen
 from veilnet.discovery.contact import RELAYS, STORES, Contact
 from veilnet.discovery.kademlia import Kademlia
 from veilnet.errors import UsageError
-from veilnet.sim.discovery.churn import HOUR_S, Churn
-from veilnet.sim.discovery.first_byte import first_byte, relays_of
+from veilnet.sim.discovery.churn import AWAY, HOUR_S, Churn
+from veilnet.sim.discovery.first_byte import FirstByte, first_byte, relays_of
 from veilnet.sim.discovery.living import Life, Living
 from veilnet.sim.discovery.machine import filled
 from veilnet.sim.discovery.network import Lookup, Network, Setting, System
@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
     from veilnet.sim.traces import Trace
 
-EXPERIMENTS: Final = ("growth", "state", "living", "sybils", "lost", "cache", "byte")
+EXPERIMENTS: Final = ("state", "byte", "growth", "sybils", "lost", "cache", "living")
 MACHINES: Final = (100, 1_000, 10_000)
 MODELS: Final = (10_000, 100_000, 1_000_000)
+LIVING: Final = 300
+STALE: Final = 0.1
+"""Of the contacts in the tables of a living network fewer are away: its machines look."""
 GONE: Final = 0.08
 """Of all who are up, so many have left half an hour later: a descriptor may be that old."""
 
@@ -62,8 +65,8 @@ class Sample:
     values: dict[str, float]
 
 
-def run(names: Sequence[str], plan: Plan, trace: Trace) -> Iterator[Sample]:
-    """Run the experiments *names*.
+def check(names: Sequence[str]) -> None:
+    """See to it that there are experiments called *names*.
 
     Raises: UsageError: there is no such experiment.
     """
@@ -72,9 +75,12 @@ def run(names: Sequence[str], plan: Plan, trace: Trace) -> Iterator[Sample]:
             raise UsageError(
                 f"no experiment is called {name!r}", hint=f"There are: {','.join(EXPERIMENTS)}."
             )
-    for name in names:
-        for seed in plan.seeds:
-            yield from _RUN[name](plan, trace, seed)
+
+
+def run(name: str, plan: Plan, trace: Trace) -> Iterator[Sample]:
+    """Run one experiment with every seed of *plan*."""
+    for seed in plan.seeds:
+        yield from _RUN[name](plan, trace, seed)
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -86,7 +92,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def summary(lookups: Sequence[Lookup], began: int) -> dict[str, float]:
     """Return the figures of *lookups*, of which *began*; those that never ended failed."""
     found = [one for one in lookups if one.found]
-    values = {"success_percent": 100.0 * len(found) / began}
+    values = {"success_percent": 100.0 * len(found) / max(1, began)}
     if found:
         values |= {
             "hops": statistics.fmean(one.hops for one in found),
@@ -131,7 +137,7 @@ def growth(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
             seed=seed,
             system=system,
             published=plan.of(200 if nodes > 100 else 50),
-            count=plan.of(2_000 if system == "machines" else 1_000),
+            count=plan.of(1_000),
         )
         found[system, nodes] = values
         yield Sample(f"growth/{nodes}", system, seed, values)
@@ -166,9 +172,9 @@ def state(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
 
 
 def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
-    """A thousand machines for three hours."""
-    nodes = 200 if plan.quick else 1_000
-    hours = 1.0 if plan.quick else 3.0
+    """Machines that come, join, keep up and go; the second half of the time is measured."""
+    nodes = 100 if plan.quick else LIVING
+    hours = 1.0 if plan.quick else 2.0
     network = Living(Life(nodes), trace, seed=seed)
     network.loop.run(network.loop.now + hours / 2 * HOUR_S)
     for meter in network.world.meters.values():
@@ -187,8 +193,8 @@ def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
         "stale_percent": 100 * network.stale(),
         "contacts": statistics.fmean(len(m.known()) for m in network.machines.values()),
     }
-    count = plan.of(2_000)
-    values |= summary(network.lookups(count), count)
+    count = plan.of(1_000)
+    values |= summary(*network.lookups(count))
     yield Sample(f"living/{nodes}", "machines", seed, values)
 
 
@@ -201,13 +207,15 @@ def sybils(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     for name, setting in settings.items():
         _, values = lookups_in(
             trace, setting, seed=seed, system="machines",
-            published=plan.of(200), count=plan.of(2_000),
+            published=plan.of(100), count=plan.of(1_000),
         )  # fmt: skip
         yield Sample(f"{name}/{plan.size}", "machines", seed, values)
-    aimed_at = tuple(hashlib.sha256(f"victim {seed} {n}".encode()).digest() for n in range(20))
+    aimed_at = tuple(
+        hashlib.sha256(f"victim {seed} {n}".encode()).digest() for n in range(plan.size // 500)
+    )
     _, values = lookups_in(
         trace, Setting(plan.size, ground=aimed_at), seed=seed, system="machines",
-        published=len(aimed_at), count=plan.of(1_000),
+        published=len(aimed_at), count=plan.of(500),
     )  # fmt: skip
     yield Sample(f"eclipse/{plan.size}", "machines", seed, values)
 
@@ -217,7 +225,7 @@ def lost(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     for name, share, after_s in (("lost30", 0.3, 60.0), ("lost50", 0.5, 180.0)):
         _, values = lookups_in(
             trace, Setting(plan.size), seed=seed, system="machines",
-            published=plan.of(200), count=plan.of(2_000), lost=share, after_s=after_s,
+            published=plan.of(100), count=plan.of(1_000), lost=share, after_s=after_s,
         )  # fmt: skip
         yield Sample(f"{name}/{plan.size}", "machines", seed, values)
 
@@ -233,7 +241,7 @@ def cache(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     rng = random.Random(f"cache {seed}")  # noqa: S311 - a simulation
     churn = Churn()
     results: list[tuple[bool, float, float]] = []
-    count = plan.of(200)
+    count = plan.of(100)
     for _ in range(count):
         newcomer = network.newcomer(_week_old(network, rng, churn))
         results.append(network.rejoin(newcomer))
@@ -261,35 +269,39 @@ def _week_old(network: Network, rng: random.Random, churn: Churn) -> list[bytes]
 
 
 def byte(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
-    """The first byte to a stranger through a relay."""
-    network, values = lookups_in(
-        trace, Setting(plan.size), seed=seed, system="machines",
-        published=plan.of(200), count=0,
-    )  # fmt: skip
-    del values
-    rng = random.Random(f"byte {seed}")  # noqa: S311 - a simulation
+    """The first byte to a stranger through a relay: tables as they are kept, and neglected ones."""
+    for name, away in (("byte", STALE), ("byte-stale", AWAY)):
+        network, _ = lookups_in(
+            trace, Setting(plan.size, away=away), seed=seed, system="machines",
+            published=plan.of(100), count=0,
+        )  # fmt: skip
+        stages = _first_bytes(network, plan.of(500), random.Random(f"byte {seed}"))  # noqa: S311
+        whole = [one.whole_s for one in stages]
+        yield Sample(
+            f"{name}/{plan.size}",
+            "machines",
+            seed,
+            {
+                "byte_p50_s": statistics.median(whole),
+                "byte_p95_s": percentile(whole, 95),
+                "find_p50_s": statistics.median(one.find_s for one in stages),
+                "link_p50_s": statistics.median(one.link_s for one in stages),
+                "circuit_p50_s": statistics.median(one.circuit_s for one in stages),
+                "channel_p50_s": statistics.median(one.channel_s for one in stages),
+            },
+        )
+
+
+def _first_bytes(network: Network, count: int, rng: random.Random) -> list[FirstByte]:
     rtt_s = network.world.internet.rtt_s
     up = sorted(network.up)
     stages = []
-    for one in network.lookups(plan.of(1_000)):
+    for one in network.lookups(count):
         if one.found:
             target = rng.choice(up)
             relays = relays_of(target, up, rtt_s, rng, gone=GONE / 2)
             stages.append(first_byte(one.seen_s, one.asker, target, relays, rtt_s))
-    whole = [one.whole_s for one in stages]
-    yield Sample(
-        f"byte/{plan.size}",
-        "machines",
-        seed,
-        {
-            "byte_p50_s": statistics.median(whole),
-            "byte_p95_s": percentile(whole, 95),
-            "find_p50_s": statistics.median(one.find_s for one in stages),
-            "link_p50_s": statistics.median(one.link_s for one in stages),
-            "circuit_p50_s": statistics.median(one.circuit_s for one in stages),
-            "channel_p50_s": statistics.median(one.channel_s for one in stages),
-        },
-    )
+    return stages
 
 
 _RUN: Final[dict[str, Callable[[Plan, Trace, int], Iterator[Sample]]]] = {

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
+from veilnet.discovery.contact import ADDRESS, pack_endpoint
 from veilnet.discovery.locator import rank
-from veilnet.discovery.routing import REGION_CONTACTS
+from veilnet.discovery.service import FAR_BITS
 from veilnet.protocol.dht_messages import (
     MAX_BLOBS,
     FindNodes,
@@ -25,7 +26,7 @@ from veilnet.protocol.dht_messages import (
 from veilnet.sim.discovery.population import TOP_BITS, K, top
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from veilnet.sim.discovery.population import Endpoint, Population
 
@@ -44,37 +45,43 @@ class Implicit:
         self._people = people
         self._number = number
         self._packed_of = packed_of
-        self._bits = people.region_bits(number, REGION_CONTACTS)
+        self._bits = people.region_bits(number)
         self._kept: dict[bytes, dict[bytes, bytes]] = {}
 
     def answer(self, sender: Endpoint, session: Hashable, message: Any, *, full: bool) -> Any:  # noqa: ANN401
         """Return what a machine with this table would."""
-        del sender, session
+        del session
         own: dict[str, Any] = {"id": self._people.id(self._number), "flags": 3, "bits": self._bits}
         match message:
             case FindNodes():
-                return Nodes(contacts=self._near(message.target), **own)
+                return Nodes(contacts=self._near(message.target, sender), **own)
             case FindValue():
                 kept = tuple(self._kept.get(message.locator, {}).values())[:MAX_BLOBS]
-                named = self._region(message.locator, message.bits)
+                named = self._region(message.locator, message.bits, sender)
                 return Values(contacts=named, blobs=kept, **own)
             case HaveValue():
                 kept = tuple(self._kept.get(message.locator, {}).values())
                 found = any(hashlib.sha256(blob).digest() == message.digest for blob in kept)
-                named = self._region(message.locator, message.bits)
+                named = self._region(message.locator, message.bits, sender)
                 return Have(contacts=named, have=found, **own)
             case Store() if full:
                 self._kept.setdefault(message.locator, {})[message.owner] = message.blob
                 return StoreTaken(life_s=LIFE_S)
         return None
 
-    def _near(self, target: bytes) -> bytes:
+    def _near(self, target: bytes, sender: Endpoint) -> bytes:
         near = self._people.listed_near(self._number, top(target))
-        return b"".join(map(self._packed_of, near))
+        return b"".join(self._told(map(self._packed_of, near), sender))
 
-    def _region(self, locator: bytes, bits: int) -> bytes:
+    @staticmethod
+    def _told(contacts: Iterable[bytes], sender: Endpoint) -> Iterator[bytes]:
+        """Yield all but the asker itself."""
+        own = pack_endpoint(sender)
+        return (packed for packed in contacts if packed[ADDRESS] != own)
+
+    def _region(self, locator: bytes, bits: int, sender: Endpoint) -> bytes:
         """Return those of the region by rank, and then the nearest, as `Table.region` does."""
-        bits = bits or self._bits
+        bits = max(bits, self._bits - FAR_BITS, 0)
         aim, own = top(locator), self._people.top(self._number)
         shared = min(TOP_BITS - (own ^ aim).bit_length(), TOP_BITS - 1)
         listed: list[int] = []
@@ -92,4 +99,4 @@ class Implicit:
             known = set(named)
             near = self._people.listed_near(self._number, aim)
             named += [one for one in map(self._packed_of, near) if one not in known]
-        return b"".join(named[:K])
+        return b"".join(self._told(named[:K], sender))

@@ -141,20 +141,30 @@ class Living:
         again = REPUBLISH_S * self.rng.uniform(0.9, 1.1)
         self.loop.at(self.loop.now + again, self._publish, number, entry)
 
-    def lookups(self, count: int, *, each_s: float = 0.2, limit_s: float = 60.0) -> list[Lookup]:
-        """Run *count* lookups of descriptors whose publishers are there."""
-        results: list[Lookup] = []
-        for number in range(count):
-            self.loop.at(self.loop.now + number * each_s, self._look, results)
-        self.loop.run(self.loop.now + count * each_s + limit_s, done=lambda: len(results) == count)
-        return results
+    def lookups(
+        self, count: int, *, each_s: float = 0.2, limit_s: float = 60.0
+    ) -> tuple[list[Lookup], int]:
+        """Look *count* descriptors up whose publishers are there.
 
-    def _look(self, results: list[Lookup]) -> None:
+        Returns: what became of the lookups, and how many there were whose asker stayed.
+        """
+        results: list[Lookup] = []
+        askers: list[Machine] = []
+        for number in range(count):
+            self.loop.at(self.loop.now + number * each_s, self._look, results, askers)
+        self.loop.run(self.loop.now + count * each_s + limit_s, done=lambda: len(results) == count)
+        ended = {one.asker for one in results}
+        left = sum(one.gone and one.number not in ended for one in askers)
+        return results, len(askers) - left
+
+    def _look(self, results: list[Lookup], askers: list[Machine]) -> None:
         published = [entry for entry in self.published.values() if entry.done]
         entry = self.rng.choice(published)
         now = self.loop.now
         settled = [m for m in self.machines.values() if now - m.began >= SETTLED_S]
-        look(self.rng.choice(settled), entry.locator, entry.blob, results)
+        asker = self.rng.choice(settled)
+        askers.append(asker)
+        look(asker, entry.locator, entry.blob, results)
 
     def stale(self) -> float:
         """Return the share of contacts in tables at whose address nobody is."""

@@ -43,7 +43,11 @@ class Machine:
     Invariant: `tick` is due no later than the machine's deadline, and not at all without one.
     """
 
-    def __init__(self, world: World, number: int, kademlia: Kademlia) -> None:
+    def __init__(
+        self, world: World, number: int, kademlia: Kademlia, *, answers: bool = True
+    ) -> None:
+        self._answers = answers
+        """Whether it stands in the world at all, or only asks from where a model node stands."""
         self.world = world
         self.number = number
         self.kademlia = kademlia
@@ -71,7 +75,7 @@ class Machine:
     @property
     def gone(self) -> bool:
         """Whether another node has this one's place, or nobody."""
-        return self.world.node(self.number) is not self
+        return self._answers and self.world.node(self.number) is not self
 
     # What the daemon would ask for
 
@@ -194,3 +198,4 @@ def filled_at_once(kademlia: Kademlia, buckets: Iterable[Iterable[bytes]], now: 
         counts[min(number, len(counts) - 1)] += len(of_bucket)
         entries += of_bucket
     table._entries, table._counts, table._heard = b"".join(entries), counts, now  # noqa: SLF001
+    table._trim()  # noqa: SLF001

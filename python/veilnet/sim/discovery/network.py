@@ -124,6 +124,7 @@ class Network:
         self._order = sorted(self.up)
         self.published: dict[bytes, bytes] = {}
         self._packed: dict[int, bytes] = {}
+        self._machines: dict[int, Machine] = {}
         liars_all = Liars(self.people, self.packed, kind=setting.kind, seed=seed)
         for number in self.people.liars:
             self.world.nodes[number] = liars_all.at(number)
@@ -144,25 +145,31 @@ class Network:
 
     def machine(self, number: int) -> Machine:
         """Return the machine at *number*, made if there was none."""
-        node = self.world.nodes.get(number)
-        if not isinstance(node, Machine):
-            rng = random.Random(self.seed << 32 ^ number)  # noqa: S311 - a simulation
-            kademlia = Kademlia(
-                self.people.id(number),
-                rng=rng,
-                now=self.loop.now,
-                flags=STORES | RELAYS,
-                # No upkeep: what is looked at is minutes long.
-                probe_interval_s=0.0,
-            )
-            buckets = (map(self.packed, bucket) for bucket in self.people.table(number))
-            if self.setting.one_prefix:
-                for bucket in buckets:
-                    filled(kademlia, bucket, self.loop.now)
-            else:
-                filled_at_once(kademlia, buckets, self.loop.now)
-            node = self.world.nodes[number] = Machine(self.world, number, kademlia)
-        return node
+        machine = self._machines.get(number)
+        if machine is None:
+            machine = self._machines[number] = self._made(number)
+        return machine
+
+    def _made(self, number: int) -> Machine:
+        kademlia = Kademlia(
+            self.people.id(number),
+            rng=random.Random(self.seed << 32 ^ number),  # noqa: S311 - a simulation
+            now=self.loop.now,
+            flags=STORES | RELAYS,
+            # No upkeep: what is looked at is minutes long.
+            probe_interval_s=0.0,
+        )
+        buckets = (map(self.packed, bucket) for bucket in self.people.table(number))
+        if self.setting.one_prefix:
+            for bucket in buckets:
+                filled(kademlia, bucket, self.loop.now)
+        else:
+            filled_at_once(kademlia, buckets, self.loop.now)
+        answers = self.system == "machines"
+        machine = Machine(self.world, number, kademlia, answers=answers)
+        if answers:
+            self.world.nodes[number] = machine
+        return machine
 
     def _implicit(self, number: int) -> Node | None:
         if self.system == "machines" or number not in self.up:

@@ -1,7 +1,8 @@
 """Who there is: ids in order, addresses, who lies, and whom everybody's routing table lists.
 
 Ids are told apart by their first 64 bits.  A table that a long time filled lists, of those who
-share exactly b bits with its owner, up to k at random, whether they are up or not: `bucket`.  The
+share exactly b bits with its owner, as many as `routing.Table` has room for at random, whether
+they are up or not: `bucket`.  The
 machines of a simulated network are filled from it, and beyond 10,000 nodes it answers in their
 place.
 """
@@ -13,6 +14,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+
+from veilnet.discovery.routing import FAR_K, NEAR_BUCKETS, REGION_CONTACTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -130,18 +133,9 @@ class Population:
                 return
             yield self.bucket(index, shared)
 
-    def region_bits(self, index: int, contacts: int) -> int:
-        """Return how many bits the smallest subtree around a node shares that lists *contacts*."""
-        own, inside = self._top_list[index], 0
-        bits = TOP_BITS - 1
-        while bits > 1 and len(self.within(own, bits)) <= 1:
-            bits -= 1
-        while bits > 0:
-            inside += len(self.bucket(index, bits))
-            if inside >= contacts:
-                return bits
-            bits -= 1
-        return 0
+    def region_bits(self, index: int) -> int:
+        """Return how many bits the smallest subtree around a node shares that lists enough."""
+        return _region_bits(self, index)
 
     def listed_near(self, index: int, target: int, count: int = K) -> list[int]:
         """Return the *count* nearest to *target* that the table of *index* lists."""
@@ -164,7 +158,27 @@ class Population:
 def _bucket(people: Population, index: int, shared: int) -> tuple[int, ...]:
     """Draw one bucket, the same whenever it is asked for."""
     others = people.within(people.top(index) ^ (1 << (TOP_BITS - 1 - shared)), shared + 1)
-    if len(others) <= K:
+    if len(others) <= FAR_K:
+        return tuple(others)
+    room = FAR_K if shared < people.region_bits(index) - NEAR_BUCKETS else K
+    if len(others) <= room:
         return tuple(others)
     rng = random.Random(people.seed << 96 ^ index << 64 ^ shared)  # noqa: S311 - a simulation
-    return tuple(rng.sample(others, K))
+    return tuple(rng.sample(others, room))
+
+
+@lru_cache(maxsize=50_000)
+def _region_bits(people: Population, index: int) -> int:
+    own = people.top(index)
+    bits = TOP_BITS - 1
+    while bits > 0 and len(people.within(own, bits)) <= 1:
+        bits -= 1
+    listed, inside = 0, 1
+    while bits > 0:
+        wider = len(people.within(own, bits))
+        listed += min(K, wider - inside)
+        if listed >= REGION_CONTACTS:
+            return bits
+        inside = wider
+        bits -= 1
+    return 0
