@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 import structlog
@@ -104,6 +104,33 @@ class Discovery:
 
     def __repr__(self) -> str:
         return f"<Discovery {self.dht!r} {self.climb.ladder!r}>"
+
+    # --- what others ask -------------------------------------------------------------------------
+
+    @property
+    def contacts(self) -> int:
+        """How many nodes of the commons this one knows to answer."""
+        return len(self.dht.machine.table)
+
+    @property
+    def mapped(self) -> Endpoint | None:
+        """The gateway's port that leads here, if it gave one."""
+        return self.climb.mapped
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `status` and `doctor` say of it."""
+        strangers = self._node.strangers
+        havens = () if strangers is None else strangers.havens()
+        return {
+            "commons": self._commons.name,
+            "contacts": self.contacts,
+            "havens": [haven.relay.hex() for haven in havens],
+            "published": {
+                network.name: self.publishing.storers(network) for network in self._node.networks
+            },
+            "announced": self.dht.machine.announce,
+            "bootstrap": self.climb.ladder.to_json(),
+        }
 
     # --- first contacts --------------------------------------------------------------------------
 

@@ -27,10 +27,9 @@ def discovery(node: Node) -> Json:
     verdicts = {version: node.gossip.nat(version) for version in (4, 6)}
     # An IPv6 address is seldom translated: the class is that of IPv4 if there is any.
     verdict = verdicts[4] if verdicts[4].mapping is not Mapping.UNKNOWN else verdicts[6]
-    found = getattr(node, "discovery", None)
-    contacts = getattr(found, "contacts", 0)
+    found = node.discovery
     return {
-        "contacts": contacts if isinstance(contacts, int) else 0,
+        "contacts": 0 if found is None else found.contacts,
         "nat": verdict.mapping.word,
         "nat_sure": verdict.sure,
         "observers": verdict.observers,
@@ -39,6 +38,7 @@ def discovery(node: Node) -> Json:
         ],
         "mapped": [str(endpoint) for endpoint in node.gossip.mapped()],
         "reachable": _families(node, verdicts),
+        **({} if found is None else found.to_json()),
     }
 
 

@@ -3,7 +3,7 @@
 ```
 at once        the endpoints that are known
 after 0.8 s    circuits, as relays open them       (at once if no endpoint is known)
-after 0.8 s    what the peer published of itself   (likewise): endpoints, and havens for circuits
+after 0.25 s   what the peer published of itself   (likewise): endpoints, and havens for circuits
 after 3 s      endpoints that others know          (likewise)
 ```
 """
@@ -36,6 +36,8 @@ DIRECT_S: Final = 0.8
 KNOWN_S: Final = 3.0
 """... and before others are asked for newer ones."""
 CIRCUITS_MAX: Final = 2
+PUBLISHED_S: Final = 0.25
+"""... before the commons are asked where else it is: much sooner than a relay is needed."""
 PUBLISHED_AGAIN_S: Final = 2.0
 AGAIN_S: Final = 1.0
 """Between two rounds of asking relays."""
@@ -124,7 +126,7 @@ class Search:
         if discovery is None or strangers is None:
             return
         if self.known:
-            await trio.sleep_until(self.began_s + DIRECT_S)
+            await trio.sleep_until(self.began_s + PUBLISHED_S)
         if await self._ask_published(discovery, strangers, nursery):
             nursery.start_soon(self._search_published_again, discovery, strangers, nursery)
 
