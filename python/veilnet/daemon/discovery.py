@@ -125,9 +125,10 @@ class Discovery:
             "commons": self._commons.name,
             "contacts": self.contacts,
             "havens": [haven.relay.hex() for haven in havens],
-            "published": {
-                network.name: self.publishing.storers(network) for network in self._node.networks
-            },
+            "published": [
+                {"network": network.name, "storers": self.publishing.storers(network)}
+                for network in self._node.networks
+            ],
             "announced": self.dht.machine.announce,
             "bootstrap": self.climb.ladder.to_json(),
         }
