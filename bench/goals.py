@@ -48,7 +48,10 @@ def goals(found: dict[str, dict[str, Any]]) -> str:
 
 
 def results(found: dict[str, dict[str, Any]]) -> str:
-    """Return the rows of all benches as Markdown, each bench under what it ran on."""
+    """Return the rows of all benches as Markdown, each bench under what it ran on.
+
+    Rows that say that no goal stands on them are in the JSON alone.
+    """
     parts = []
     for name, document in found.items():
         machine = document["machine"]
@@ -59,7 +62,8 @@ def results(found: dict[str, dict[str, Any]]) -> str:
         if (RESULTS / f"{name}.svg").exists():
             parts.append(f"![{name}]({(RESULTS / name).relative_to(HERE.parent)}.svg)")
         to = _ratios(document)
-        lines = [_line(row, system, to) for row in document["rows"] for system in row["systems"]]
+        rows = [row for row in document["rows"] if row.get("behind_goal", True)]
+        lines = [_line(row, system, to) for row in rows for system in row["systems"]]
         head = ["row", "system", "median", "unit", *(name.replace("_", " ", 1) for name in to)]
         parts.append(markdown(head, lines))
         parts += [f"Not measured: {who}: {why}" for who, why in document["missing"].items()]

@@ -1,14 +1,14 @@
 """How well path policies choose: experiments A to E, each with every baseline and the oracle.
 
     python bench/paths.py [--quick] [--json FILE] [--experiments A,B,C,D,E] [--seeds N|LIST]
-                          [--policy NAME[,NAME...]] [--plot DIR]
+                          [--policy NAME[,NAME...]] [--plot DIR] [--jobs N]
     python bench/paths.py --trace FILE [--policy NAME[,NAME...]] [--seeds N|LIST] [--json [FILE|-]]
 
 The second form evaluates any trace of round trips (``rtt_ms`` or ``rtt_eighth_ms``, shape (slots,
 nodes, nodes), 0 off the diagonal: missing).  Traces come from ``../shared/data/rtt`` or from where
 VEILNET_RTT points; where there are none, generated ones stand in, and the output says so.
-Reported seeds start at 1000; those below 100 are for tuning.  The policies run in the very guard
-and class that the daemon runs; see ``python/veilnet/sim`` for the environments.
+Reported seeds start at 2000; those below 100 and from 7000 on are for tuning.  The policies run in
+the very guard and class that the daemon runs; see ``python/veilnet/sim`` for the environments.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import os
 import statistics
 import sys
 import time
-from collections import defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from paths_goals import goals_of
+from paths_goals import goals_of, is_behind_goal
 from paths_kernel import load_bytes_per_s, sizes_and_times
 from plot_policies import draw
 from report import commit, goals_table, machine, table, write
@@ -75,8 +75,8 @@ def collect(outcomes: Iterator[Outcome]) -> Collected:
     for outcome in outcomes:
         metrics = found.setdefault((outcome.experiment, outcome.setting), {})
         for metric, value in outcome.values.items():
-            by_policy = metrics.setdefault(metric, defaultdict(list))
-            by_policy[outcome.policy].append(value)
+            by_policy = metrics.setdefault(metric, {})
+            by_policy.setdefault(outcome.policy, []).append(value)
         shown = "  ".join(f"{name} {value:.4g}" for name, value in outcome.values.items())
         where = f"{outcome.experiment} {outcome.setting}, seed {outcome.seed}, {outcome.policy}"
         took = time.monotonic() - started
@@ -105,6 +105,7 @@ def rows_of(found: Collected) -> list[dict[str, Any]]:
                     "title": f"{title}: {words}",
                     "metric": metric,
                     "unit": unit,
+                    "behind_goal": is_behind_goal(f"{experiment}/{setting}", metric),
                     "systems": {name: spread(values) for name, values in by_policy.items()},
                 }
             )
@@ -147,6 +148,22 @@ def run(names: list[str], wanted: Plan, traces: dict[str, Trace]) -> Iterator[Ou
             yield from experiment_e(bases, wanted)
 
 
+def collect_apart(names: list[str], wanted: Plan, traces: dict[str, Trace], jobs: int) -> Collected:
+    """Run the experiments *names*, *jobs* of them at once, each in a process of its own."""
+    if jobs < 2:
+        return collect(run(names, wanted, traces))
+    found: Collected = {}
+    with ProcessPoolExecutor(jobs) as pool:
+        started = [pool.submit(_collect_one, name, wanted, traces) for name in names]
+        for one in started:
+            found |= one.result()
+    return found
+
+
+def _collect_one(name: str, wanted: Plan, traces: dict[str, Trace]) -> Collected:
+    return collect(run([name], wanted, traces))
+
+
 def decision_rows(found: Collected) -> list[dict[str, Any]]:
     """Measure what a decision costs, beside the kernel of the design's formula."""
     print("timing decisions", file=sys.stderr, flush=True)
@@ -174,7 +191,8 @@ def decision_rows(found: Collected) -> list[dict[str, Any]]:
 def _plain(metric: str, title: str, unit: str, values: dict[str, float]) -> dict[str, Any]:
     systems = {name: spread([float(value)]) for name, value in values.items()}
     return {
-        "row": "decision", "title": title, "metric": metric, "unit": unit, "systems": systems
+        "row": "decision", "title": title, "metric": metric, "unit": unit,
+        "behind_goal": is_behind_goal("decision", metric), "systems": systems,
     }  # fmt: skip
 
 
@@ -216,7 +234,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", metavar="FILE", nargs="?", const="-", help="-: standard output")
     made.add_argument("--experiments", metavar="LIST", default=",".join(EXPERIMENTS))
     made.add_argument("--policy", metavar="NAMES", default="", help="default: all, and the oracle")
-    made.add_argument("--seeds", metavar="N|LIST", help="how many (from 1000), or which: 7,8")
+    made.add_argument("--seeds", metavar="N|LIST", help="how many (from 2000), or which: 7,8")
+    made.add_argument("--jobs", metavar="N", type=int, default=1, help="experiments at once")
     made.add_argument("--plot", metavar="DIR", type=Path, help="write paths.svg there")
     made.add_argument("--trace", metavar="FILE", type=Path, help="evaluate this trace alone")
     return made
@@ -243,7 +262,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         missing = {t.name: f"stands in: {t.why}" for t in traces.values() if t.why}
         for why in missing.values():
             print(f"no recorded trace: {why}", file=sys.stderr)
-        found = collect(run(picked, wanted, traces))
+        found = collect_apart(picked, wanted, traces, options.jobs)
         rows = rows_of(found) + decision_rows(found)
     if options.trace is None and "C" in picked:
         missing["direct in C and D"] = "there is no direct path in a crowd"

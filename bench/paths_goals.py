@@ -70,6 +70,24 @@ def _first(rows: Rows, experiment: str) -> str:
     return next((row["row"] for row in rows if row["row"].startswith(prefix)), prefix)
 
 
+_JUDGED = {
+    "C": ("cost_excess_percent", "lost_percent", "moved_percent_per_s"),
+    "D": ("mean_ms", "spike_percent"),
+    "E": ("excess_percent", "attacked_percent"),
+    "decision": ("decide", "update", "memory", "load"),
+}
+"""By experiment, what its goal is about; of the others the excess alone."""
+_NOT_JUDGED = (
+    "C/real bases", "C/deep buffers", "D/10 relays", "E/liars", "E/sybils", "E/silent",
+)  # fmt: skip
+
+
+def is_behind_goal(row: str, metric: str) -> bool:
+    """Say whether a goal is decided by *metric* of *row*: those are shown, all are kept."""
+    experiment = row.partition("/")[0]
+    return row not in _NOT_JUDGED and metric in _JUDGED.get(experiment, ("excess_percent",))
+
+
 def goals_of(rows: Rows, *, trace: str) -> list[dict[str, Any]]:
     """Return the goals of all experiments that *rows* are of."""
     goals = {

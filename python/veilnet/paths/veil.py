@@ -23,12 +23,11 @@ from math import exp, inf
 from typing import ClassVar
 
 import numpy as np
-from attrs import frozen
 from numpy.typing import NDArray
 
 from veilnet.paths import ledger as rows
 from veilnet.paths import persistence
-from veilnet.paths.cost import DEAD_MS, WORST_MS, KappaGate, cost_ms, is_priced
+from veilnet.paths.cost import DEAD_MS, WORST_MS, cost_ms, is_priced
 from veilnet.paths.ledger import Ledger
 from veilnet.paths.policy import (
     MAX_ARMS,
@@ -42,77 +41,12 @@ from veilnet.paths.policy import (
     Sample,
 )
 from veilnet.paths.regression import ONE_MS, Regression
+from veilnet.paths.settings import VeilSettings
 from veilnet.paths.words import Standing, say
 
 Costs = NDArray[np.float64]
 
 _MAX_GRUDGE = 1_024.0
-
-
-@frozen
-class VeilSettings:
-    """Every coefficient, so that an experiment can vary one; the defaults are what ships."""
-
-    gate: KappaGate = KappaGate.BUSY
-    kappa: float = 1.0
-    alpha: float = 1.25
-    """Times the relative gain is the part that moves per second ..."""
-    alpha_priced: float = 0.3
-    """... and where queueing is priced, which makes a gain look larger than it is."""
-    rush: float = 4.0
-    """So many times faster at most: twice with each second in which the arm that was moved to cost
-    what was promised, and back to once when it did not.  In a crowd it does not, alone it does.
-    """
-    promise: float = 1.05
-    promise_ms: float = 1.0
-    window: float = 1.08
-    window_ms: float = 2.0
-    temperature: float = 0.03
-    temperature_ms: float = 1.0
-    gain: float = 0.03
-    gain_ms: float = 3.0
-    open_already: float = 0.3
-    """What is left of the required gain when the path is open: no cost of opening."""
-    least_share: float = 0.05
-    heard_only: bool = False
-    """Data moves only to arms that were measured, however good their legs look: costs 10 points
-    in a crowd, where there is no time to probe everything first.
-    """
-    tau_s: float = 15.0
-    level_gain: float = 0.05
-    level_clip_ms: float = 400.0
-    outlier_sigmas: float = 4.0
-    """What is further from the level than so many of its deviations, moves it no more than that:
-    an episode is a swing, and the level is what the arm goes back to.
-    """
-    abrupt_ms: float = 200.0
-    """What losing a tenth costs, at which the engine leaves a path too: nobody waits for a second
-    sample that says so.
-    """
-    outlier_ms: float = 5.0
-    outlier: float = 0.1
-    """Part of the level that is no outlier whatever the deviation."""
-    count_max: float = 40.0
-    count_keep: float = 0.997
-    probe_rate: float = 0.25
-    probe_rate_quiet: float = 0.1
-    stalest: float = 0.2
-    s0_ms: float = 30.0
-    q: float = 0.003
-    suspect_sigmas: float = 3.0
-    suspect_drift: float = 1.0
-    suspect_relief: float = 0.2
-    """What a second of data without surprise takes off the evidence."""
-    suspect_limit: float = 3.0
-    suspect_patience: int = 3
-    """A probe that was asked for so often is not of the same second any more."""
-    bias_half_life_s: float = 600.0
-    direct_half_life_s: float = 1.0
-    """Of the direct path, the first time: it may be shaped for a while, it has no relay that lies.
-    Doubles with each time, and goes back while data fares well there.
-    """
-    direct_forgiving: float = 0.98
-    bias_max_ms: float = 1_000.0
 
 
 class Veil:
@@ -208,6 +142,7 @@ class Veil:
         clip = settings.level_clip_ms
         for index, cost, since_s in ledger.unsettled:
             column = ledger.table[:, index].tolist()
+            apart = since_s - column[rows.SEEN] > settings.together_s
             column[rows.SEEN] = since_s
             if cost >= DEAD_MS:
                 # Silence says nothing of the level: it only keeps data away until the arm is heard.
@@ -220,7 +155,8 @@ class Veil:
             gain = max(settings.level_gain, 1.0 / (count + 1.0))
             if count > 0.0:
                 bound = settings.outlier_ms + settings.outlier * column[rows.LEVEL]
-                bound = min(max(bound, settings.outlier_sigmas * spread**0.5), clip)
+                bound = clip if apart else max(bound, settings.outlier_sigmas * spread**0.5)
+                bound = min(bound, clip)
                 off = min(max(cost - column[rows.LEVEL] - legs, -bound), bound)
                 column[rows.LEVEL] += gain * (off + legs)
             else:
@@ -232,7 +168,7 @@ class Veil:
             swing = cost - column[rows.LEVEL] - (1.0 - gain) * legs
             before = ledger.swings.get(index, 0.0)
             ledger.swings[index] = swing
-            if swing < settings.abrupt_ms:
+            if swing < settings.abrupt_ms and not apart:
                 # Only as far as the sample before says the same: a lone spike is no swing.
                 swing = min(max(swing, min(before, 0.0)), max(before, 0.0))
             column[rows.SWING] = swing

@@ -8,7 +8,8 @@
 | D | the same with 3 to 40 relays and 10 sources for each; the second-largest relay dies |
 | E | B with a fifth of the relays malicious, and C with relays that never say "busy" |
 
-Seeds below 100 are for tuning; what is reported is drawn with seeds from 1000 on.
+Seeds below 100 and from 7000 on are for tuning; what is reported is drawn with seeds from 2000 on.
+Those from 1000 on were reported before the policy's last change, and are no longer unseen.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from attrs import field, frozen
 
 from veilnet.errors import UsageError
 from veilnet.paths import Guard, policy_names
-from veilnet.paths.veil import Veil, VeilSettings
+from veilnet.paths.settings import VeilSettings
+from veilnet.paths.veil import Veil
 from veilnet.sim.attackers import ATTACKS, attacked
 from veilnet.sim.crowd import Conditions, Crowd, Death, town
 from veilnet.sim.environment import Tally
@@ -31,7 +33,7 @@ from veilnet.sim.replay import pairs_for, replay_scenario
 from veilnet.sim.traces import Trace
 from veilnet.sim.world import World
 
-FIRST_SEED: Final = 1_000
+FIRST_SEED: Final = 2_000
 EXPERIMENTS: Final = ("A", "B", "C", "D", "E")
 SHIPPED: Final = "veil"
 ORACLE, FULL, TRUSTING = "oracle", "full information", "veil, undefended"

@@ -5,7 +5,8 @@ from attrs import evolve
 from tests.unit.paths.streets import HOME, arm, over, relay, sample, street
 from veilnet.paths import DIRECT, MAX_SHARES, make_policy
 from veilnet.paths.cost import KappaGate
-from veilnet.paths.veil import Veil, VeilSettings
+from veilnet.paths.settings import VeilSettings
+from veilnet.paths.veil import Veil
 
 
 def veil(seed=1, **settings):

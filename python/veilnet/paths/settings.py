@@ -1,0 +1,75 @@
+"""The coefficients of the shipped policy; what each is for was found in simulation: ADR 7."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from veilnet.paths.cost import KappaGate
+
+
+@frozen
+class VeilSettings:
+    """Every coefficient, so that an experiment can vary one; the defaults are what ships."""
+
+    gate: KappaGate = KappaGate.BUSY
+    kappa: float = 1.0
+    alpha: float = 1.25
+    """Times the relative gain is the part that moves per second ..."""
+    alpha_priced: float = 0.3
+    """... and where queueing is priced, which makes a gain look larger than it is."""
+    rush: float = 2.0
+    """So many times faster at most: twice with each second in which the arm that was moved to cost
+    what was promised, and back to once when it did not.  In a crowd it does not, alone it does.
+    """
+    promise: float = 1.05
+    promise_ms: float = 1.0
+    window: float = 1.08
+    window_ms: float = 2.0
+    temperature: float = 0.03
+    temperature_ms: float = 1.0
+    gain: float = 0.03
+    gain_ms: float = 3.0
+    open_already: float = 0.3
+    """What is left of the required gain when the path is open: no cost of opening."""
+    least_share: float = 0.05
+    heard_only: bool = False
+    """Data moves only to arms that were measured, however good their legs look: costs 10 points
+    in a crowd, where there is no time to probe everything first.
+    """
+    tau_s: float = 15.0
+    level_gain: float = 0.05
+    level_clip_ms: float = 400.0
+    outlier_sigmas: float = 4.0
+    """What is further from the level than so many of its deviations, moves it no more than that:
+    an episode is a swing, and the level is what the arm goes back to.
+    """
+    together_s: float = 3.0
+    """Samples further apart than this say nothing of each other: each is the news it is."""
+    abrupt_ms: float = 200.0
+    """What losing a tenth costs, at which the engine leaves a path too: nobody waits for a second
+    sample that says so.
+    """
+    outlier_ms: float = 5.0
+    outlier: float = 0.1
+    """Part of the level that is no outlier whatever the deviation."""
+    count_max: float = 40.0
+    count_keep: float = 0.997
+    probe_rate: float = 0.25
+    probe_rate_quiet: float = 0.1
+    stalest: float = 0.2
+    s0_ms: float = 30.0
+    q: float = 0.003
+    suspect_sigmas: float = 3.0
+    suspect_drift: float = 1.0
+    suspect_relief: float = 0.2
+    """What a second of data without surprise takes off the evidence."""
+    suspect_limit: float = 3.0
+    suspect_patience: int = 3
+    """A probe that was asked for so often is not of the same second any more."""
+    bias_half_life_s: float = 600.0
+    direct_half_life_s: float = 1.0
+    """Of the direct path, the first time: it may be shaped for a while, it has no relay that lies.
+    Doubles with each time, and goes back while data fares well there.
+    """
+    direct_forgiving: float = 0.98
+    bias_max_ms: float = 1_000.0
