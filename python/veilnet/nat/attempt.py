@@ -13,7 +13,7 @@ attempt 4                  the other way round: for an easy end whose translator
 `gap` is longer than the two moments T can be apart, so that both translators are open before
 anything that is not an opener arrives.  A packet that arrives too early at a plain Linux
 masquerade leaves an entry there that moves the mapping it was meant for.
-Source: ADR 15; Ford, Srisuresh and Kegel, "Peer-to-Peer Communication Across Network Address
+Source: ADR 12; Ford, Srisuresh and Kegel, "Peer-to-Peer Communication Across Network Address
 Translators" (2005); RFC 5780.
 """
 
