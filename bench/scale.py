@@ -1,6 +1,7 @@
 """Discovery against the number of nodes: hops, success, state and traffic, in virtual time.
 
     python bench/scale.py [--quick] [--json FILE] [--experiments NAME[,NAME...]] [--seeds N]
+                          [--nodes N]
 
 Up to 10,000 nodes every one is the shipped `Kademlia` ("machines").  Beyond, those who answer are
 a model of their tables ("model") and only who asks and who publishes is a machine; at 10,000 both
@@ -10,7 +11,7 @@ VEILNET_RTT points; where there are none, generated ones stand in, and the outpu
 | experiment | what |
 |------------|------|
 | growth     | lookups in networks of 100 to 1,000,000 nodes, 38 % of all listed away |
-| living     | 1,000 machines, for hours: they come and go, join, refresh, publish and expire |
+| living     | machines for hours: they come and go, join, refresh, publish and expire |
 | sybils     | a fifth of all are liars; 20 liars next to a locator |
 | lost       | 30 % and 50 % of all vanish at once |
 | cache      | a node returns after a week, with nothing but its old contacts |
@@ -90,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--quick", action="store_true", help="up to 1,000 machines: about a minute")
     made.add_argument("--json", metavar="FILE", type=Path)
     made.add_argument("--experiments", metavar="LIST", default=",".join(EXPERIMENTS))
+    made.add_argument(
+        "--nodes", metavar="N", type=int, default=10_000,
+        help="size of the networks of sybils, lost and byte (10000)",
+    )  # fmt: skip
     made.add_argument("--seeds", metavar="N", type=int, default=1, help="how many, from 1000 on")
     return made
 
@@ -114,9 +119,10 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "missing": missing,
     }
     found: Collected = {}
+    plan = Plan(quick=options.quick, seeds=seeds, attacked=max(100, options.nodes))
     check(names)
     for name in names:
-        collect(run(name, Plan(quick=options.quick, seeds=seeds), trace), found)
+        collect(run(name, plan, trace), found)
         rows = rows_of(found)
         yield head | {"rows": rows, "goals": goals_of(rows)}
 

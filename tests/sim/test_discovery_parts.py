@@ -180,9 +180,9 @@ def test_the_first_byte_takes_its_stages():
 def test_nodes_that_come_and_go_keep_finding(bases):
     """Machines that join by themselves, an hour of comings and goings: lookups still succeed."""
     fast = Churn(scale_s=3.66 * HOUR_S / 4)
-    network = Living(Life(60, leaves=4, churn=fast), bases, seed=3)
+    network = Living(Life(40, leaves=4, churn=fast), bases, seed=3)
     network.loop.run(network.loop.now + 0.5 * HOUR_S)
-    assert network.comings > 70
+    assert network.comings > 45
     found, begun = network.lookups(60)
     assert begun >= 50
     assert sum(one.found for one in found) >= 0.95 * begun

@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
     from veilnet.sim.traces import Trace
 
-EXPERIMENTS: Final = ("state", "byte", "growth", "sybils", "lost", "cache", "living")
+EXPERIMENTS: Final = ("state", "growth", "living", "sybils", "lost", "cache", "byte")
 MACHINES: Final = (100, 1_000, 10_000)
 MODELS: Final = (10_000, 100_000, 1_000_000)
-LIVING: Final = 300
+LIVING: Final = 200
 STALE: Final = 0.1
 """Of the contacts in the tables of a living network fewer are away: its machines look."""
 GONE: Final = 0.08
@@ -44,6 +44,8 @@ class Plan:
 
     quick: bool
     seeds: tuple[int, ...]
+    attacked: int = 10_000
+    """Nodes of the networks that do not grow."""
 
     def of(self, much: int) -> int:
         """Return how many of *much* are run."""
@@ -51,8 +53,13 @@ class Plan:
 
     @property
     def size(self) -> int:
-        """Nodes of the networks that do not grow."""
+        """The most machines that there are at once."""
         return 1_000 if self.quick else 10_000
+
+    @property
+    def nodes(self) -> int:
+        """Nodes of the networks that are attacked, or lose many, or carry a first byte."""
+        return min(self.size, self.attacked)
 
 
 @frozen
@@ -174,7 +181,7 @@ def state(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
 def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """Machines that come, join, keep up and go; the second half of the time is measured."""
     nodes = 100 if plan.quick else LIVING
-    hours = 1.0 if plan.quick else 2.0
+    hours = 1.0 if plan.quick else 1.5
     network = Living(Life(nodes), trace, seed=seed)
     network.loop.run(network.loop.now + hours / 2 * HOUR_S)
     for meter in network.world.meters.values():
@@ -201,33 +208,34 @@ def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
 def sybils(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """A fifth of all lie; and twenty lie next to one locator."""
     settings = {
-        "sybils": Setting(plan.size, sybils=0.2),
-        "forgers": Setting(plan.size, sybils=0.2, kind="forger"),
+        "sybils": Setting(plan.nodes, sybils=0.2),
+        "forgers": Setting(plan.nodes, sybils=0.2, kind="forger"),
     }
     for name, setting in settings.items():
         _, values = lookups_in(
             trace, setting, seed=seed, system="machines",
             published=plan.of(100), count=plan.of(1_000),
         )  # fmt: skip
-        yield Sample(f"{name}/{plan.size}", "machines", seed, values)
+        yield Sample(f"{name}/{plan.nodes}", "machines", seed, values)
     aimed_at = tuple(
-        hashlib.sha256(f"victim {seed} {n}".encode()).digest() for n in range(plan.size // 500)
+        hashlib.sha256(f"victim {seed} {n}".encode()).digest()
+        for n in range(max(2, plan.nodes // 500))
     )
     _, values = lookups_in(
-        trace, Setting(plan.size, ground=aimed_at), seed=seed, system="machines",
+        trace, Setting(plan.nodes, ground=aimed_at), seed=seed, system="machines",
         published=len(aimed_at), count=plan.of(500),
     )  # fmt: skip
-    yield Sample(f"eclipse/{plan.size}", "machines", seed, values)
+    yield Sample(f"eclipse/{plan.nodes}", "machines", seed, values)
 
 
 def lost(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """Much of the network vanishes at once."""
     for name, share, after_s in (("lost30", 0.3, 60.0), ("lost50", 0.5, 180.0)):
         _, values = lookups_in(
-            trace, Setting(plan.size), seed=seed, system="machines",
+            trace, Setting(plan.nodes), seed=seed, system="machines",
             published=plan.of(100), count=plan.of(1_000), lost=share, after_s=after_s,
         )  # fmt: skip
-        yield Sample(f"{name}/{plan.size}", "machines", seed, values)
+        yield Sample(f"{name}/{plan.nodes}", "machines", seed, values)
 
 
 KEPT_ADDRESS: Final = 0.25
@@ -272,13 +280,13 @@ def byte(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """The first byte to a stranger through a relay: tables as they are kept, and neglected ones."""
     for name, away in (("byte", STALE), ("byte-stale", AWAY)):
         network, _ = lookups_in(
-            trace, Setting(plan.size, away=away), seed=seed, system="machines",
+            trace, Setting(plan.nodes, away=away), seed=seed, system="machines",
             published=plan.of(100), count=0,
         )  # fmt: skip
         stages = _first_bytes(network, plan.of(500), random.Random(f"byte {seed}"))  # noqa: S311
         whole = [one.whole_s for one in stages]
         yield Sample(
-            f"{name}/{plan.size}",
+            f"{name}/{plan.nodes}",
             "machines",
             seed,
             {
