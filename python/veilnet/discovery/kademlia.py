@@ -467,7 +467,7 @@ class Kademlia:
         earned = (now - self._verify_at) / VERIFY_S
         self._verify_left = min(float(VERIFY_BURST), self._verify_left + earned)
         self._verify_at = now
-        if self._verify_left >= 1.0:
+        if self._verify_left >= 1.0 and len(self._queries) < MAX_QUERIES // 2:
             self._verify_left -= 1.0
             self._ask(packed, FindNodes(target=self._beside(packed)), actions)
 

@@ -2,7 +2,7 @@
 
 ```
 content changes | a new day | the signature grows old  -> sealed anew, sent to whoever lacks it
-every 30 min                                           -> storers are asked by its digest
+every 30 min, of a name 75 min                         -> storers are asked by its digest
 ```
 One for each network.  `tick` returns `Put` events for the machine, `done` takes their ends.
 Invariant: a sequence number is used for one content only and none is lower than one used before,
@@ -36,12 +36,15 @@ if TYPE_CHECKING:
     from veilnet.networks.keys import Rng
 
 REFRESH_S: Final = 1_800.0
+NAME_REFRESH_S: Final = 4_500.0
+"""A name says nothing that ages; storers forget it after two hours."""
 RETRY_S: Final = 30.0
 RETRY_MAX_S: Final = 600.0
 SETTLE_S: Final = 2.0
 """A change is published after so long without another, at most `SETTLE_MAX_S` after the first."""
 SETTLE_MAX_S: Final = 10.0
 STORERS: Final = 20
+NAME_STORERS: Final = 12
 RENEW_S: Final = LIFE_S // 4
 """So long before its end a signature is renewed."""
 
@@ -172,15 +175,15 @@ class Publisher:
 
     def done(self, result: Stored | Failed, now: float) -> bool:
         """Take the end of a put; tell whether it was one of ours."""
-        for one in self._records.values():
-            if one.lookup == result.id:
-                break
-        else:
+        key = next((key for key, one in self._records.items() if one.lookup == result.id), None)
+        if key is None:
             return False
+        one = self._records[key]
+        pause = REFRESH_S if key[0] == "where" else NAME_REFRESH_S
         one.lookup = None
         if isinstance(result, Stored):
             one.known, one.stored, one.failures = result.storers, result.count, 0
-            one.due = now + REFRESH_S * self._rng.uniform(0.8, 1.1)
+            one.due = now + pause * self._rng.uniform(0.8, 1.1)
         else:
             one.failures += 1
             one.stored = 0
@@ -209,7 +212,8 @@ class Publisher:
             return None
         one.lookup = self._next_id()
         owner = places.owner_of(self._private, one.where)
-        return Put(one.lookup, one.where, one.blob, STORERS, one.known, owner)
+        storers = STORERS if kind == "where" else NAME_STORERS
+        return Put(one.lookup, one.where, one.blob, storers, one.known, owner)
 
     def _sealed(self, kind: str, day: int, content: Content, now: float, unix_s: int) -> _Record:
         self._seq = max(self._seq + 1, unix_s)

@@ -301,6 +301,19 @@ def test_a_node_that_is_not_reachable_tells_nobody_that_it_is_there():
     assert len(other.machine.table) == 0
 
 
+@pytest.mark.parametrize(("announce", "most"), [(True, 110), (False, 40)])
+def test_upkeep_is_cheap_and_cheaper_where_nobody_asks(announce, most):
+    """In its second hour a node asks once a minute or less, and for its own id."""
+    crowd = Crowd(2)
+    node, *others = crowd.grown(40, probe_interval_s=60.0)
+    node.machine.announce = announce
+    crowd.run(3_600.0, [node])
+    before = sum(len(other.asked) for other in others)
+    crowd.run(7_200.0, [node])
+    asked = sum(len(other.asked) for other in others) - before
+    assert 10 < asked <= most
+
+
 def test_those_who_announce_themselves_are_asked_back_within_a_budget():
     """A thousand announcements make eight questions, each to where its session really was."""
     crowd = Crowd(2)

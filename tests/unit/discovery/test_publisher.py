@@ -208,6 +208,7 @@ def test_a_name_is_published_with_its_credential_and_says_nothing_of_where(world
         unix_s=NOON,
     ).record
     assert record.peer_id == ANNA.peer_id
+    assert name.want_storers < 20
     for put in puts:
         world.stored(put)
     (moved,) = world.say(evolve(THERE, name="anna", credential=b"c"))
