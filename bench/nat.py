@@ -9,7 +9,7 @@ a --- NAT --- west --- one --- two --- east --- NAT --- b
                  inviter, relays: public places
 ```
 Each trial is a first meeting: new NATs, new nodes, new keys.  Both join by an invite through their
-NATs, the inviter is killed, and a connects to b, which it has never spoken with.
+NATs, the inviter is killed, and a connects to b, with which it never had a session.
 
 - usable: the first byte came back, by whatever path;
 - direct: both ends send over a direct path within 35 s of the command, and pings pass there.

@@ -135,7 +135,7 @@ class NatScene:
     def _is_found(self, node: Node) -> bool:
         if self._strangers is None:
             return self.connected(node, "inviter")
-        return node.said("event='published'", since_bytes=self._since[node.name])
+        return node.said("event='published' storers=[1-9]", since_bytes=self._since[node.name])
 
     @staticmethod
     def knows(node: Node, name: str) -> bool:

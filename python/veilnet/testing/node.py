@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,10 +67,10 @@ class Node:
             lines = [f"{key} = {json.dumps(value)}\n" for key, value in config.items()]
             (self.state / "config.toml").write_text("".join(lines))
 
-    def said(self, words: str, *, since_bytes: int = 0) -> bool:
-        """Say whether its log has *words* beyond its first *since_bytes*."""
+    def said(self, pattern: str, *, since_bytes: int = 0) -> bool:
+        """Say whether its log matches *pattern* beyond its first *since_bytes*."""
         log = self.state / "veilnet.log"
-        return log.exists() and words.encode() in log.read_bytes()[since_bytes:]
+        return log.exists() and bool(re.search(pattern.encode(), log.read_bytes()[since_bytes:]))
 
     def log_bytes(self) -> int:
         """Return how long its log is."""
