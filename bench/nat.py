@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 DIRECT_S = 35.0
-_CONNECT_S = 60.0
+_CONNECT_S = 30.0
 _READY_S = 15.0
 _LOOK_S = 0.1
 _FOUND = re.compile(r"event='direct way found'.*failed_before=(\d+)")
