@@ -43,7 +43,7 @@ class Ledger:
 
     __slots__ = (
         "active", "arms", "asked", "born_s", "clock_s", "credit", "decided_s", "direct", "gone",
-        "grudge", "opinion", "priced", "promise", "rush", "standby", "suspicion", "swings", "table",
+        "grudge", "opinion", "priced", "standby", "suspicion", "swings", "table",
         "unsettled",
     )  # fmt: skip
 
@@ -67,10 +67,6 @@ class Ledger:
         """How often that probe was asked for."""
         self.grudge = 0.0
         """Times its first half-life is how slowly the direct arm's bias fades; below 1: as 1."""
-        self.promise: tuple[int, float] | None = None
-        """Column that data was moved to, and what it was forecast to cost."""
-        self.rush = 1.0
-        """How many times faster data moves, as promises were kept."""
         self.swings: dict[int, float] = {}
         """By column, how far the last sample was from the level; SWING is what two agree on."""
         self.priced: set[int] = set()
@@ -130,7 +126,6 @@ class Ledger:
         self.swings = {
             new: swing for index, swing in self.swings.items() if (new := place(index)) >= 0
         }
-        self.promise = None
         if self.suspicion is not None:
             at = place(self.suspicion[0])
             self.suspicion = (at, self.suspicion[1]) if at >= 0 else None

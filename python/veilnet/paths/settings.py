@@ -17,12 +17,6 @@ class VeilSettings:
     """Times the relative gain is the part that moves per second ..."""
     alpha_priced: float = 0.3
     """... and where queueing is priced, which makes a gain look larger than it is."""
-    rush: float = 2.0
-    """So many times faster at most: twice with each second in which the arm that was moved to cost
-    what was promised, and back to once when it did not.  In a crowd it does not, alone it does.
-    """
-    promise: float = 1.05
-    promise_ms: float = 1.0
     window: float = 1.08
     window_ms: float = 2.0
     temperature: float = 0.03
@@ -44,7 +38,7 @@ class VeilSettings:
     an episode is a swing, and the level is what the arm goes back to.
     """
     together_s: float = 3.0
-    """Samples further apart than this say nothing of each other: each is the news it is."""
+    """Where decisions are further apart than this, a sample is no mere second: it is believed."""
     abrupt_ms: float = 200.0
     """What losing a tenth costs, at which the engine leaves a path too: nobody waits for a second
     sample that says so.

@@ -132,7 +132,7 @@ class Veil:
         if len(ledger.unsettled) > MAX_ARMS:
             self._settle(ledger)
 
-    def _settle(self, ledger: Ledger) -> None:
+    def _settle(self, ledger: Ledger, *, apart: bool = False) -> None:
         """Move the numbers of arms that were sampled towards what they cost.
 
         Only when the next decision is due: by then the legs of the same second are known, and
@@ -142,7 +142,6 @@ class Veil:
         clip = settings.level_clip_ms
         for index, cost, since_s in ledger.unsettled:
             column = ledger.table[:, index].tolist()
-            apart = since_s - column[rows.SEEN] > settings.together_s
             column[rows.SEEN] = since_s
             if cost >= DEAD_MS:
                 # Silence says nothing of the level: it only keeps data away until the arm is heard.
@@ -250,7 +249,7 @@ class Veil:
             return Decision((), reason="there is no arm")
         passed_s = 1.0 if ledger.decided_s is None else max(0.0, now_s - ledger.decided_s)
         ledger.decided_s = now_s
-        self._settle(ledger)
+        self._settle(ledger, apart=passed_s > self.settings.together_s)
         self._fade(ledger, now_s)
         data, probing = self.forecast_ms(ledger, now_s)
         costs = data.tolist()
@@ -321,8 +320,7 @@ class Veil:
             return
         is_open = shares[target] > 0.0 or target == ledger.standby
         ease = self.settings.open_already if is_open else 1.0
-        self._see_promise(ledger, costs)
-        pace = ledger.rush * min(max(passed_s, 0.5), 10.0)
+        pace = min(max(passed_s, 0.5), 10.0)
         for i in active:
             gain = costs[i] - costs[target]
             part = self._part_that_moves(ledger, i, costs[i], gain, ease=ease, pace=pace)
@@ -331,7 +329,6 @@ class Veil:
             moved = shares[i] * part
             shares[i] -= moved
             shares[target] += moved
-            ledger.promise = (target, costs[target])
             ledger.opinion = "a cheaper arm" if costs[i] < DEAD_MS else "an arm is dead"
         if shares[target] > 0.0:
             # Two arms over one relay fall together: not worth two paths.
@@ -339,16 +336,6 @@ class Veil:
                 shares[target] += shares[i]
                 shares[i] = 0.0
         self._trim(ledger, shares)
-
-    def _see_promise(self, ledger: Ledger, costs: list[float]) -> None:
-        """Move faster if what was moved to costs what it was forecast to cost."""
-        settings = self.settings
-        kept = False
-        if ledger.promise is not None:
-            target, promised = ledger.promise
-            kept = costs[target] <= settings.promise * promised + settings.promise_ms
-        ledger.rush = min(2.0 * ledger.rush, settings.rush) if kept else 1.0
-        ledger.promise = None
 
     def _part_that_moves(
         self, ledger: Ledger, index: int, cost: float, gain: float, *, ease: float, pace: float
