@@ -267,6 +267,7 @@ class Gossip:
         stranger = session.mode is vnh1.Mode.LOOKUP
         if session.mode is vnh1.Mode.JOIN or (stranger and not session.initiator):
             return  # whom we do not know, and did not ask
+        before = self.nat(4).public
         self.reflexive.heard(
             tuple(session.endpoint) if stranger else session.key,
             at=session.endpoint,
@@ -274,7 +275,10 @@ class Gossip:
             now=trio.current_time(),
             life_s=STRANGERS_WORD_S if stranger else math.inf,
         )
-        self._node.paths.direct.punching.silences.begin()
+        after, punching = self.nat(4).public, self._node.paths.direct.punching
+        if before is not None and after is not None and before[0] != after[0]:
+            punching.moved()  # another uplink: who was out of reach may be in reach
+        punching.silences.begin()
 
     def _call(self, session: Session, envelope: Envelope) -> None:
         self._node.paths.direct.punching.handle(session, envelope)
