@@ -24,6 +24,10 @@ from veilnet.nat.reflexive import Reflexive
 
 UNREPLIED_S = 30.0
 TTL = 64
+BURST, RATE = 16_384, 2_048
+"""Bytes towards an address that never answered, and bytes a second, as the engine has it."""
+BARE, PADDED, FEW = 41, 114, 16
+"""Bytes of a probe, and of one of so few at once."""
 KINDS = ("open", "full", "address", "port", "leaky", "random", "sequential")
 EASY = ("open", "full", "address", "port", "leaky")
 
@@ -117,6 +121,7 @@ class Machine:
     seen: Any = field(factory=set)
     probes: int = 0
     sockets: int = 0
+    bytes_left: Any = field(factory=dict)
     sent: Any = field(factory=list)
     """(seconds, target, TTL) of each probe."""
     vouched_for: Any = None
@@ -241,14 +246,26 @@ class World:
             case Shut():
                 made.path = 0
             case Punch(endpoints, ttl):
-                for endpoint in endpoints:
+                size = BARE if len(endpoints) > FEW else PADDED
+                sent = sum(self._may(made, endpoint, size) for endpoint in endpoints)
+                machine.unsent(endpoints[sent:]) if sent < len(endpoints) else None
+                for endpoint in endpoints[:sent]:
                     made.probes += 1
                     made.sent.append((self.now, endpoint, ttl))
                     self.send(made, made.inner, endpoint, "probe", ttl or TTL)
             case Spread(endpoint, sockets):
+                sockets = sum(self._may(made, endpoint, BARE) for _ in range(sockets))
                 made.sockets += sockets
                 for number in range(made.sockets - sockets, made.sockets):
                     self.send(made, (made.inner[0], 10_000 + number), endpoint, "probe", TTL)
+
+    def _may(self, made, endpoint, size):
+        """Take bytes out of the engine's budget towards an address that never answered."""
+        left, at_s = made.bytes_left.get(endpoint[0], (BURST, self.now))
+        left = min(BURST, left + RATE * (self.now - at_s))
+        granted = left >= size
+        made.bytes_left[endpoint[0]] = (left - size * granted, self.now)
+        return granted
 
     def _tell(self, made, act):
         if made.met_s is None:
