@@ -106,7 +106,7 @@ mod tests {
         i.hello(&schedule, &DOOR, at(2), false, 0, &mut OsRng, &mut wire)
             .unwrap();
         let mut answered = None;
-        for _ in 0..4 {
+        for _ in 0..8 {
             for action in std::mem::take(&mut wire) {
                 match action {
                     Action::Send { to, bytes } if to == at(2) => {

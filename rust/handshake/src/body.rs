@@ -4,13 +4,16 @@
 //!  1 HELLO  kind 1 | sidI 4 | nI 16 | com 32                                     53
 //!  2 RETRY  sidI 4 | nI 16 | cookie 16                                           36
 //!  3 INIT   cookie 16 | kind 1 | sidI 4 | nI 16 | h_{1-k} 32 | half k of (X || ek)
+//!  5 INIT   ticket 96 | mac 16 | kind 1 and so on, as 3
 //!  4 RESP   kind 1 | sidI 4 | digest 16 | half k of (sidR || Y || ct), in a lookup || tag 32
 //!  kind = suite 4 bits | mode 3 bits | k 1 bit
 //! ```
 
 use crate::cookie::COOKIE;
+use crate::door::Body;
 use crate::schedule::LOOKUP_TAG;
 use crate::suite::{Mode, Suite, kind_byte, parse_kind};
+use crate::ticket::{MAC, Shown, TICKET};
 
 /// HELLO: the initiator's intent.
 pub(crate) struct Hello {
@@ -28,9 +31,16 @@ pub(crate) struct Retry {
     pub(crate) cookie: [u8; COOKIE],
 }
 
+/// What an INIT shows for its source address.
+#[derive(Clone)]
+pub(crate) enum Proof {
+    Cookie([u8; COOKIE]),
+    Ticket(Box<Shown>),
+}
+
 /// One of the two fragments of INIT.
 pub(crate) struct InitPart {
-    pub(crate) cookie: [u8; COOKIE],
+    pub(crate) proof: Proof,
     pub(crate) suite: Suite,
     pub(crate) mode: Mode,
     pub(crate) k: usize,
@@ -105,13 +115,25 @@ impl Retry {
 
 impl InitPart {
     pub(crate) fn parse(mut bytes: &[u8]) -> Option<InitPart> {
-        let cookie = *take(&mut bytes)?;
+        let proof = Proof::Cookie(*take(&mut bytes)?);
+        InitPart::parse_behind(proof, bytes)
+    }
+    /// The same with a ticket.
+    pub(crate) fn parse_ticket(mut bytes: &[u8]) -> Option<InitPart> {
+        let shown = Shown {
+            bytes: *take::<TICKET>(&mut bytes)?,
+            mac: *take::<MAC>(&mut bytes)?,
+        };
+        let part = InitPart::parse_behind(Proof::Ticket(Box::new(shown)), bytes)?;
+        (part.mode == Mode::Ticket).then_some(part)
+    }
+    fn parse_behind(proof: Proof, mut bytes: &[u8]) -> Option<InitPart> {
         let (suite, mode, k) = kind(&mut bytes)?;
         let sid_i = u32::from_be_bytes(*take(&mut bytes)?);
         let n_i = *take(&mut bytes)?;
         let sibling = *take(&mut bytes)?;
         (sid_i != 0 && bytes.len() == offer_len(suite) / 2).then(|| InitPart {
-            cookie,
+            proof,
             suite,
             mode,
             k,
@@ -121,11 +143,23 @@ impl InitPart {
             half: bytes.to_vec(),
         })
     }
+    /// How the door-sealed datagram says what it holds.
+    pub(crate) fn door_kind(&self) -> Body {
+        match self.proof {
+            Proof::Cookie(_) => Body::Init,
+            Proof::Ticket(_) => Body::TicketInit,
+        }
+    }
     pub(crate) fn emit(&self) -> Vec<u8> {
         let kind = [kind_byte(self.suite, self.mode, self.k as u8)];
         let sid = self.sid_i.to_be_bytes();
+        let (proof, mac): (&[u8], &[u8]) = match &self.proof {
+            Proof::Cookie(cookie) => (cookie, &[]),
+            Proof::Ticket(shown) => (&shown.bytes, &shown.mac),
+        };
         [
-            self.cookie.as_slice(),
+            proof,
+            mac,
             &kind,
             &sid,
             &self.n_i,

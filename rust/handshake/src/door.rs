@@ -43,6 +43,8 @@ pub(crate) enum Body {
     Retry = 2,
     Init = 3,
     Resp = 4,
+    /// INIT with a ticket instead of the cookie.
+    TicketInit = 5,
 }
 
 impl Body {
@@ -52,6 +54,7 @@ impl Body {
             2 => Some(Body::Retry),
             3 => Some(Body::Init),
             4 => Some(Body::Resp),
+            5 => Some(Body::TicketInit),
             _ => None,
         }
     }

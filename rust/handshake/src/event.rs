@@ -26,6 +26,8 @@ pub struct Init {
     pub x: [u8; 32],
     /// The initiator's ML-KEM encapsulation key.
     pub ek: Vec<u8>,
+    /// Whom the ticket was given to that it showed; None: a cookie.
+    pub holder: Option<[u8; 32]>,
 }
 
 /// What the caller must do.
@@ -98,6 +100,8 @@ pub struct Established {
     pub initiator: bool,
     /// What the session is for.
     pub mode: Mode,
+    /// Responder, mode ticket: what the initiator sent behind its AUTH, as it came.
+    pub early: Vec<(SocketAddr, Vec<u8>)>,
 }
 
 /// What the KEM secret of a key part led to.

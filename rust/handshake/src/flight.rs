@@ -88,6 +88,14 @@ impl Seal {
         Some((header, plain))
     }
 
+    /// Whether *datagram* seems to be of the session *sid* itself: nothing of it is verified yet.
+    pub(crate) fn may_follow(&self, sid: u32, datagram: &[u8]) -> bool {
+        let header = self.mask.header(datagram).ok();
+        header
+            .and_then(|clear| Header::parse(&clear))
+            .is_some_and(|h| h.idx == sid && h.epoch == 0 && h.path != HANDSHAKE_PATH)
+    }
+
     /// Open a fragment of a handshake message sent to session id *sid*.
     pub(crate) fn open_fragment(&self, sid: u32, datagram: &[u8]) -> Option<Fragment> {
         if datagram.len() > door::MAX {

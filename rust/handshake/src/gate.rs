@@ -10,9 +10,10 @@
 //! Invariant: nothing but the ring of nonces changes before a valid cookie, and no reply to an
 //! unproven address is larger than its request. Whatever is wrong meets silence.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::body::InitPart;
 use crate::budget::Unproven;
 use crate::door::{self, Body, DoorKey};
 use crate::error::{Error, Result};
@@ -23,6 +24,7 @@ use crate::replay::Seen;
 use crate::responder::Responder;
 use crate::rng::Rng;
 use crate::schedule::KeySchedule;
+use crate::ticket::Ticket;
 
 /// Lock a schedule; a panic elsewhere must not stop the data thread.
 pub(crate) fn locked(schedule: &Mutex<KeySchedule>) -> MutexGuard<'_, KeySchedule> {
@@ -141,12 +143,60 @@ impl Gate {
             door_key,
             to,
             bare_hint,
+            None,
             now_ns,
             &self.limits,
             &mut self.unproven,
             rng,
             out,
         )
+    }
+
+    /// Initiator: begin at *to* with a ticket of the peer's: INIT goes at once.
+    ///
+    /// `hello` repeats it, and says HELLO when the ticket brings nothing. A peer that does not know
+    /// the ticket any more answers with RETRY.
+    #[allow(clippy::too_many_arguments)]
+    pub fn present(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        ticket: &Ticket,
+        now_ns: u64,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Result<bool> {
+        let sid = locked(schedule).local_sid();
+        if self.responder.contains(sid) {
+            return Err(Error::SessionExists(sid));
+        }
+        self.offers.hello(
+            schedule,
+            door_key,
+            to,
+            false,
+            Some(ticket),
+            now_ns,
+            &self.limits,
+            &mut self.unproven,
+            rng,
+            out,
+        )
+    }
+
+    /// A ticket for the peer at *ip*, known to Python as *holder*, good for *life_ns*.
+    pub fn issue_ticket(
+        &self,
+        ip: IpAddr,
+        holder: &[u8; 32],
+        life_ns: u64,
+        now_ns: u64,
+        rng: &mut dyn Rng,
+    ) -> Result<Ticket> {
+        self.responder
+            .tickets
+            .issue(ip, holder, now_ns.saturating_add(life_ns), rng)
     }
 
     /// Initiator: the KEM secret of a key part, and what came of it.
@@ -220,7 +270,7 @@ impl Gate {
 
     /// Responder: AUTH has been verified. The caller sends the ACK.
     pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<Established> {
-        self.responder.accept(sid, psk, now_ns)
+        self.responder.accept(sid, psk, now_ns, &mut self.memory)
     }
 
     /// Forget a handshake of either role; also the way to say that the ACK came.
@@ -242,10 +292,10 @@ impl Gate {
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
     ) -> bool {
-        if datagram.len() > door::MAX {
-            return false;
-        }
         let (limits, memory) = (&self.limits, &mut self.memory);
+        if datagram.len() > door::MAX {
+            return self.responder.keep_early(datagram, source, limits, memory);
+        }
         if self
             .responder
             .receive(datagram, source, now_ns, limits, memory, out)
@@ -253,6 +303,9 @@ impl Gate {
                 .offers
                 .receive(datagram, source, now_ns, limits, memory, rng, out)
         {
+            return true;
+        }
+        if self.responder.keep_early(datagram, source, limits, memory) {
             return true;
         }
         for door in &self.doors {
@@ -272,9 +325,17 @@ impl Gate {
                     now_ns,
                     rng,
                 )),
-                Some((Body::Init, body)) => {
-                    self.responder
-                        .on_init(&body, door, source, now_ns, limits, memory, rng, out);
+                Some((kind @ (Body::Init | Body::TicketInit), body)) => {
+                    let part = if kind == Body::Init {
+                        InitPart::parse(&body)
+                    } else {
+                        InitPart::parse_ticket(&body)
+                    };
+                    let came = (source, datagram.len());
+                    if let Some(part) = part {
+                        self.responder
+                            .on_init(part, door, came, now_ns, limits, memory, rng, out);
+                    }
                 }
                 _ => {}
             }

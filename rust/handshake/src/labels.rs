@@ -34,6 +34,9 @@ labels! {
     JOIN_DOOR = "veilnet/join/door", "HKDF-Expand(seed of an invite; this) = K_door of the invite, SHA-384 (not length-prefixed).";
     DOOR_SEAL = "veilnet/door/1/seal", "Expand(K_door; n) = AES-256-GCM key of one datagram, SHA-256.";
     COOKIE = "veilnet/door/1/cookie", "HMAC-SHA-256(K_ck; source, com, bucket), cut to 16 bytes.";
+    TICKET_SEAL = "veilnet/ticket/1/seal", "Expand(K_tk; n) = AES-256-GCM key of one ticket, SHA-256.";
+    TICKET_KEY = "veilnet/ticket/1/key", "Expand(K_tk; n) = k_res, what the holder of that ticket proves it with, SHA-256.";
+    TICKET_MAC = "veilnet/ticket/1/mac", "Expand(k_res; com) = 16 bytes beside the ticket in INIT, SHA-256.";
     H0 = "veilnet/hs1/h0", "Hash(PROTO, network id, suite, mode).";
     HALF = "veilnet/hs1/half", "Hash(kind with k, sidI, nI, half k of X || ek), cut to 32 bytes: h_k.";
     COM = "veilnet/hs1/com", "Hash(h_0, h_1), cut to 32 bytes: the initiator's commitment.";

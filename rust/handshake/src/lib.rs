@@ -28,6 +28,7 @@ mod sources;
 mod suite;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod transcript;
 
 pub use budget::Rate;
@@ -43,3 +44,4 @@ pub use mask::Mask;
 pub use rng::{OsRng, Rng, SeededRng};
 pub use schedule::KeySchedule;
 pub use suite::{Mode, Suite};
+pub use ticket::{TICKET, Ticket};

@@ -33,6 +33,12 @@ pub struct Limits {
     pub stash: usize,
     /// Bytes of all assemblies and stashes.
     pub assembly_bytes: usize,
+    /// Tickets remembered as spent.
+    pub spent: usize,
+    /// Datagrams behind AUTH that wait for its verification, per handshake with a ticket.
+    pub early: usize,
+    /// The bytes of these.
+    pub early_bytes: usize,
     /// Rate buckets per table.
     pub buckets: usize,
     /// New handshakes per /24 or /64, after the cookie.
@@ -61,6 +67,9 @@ impl Default for Limits {
             candidates_total: 16,
             stash: 16,
             assembly_bytes: 4 << 20,
+            spent: 4096,
+            early: 64,
+            early_bytes: 64 << 10,
             buckets: 4096,
             per_prefix: Rate {
                 per_s: 16,

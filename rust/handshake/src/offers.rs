@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::constant_time;
 
-use crate::body::{Hello, InitPart, RespPart, Retry};
+use crate::body::{Hello, InitPart, Proof, RespPart, Retry};
 use crate::budget::Unproven;
 use crate::cookie::COOKIE;
 use crate::door::{self, Body, DoorKey};
@@ -30,6 +30,7 @@ use crate::rng::{self, Rng, SeededRng};
 use crate::schedule::{self, KeySchedule, Keyed, LOOKUP_TAG};
 use crate::sources::Sources;
 use crate::suite::{Mode, Suite};
+use crate::ticket::Ticket;
 use crate::transcript::hash_cut;
 
 /// Sizes of a HELLO: towards an endpoint, towards a bare hint.
@@ -40,6 +41,8 @@ const LOOKUP_SIZES: (usize, usize) = (160, 192);
 const DOOR_DATAGRAMS: usize = 64;
 /// After so many INITs under one cookie the responder has perhaps restarted: say HELLO again too.
 const INITS_PER_COOKIE: u32 = 2;
+/// INITs sent on the strength of a ticket, before HELLO is said instead.
+const INITS_PER_TICKET: u32 = 2;
 
 struct Endpoint {
     to: SocketAddr,
@@ -47,6 +50,16 @@ struct Endpoint {
     hellos: u32,
     inits: u32,
     cookie: Option<[u8; COOKIE]>,
+    ticket: Option<Ticket>,
+    /// INITs sent with the ticket.
+    shown: u32,
+}
+
+impl Endpoint {
+    /// Whether an answer to an INIT may come from there.
+    fn may_answer(&self) -> bool {
+        self.cookie.is_some() || self.shown > 0
+    }
 }
 
 struct Key {
@@ -155,14 +168,21 @@ impl Offer {
         let Some(endpoint) = self.endpoints.get_mut(at) else {
             return Ok(());
         };
-        let Some(cookie) = endpoint.cookie else {
-            return Ok(());
+        let proof = match (endpoint.cookie, &endpoint.ticket) {
+            (Some(cookie), _) => {
+                endpoint.inits += 1;
+                Proof::Cookie(cookie)
+            }
+            (None, Some(ticket)) => {
+                endpoint.shown += 1;
+                Proof::Ticket(Box::new(ticket.shown(&self.offer.com)))
+            }
+            (None, None) => return Ok(()),
         };
-        endpoint.inits += 1;
         let siblings = self.offer.hashes.iter().rev();
         for (k, (half, sibling)) in self.offer.halves.iter().zip(siblings).enumerate() {
             let body = InitPart {
-                cookie,
+                proof: proof.clone(),
                 suite: self.offer.suite,
                 mode: self.offer.mode,
                 k,
@@ -171,9 +191,9 @@ impl Offer {
                 sibling: *sibling,
                 half: half.clone(),
             };
-            let body = body.emit();
+            let (kind, body) = (body.door_kind(), body.emit());
             let high = door::ceiling(self.offer.mode, body.len());
-            let bytes = self.door.seal(Body::Init, &body, 0, high, rng)?;
+            let bytes = self.door.seal(kind, &body, 0, high, rng)?;
             out.push(Action::Send {
                 to: endpoint.to,
                 bytes,
@@ -220,14 +240,14 @@ impl Offer {
                 let ours = part.sid_i == self.offer.sid_i
                     && part.suite == self.offer.suite
                     && part.mode == self.offer.mode
-                    && self.endpoints.get(at)?.cookie.is_some();
+                    && self.endpoints.get(at)?.may_answer();
                 if !ours {
                     return None;
                 }
                 self.fresh(opened.nonce)?;
                 self.on_part(part, source, now_ns, limits, room, out)
             }
-            Body::Hello | Body::Init => None,
+            Body::Hello | Body::Init | Body::TicketInit => None,
         }
     }
 
@@ -353,6 +373,7 @@ impl Offer {
             th4: schedule.th4()?.to_vec(),
             initiator: true,
             mode: Mode::Lookup,
+            early: Vec::new(),
         }))
     }
 
@@ -408,7 +429,7 @@ impl Offer {
             && self
                 .endpoints
                 .iter()
-                .any(|end| end.to == source && end.cookie.is_some());
+                .any(|end| end.to == source && end.may_answer());
         if !expects || datagram.len() > room || limits.stash == 0 {
             return false;
         }
@@ -459,6 +480,7 @@ impl Offers {
         door_key: &[u8; 32],
         to: SocketAddr,
         bare_hint: bool,
+        ticket: Option<&Ticket>,
         now_ns: u64,
         limits: &Limits,
         budget: &mut Unproven,
@@ -466,6 +488,9 @@ impl Offers {
         out: &mut Vec<Action>,
     ) -> Result<bool> {
         let sid = locked(schedule).local_sid();
+        if ticket.is_some() && locked(schedule).mode() != Mode::Ticket {
+            return Err(Error::State("a ticket belongs to mode ticket"));
+        }
         if !self.table.contains_key(&sid) {
             if self.table.len() >= limits.offers {
                 return Err(Error::Full("the table of handshakes"));
@@ -513,6 +538,8 @@ impl Offers {
                     hellos: 0,
                     inits: 0,
                     cookie: None,
+                    ticket: ticket.cloned(),
+                    shown: 0,
                 };
                 offer.endpoints.push(endpoint);
                 offer.endpoints.len() - 1
@@ -524,6 +551,17 @@ impl Offers {
                 inits,
                 ..
             }) => *inits,
+            Some(Endpoint {
+                ticket: Some(_),
+                shown,
+                ..
+            }) if *shown < INITS_PER_TICKET => {
+                if !budget.take(to, 2 * door::MAX, now_ns) {
+                    return Ok(false);
+                }
+                offer.send_init(at, rng, out)?;
+                return Ok(true);
+            }
             _ => return offer.send_hello(at, false, now_ns, budget, rng, out),
         };
         offer.send_init(at, rng, out)?;
@@ -704,6 +742,7 @@ impl Offers {
             th4,
             initiator: true,
             mode,
+            early: Vec::new(),
         })
     }
 

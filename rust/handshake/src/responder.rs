@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::body::{Hello, InitPart, RespPart, Retry};
+use crate::body::{Hello, InitPart, Proof, RespPart, Retry};
 use crate::budget::Admission;
 use crate::cookie::CookieJar;
 use crate::door::{self, Body, DoorKey};
@@ -30,6 +30,7 @@ use crate::rng::Rng;
 use crate::schedule::{KeySchedule, commitment, half_hash, halves};
 use crate::sources::Sources;
 use crate::suite::{Mode, Suite};
+use crate::ticket::Tickets;
 use crate::transcript::hash_cut;
 
 /// Sources that one handshake may use.
@@ -71,6 +72,8 @@ struct Answer {
     /// Proven sources and when the RESP last went there.
     sources: Vec<(SocketAddr, u64)>,
     incoming: Incoming,
+    /// Mode ticket: what came behind AUTH. Its masks fit, nothing else is known of it.
+    early: Vec<(SocketAddr, Vec<u8>)>,
     /// AUTH, once it opened whole, and where its last fragment came from.
     message: Option<(Vec<u8>, SocketAddr)>,
     /// Highest attempt of AUTH that was acted upon.
@@ -101,6 +104,12 @@ impl Answer {
         }
     }
 
+    /// Bytes held.
+    fn bytes(&self) -> usize {
+        let early: usize = self.early.iter().map(|(_, datagram)| datagram.len()).sum();
+        early + self.incoming.bytes()
+    }
+
     fn ends_ns(&self) -> u64 {
         match self.established_ns {
             Some(at) => at + LINGER_NS,
@@ -118,6 +127,7 @@ fn waits(waiting: &BTreeMap<[u8; 32], Waiting>, door: &Door, limits: &Limits) ->
 /// Everything the responder knows.
 pub(crate) struct Responder {
     cookies: CookieJar,
+    pub(crate) tickets: Tickets,
     admission: Admission,
     admission_public: Admission,
     /// Commitments whose INIT showed a valid cookie: their HELLOs meet silence. Persisted.
@@ -134,6 +144,7 @@ impl Responder {
     pub(crate) fn new(limits: &Limits, rng: &mut dyn Rng) -> Result<Responder> {
         Ok(Responder {
             cookies: CookieJar::new(rng)?,
+            tickets: Tickets::new(limits.spent, rng)?,
             admission: Admission::new(limits.per_prefix, limits.global, limits.buckets),
             admission_public: Admission::new(limits.per_prefix, limits.global, limits.buckets),
             coms: Seen::new(limits.coms),
@@ -161,16 +172,27 @@ impl Responder {
         rng: &mut dyn Rng,
     ) -> Option<Action> {
         let hello = Hello::parse(body)?;
-        if door.replay_set && self.coms.contains(&hello.com) {
+        let (sid_i, n_i) = (hello.sid_i, hello.n_i);
+        self.retry((sid_i, n_i, hello.com), received, door, source, now_ns, rng)
+    }
+
+    /// A cookie for who names that commitment, unless it showed one already.
+    #[allow(clippy::too_many_arguments)]
+    fn retry(
+        &mut self,
+        (sid_i, n_i, com): (u32, [u8; 16], [u8; 32]),
+        received: usize,
+        door: &Door,
+        source: SocketAddr,
+        now_ns: u64,
+        rng: &mut dyn Rng,
+    ) -> Option<Action> {
+        if door.replay_set && self.coms.contains(&com) {
             return None;
         }
         self.cookies.rotate(now_ns, rng).ok()?;
-        let cookie = self.cookies.bake(source, &hello.com);
-        let retry = Retry {
-            sid_i: hello.sid_i,
-            n_i: hello.n_i,
-            cookie,
-        };
+        let cookie = self.cookies.bake(source, &com);
+        let retry = Retry { sid_i, n_i, cookie };
         let bytes = door
             .key
             .seal(Body::Retry, &retry.emit(), 0, received, rng)
@@ -178,20 +200,19 @@ impl Responder {
         (bytes.len() <= received).then_some(Action::Send { to: source, bytes })
     }
 
-    /// A fragment of INIT.
+    /// A fragment of INIT; *received* bytes came from *source*.
     #[allow(clippy::too_many_arguments)] // clock, random source and outbox are arguments
     pub(crate) fn on_init(
         &mut self,
-        body: &[u8],
+        part: InitPart,
         door: &Door,
-        source: SocketAddr,
+        (source, received): (SocketAddr, usize),
         now_ns: u64,
         limits: &Limits,
         memory: &mut usize,
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
     ) -> Option<()> {
-        let part = InitPart::parse(body)?;
         let own = half_hash(
             part.suite, part.mode, part.sid_i, &part.n_i, part.k, &part.half,
         );
@@ -203,9 +224,28 @@ impl Responder {
         };
         let com = commitment(part.suite, &hashes).ok()?;
         self.cookies.rotate(now_ns, rng).ok()?;
-        if !self.cookies.verify(&part.cookie, source, &com) {
-            return None;
-        }
+        let known = self.by_com.contains_key(&com)
+            || self.waiting.contains_key(&com)
+            || self.processed.contains(&com);
+        let ticket = match &part.proof {
+            Proof::Cookie(cookie) if self.cookies.verify(cookie, source, &com) => None,
+            Proof::Cookie(_) => return None,
+            Proof::Ticket(shown) => {
+                let valid = self.tickets.open(shown, source, &com, now_ns);
+                // Of our own making but spent, or of another run or for another address: let the
+                // address be proven now. One RETRY for both fragments.
+                let Some(valid) = valid.filter(|ticket| known || !self.tickets.is_spent(ticket))
+                else {
+                    let name = (part.sid_i, part.n_i, com);
+                    let again = part.k == 0;
+                    out.extend(
+                        again.then(|| self.retry(name, received, door, source, now_ns, rng))?,
+                    );
+                    return None;
+                };
+                Some(valid)
+            }
+        };
         // From here on the source address is proven.
         if door.replay_set {
             self.coms.insert(com);
@@ -222,7 +262,11 @@ impl Responder {
         if self.processed.contains(&com) {
             return None;
         }
-        let init = self.assemble(part, com, door, source, now_ns, limits, memory)?;
+        let mut init = self.assemble(part, com, door, source, now_ns, limits, memory)?;
+        if let Some(ticket) = ticket {
+            self.tickets.spend(&ticket);
+            init.holder = Some(ticket.holder);
+        }
         self.processed.insert(com);
         self.waiting.insert(
             com,
@@ -296,6 +340,7 @@ impl Responder {
             com,
             x: *x,
             ek: ek.to_vec(),
+            holder: None,
         })
     }
 
@@ -416,6 +461,7 @@ impl Responder {
             mask_rx,
             sources: Vec::new(),
             incoming: Incoming::default(),
+            early: Vec::new(),
             message: None,
             attempt: 0,
             established_ns: lookup.then_some(now_ns),
@@ -440,6 +486,7 @@ impl Responder {
                 th4,
                 initiator: false,
                 mode: Mode::Lookup,
+                early: Vec::new(),
             })
         }))
     }
@@ -514,11 +561,46 @@ impl Responder {
         false
     }
 
+    /// Keep what seems to be data behind an AUTH with a ticket, until that is verified.
+    pub(crate) fn keep_early(
+        &mut self,
+        datagram: &[u8],
+        source: SocketAddr,
+        limits: &Limits,
+        memory: &mut usize,
+    ) -> bool {
+        if self.sources.is_empty() {
+            return false;
+        }
+        for sid in self.sources.at(source) {
+            let Some(answer) = self.answers.get_mut(&sid) else {
+                continue;
+            };
+            let Some((_, auth)) = &answer.sealed else {
+                continue;
+            };
+            let waits = answer.mode == Mode::Ticket && answer.established_ns.is_none();
+            if !waits || !auth.may_follow(sid, datagram) {
+                continue;
+            }
+            let held: usize = answer.early.iter().map(|(_, other)| other.len()).sum();
+            let fits = held + datagram.len() <= limits.early_bytes
+                && *memory + datagram.len() <= limits.assembly_bytes;
+            if fits && answer.early.len() < limits.early {
+                *memory += datagram.len();
+                answer.early.push((source, datagram.to_vec()));
+            }
+            return true;
+        }
+        false
+    }
+
     pub(crate) fn accept(
         &mut self,
         sid: u32,
         psk: Option<&[u8; 32]>,
         now_ns: u64,
+        memory: &mut usize,
     ) -> Result<Established> {
         let answer = self
             .answers
@@ -531,18 +613,23 @@ impl Responder {
             .message
             .as_ref()
             .ok_or(Error::State("AUTH has not opened yet"))?;
+        let source = *source;
         let mut schedule = locked(&answer.schedule);
         let keys = schedule.finish(e3, psk)?;
+        let early = std::mem::take(&mut answer.early);
+        let bytes: usize = early.iter().map(|(_, datagram)| datagram.len()).sum();
+        *memory = memory.saturating_sub(bytes);
         let established = Established {
             keys,
             mask_tx: answer.mask_tx,
             mask_rx: answer.mask_rx,
             local_sid: sid,
             remote_sid: answer.sid_i,
-            source: *source,
+            source,
             th4: schedule.th4()?.to_vec(),
             initiator: false,
             mode: answer.mode,
+            early,
         };
         drop(schedule);
         answer.established_ns = Some(now_ns);
@@ -562,7 +649,7 @@ impl Responder {
         for (source, _) in &answer.sources {
             self.sources.remove(*source, sid);
         }
-        *memory = memory.saturating_sub(answer.incoming.bytes());
+        *memory = memory.saturating_sub(answer.bytes());
         true
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use aws_lc_rs::hkdf;
 use proptest::prelude::*;
 
-use crate::body::{Hello, InitPart};
+use crate::body::{Hello, InitPart, Proof};
 use crate::budget::{Admission, Rate};
 use crate::cookie::CookieJar;
 use crate::door::{self, Body, DoorKey};
@@ -292,7 +292,7 @@ fn fragments_are_checked_alone() {
     let (_, body) = door.open(&bytes).unwrap().content.unwrap();
     let cookie = crate::body::Retry::parse(&body).unwrap().cookie;
     let good = |k: usize| InitPart {
-        cookie,
+        proof: Proof::Cookie(cookie),
         suite: offer.suite,
         mode: offer.mode,
         k,
@@ -346,7 +346,7 @@ fn fragments_are_checked_alone() {
     );
     assert_eq!(
         send(InitPart {
-            cookie: [0; 16],
+            proof: Proof::Cookie([0; 16]),
             ..good(0)
         }),
         (0, 0)
@@ -373,6 +373,7 @@ proptest! {
             1 => Body::Hello,
             2 => Body::Retry,
             3 => Body::Init,
+            4 => Body::TicketInit,
             _ => Body::Resp,
         };
         let bytes = door.seal(kind, &body, 0, 1100, &mut rng).unwrap();

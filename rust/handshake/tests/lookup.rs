@@ -188,6 +188,7 @@ fn modes_do_not_mix() {
             com: [2; 32],
             x: [9; 32],
             ek: ek.clone(),
+            holder: None,
         };
         let mut fixed = SeededRng::new(b"the same Y");
         let schedule =

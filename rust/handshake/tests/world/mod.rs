@@ -12,13 +12,14 @@ use std::sync::{Arc, Mutex};
 use aws_lc_rs::digest;
 use veilnet_handshake::{
     Action, Established, Event, Gate, Init, KeySchedule, Limits, Mode, Rng, SeededRng, Suite,
-    Tried, door_key, open_ack, seal_ack,
+    Ticket, Tried, door_key, open_ack, seal_ack,
 };
 
 pub const MS: u64 = 1_000_000;
 pub const NET: &[u8] = b"a network id of 32 bytes........";
 pub const K_NET: &[u8] = b"the secret of the network.......";
 pub const ID_R: [u8; 32] = [7; 32];
+pub const HOLDER: [u8; 32] = [8; 32];
 
 pub type Shared = Arc<Mutex<KeySchedule>>;
 
@@ -107,6 +108,23 @@ impl End {
                 &door,
                 to,
                 false,
+                now,
+                &mut self.rng,
+                &mut self.out,
+            )
+            .unwrap()
+    }
+
+    /// Begin with a ticket.
+    pub fn present(&mut self, to: SocketAddr, ticket: &Ticket, now: u64) -> bool {
+        let schedule = self.schedule.clone().unwrap();
+        let door = door_key(K_NET, &ID_R);
+        self.gate
+            .present(
+                &schedule,
+                &door,
+                to,
+                ticket,
                 now,
                 &mut self.rng,
                 &mut self.out,
@@ -306,6 +324,27 @@ impl World {
     /// Two ends of the commons: a public door, and nobody says who it is.
     pub fn lookup(suite: Suite, seed: u64, limits: Limits) -> World {
         World::build(suite, Mode::Lookup, seed, limits)
+    }
+
+    /// A member that comes back with a ticket.
+    pub fn returning(suite: Suite, seed: u64, limits: Limits) -> World {
+        World::build(suite, Mode::Ticket, seed, limits)
+    }
+
+    /// A ticket of the responder's for where the initiator is.
+    pub fn ticket(&mut self, life_ms: u64) -> Ticket {
+        let ip = self.i.address.ip();
+        let r = &mut self.r;
+        r.gate
+            .issue_ticket(ip, &HOLDER, life_ms * MS, self.now, &mut r.rng)
+            .unwrap()
+    }
+
+    /// Begin with a ticket.
+    pub fn present(&mut self, ticket: &Ticket) {
+        let to = self.r.address;
+        assert!(self.i.present(to, ticket, self.now));
+        self.collect();
     }
 
     fn build(suite: Suite, mode: Mode, seed: u64, limits: Limits) -> World {

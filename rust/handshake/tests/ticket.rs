@@ -1,0 +1,284 @@
+//! Coming back with a ticket: one round trip, one use, one address.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod world;
+
+use std::net::SocketAddr;
+
+use veilnet_handshake::{Error, Limits, Suite, TICKET, Ticket};
+use world::{Datagram, HOLDER, MS, World};
+
+const HOUR: u64 = 3_600_000;
+
+fn returning(suite: Suite, seed: u64) -> (World, Ticket) {
+    let mut world = World::returning(suite, seed, Limits::default());
+    let ticket = world.ticket(HOUR);
+    (world, ticket)
+}
+
+/// The datagrams that the responder has sent so far.
+fn answers(world: &World) -> usize {
+    let from = world.r.address;
+    world.log.iter().filter(|d| d.from == from).count()
+}
+
+/// INIT is the first thing said and RESP the first thing heard; every datagram fits, in both suites.
+#[test]
+fn one_round_trip() {
+    for suite in [Suite::S1, Suite::S2] {
+        let (mut world, ticket) = returning(suite, 1);
+        world.present(&ticket);
+        assert_eq!(world.wire.len(), 2, "INIT, and no HELLO");
+        world.settle();
+        world.assert_agreed();
+        assert!(world.log.iter().all(|d| d.bytes.len() <= 1100));
+        assert_eq!(world.r.inits[0].holder, Some(HOLDER));
+        assert_eq!(world.log[2].from, world.r.address);
+        assert!(world.log[2].bytes.len() > 300, "no RETRY");
+    }
+}
+
+/// A flipped bit anywhere meets silence, moves nothing and stops nothing; so for the ticket's bits.
+#[test]
+fn flips() {
+    let (mut world, ticket) = returning(Suite::S1, 2);
+    world.present(&ticket);
+    let mut flipped = 0;
+    while let Some(datagram) = world.wire.pop_front() {
+        let waiting = world.wire.len();
+        for at in 0..8 * datagram.bytes.len() {
+            let mut bytes = datagram.bytes.clone();
+            bytes[at / 8] ^= 1 << (at % 8);
+            let before = (world.i.established.is_some(), world.r.established.is_some());
+            world.deliver(&Datagram {
+                bytes,
+                ..datagram.clone()
+            });
+            assert_eq!(world.wire.len(), waiting, "an answer to a flip at {at}");
+            let after = (world.i.established.is_some(), world.r.established.is_some());
+            assert_eq!(before, after);
+            assert!(!world.i.acked);
+            flipped += 1;
+        }
+        world.deliver(&datagram);
+    }
+    assert!(flipped > 100_000, "{flipped}");
+    world.assert_agreed();
+}
+
+/// Whatever is changed inside the seal, by somebody with the door key: a RETRY, and no session from it.
+#[test]
+fn a_changed_ticket_is_none() {
+    for bit in (0..8 * TICKET).step_by(7) {
+        let (mut world, mut ticket) = returning(Suite::S1, 3);
+        ticket.bytes[bit / 8] ^= 1 << (bit % 8);
+        falls_back(&mut world, &ticket);
+    }
+    let (mut world, mut ticket) = returning(Suite::S1, 3);
+    ticket.key[0] ^= 1;
+    falls_back(&mut world, &ticket);
+}
+
+/// The ticket brings one RETRY, no larger than what came, and the cookie a session in its second trip.
+fn falls_back(world: &mut World, ticket: &Ticket) {
+    world.present(ticket);
+    let init = world.wire.pop_front().unwrap();
+    world.deliver(&init);
+    let other = world.wire.pop_front().unwrap();
+    world.deliver(&other);
+    assert_eq!(world.wire.len(), 1, "one RETRY");
+    assert!(world.wire[0].bytes.len() <= init.bytes.len());
+    assert!(world.r.inits.is_empty());
+    world.settle();
+    world.assert_agreed();
+    assert_eq!(world.r.inits[0].holder, None, "by its cookie");
+}
+
+/// A ticket that has run out, of another address or of another run of the responder is a RETRY.
+#[test]
+fn a_ticket_of_another_time_place_or_run() {
+    let (mut world, ticket) = returning(Suite::S1, 4);
+    world.now += HOUR * MS;
+    falls_back(&mut world, &ticket);
+    let (mut world, ticket) = returning(Suite::S1, 5);
+    world.i.address = "192.0.2.2:4000".parse().unwrap();
+    falls_back(&mut world, &ticket);
+    let (mut world, _) = returning(Suite::S1, 6);
+    let (_, ticket) = returning(Suite::S1, 7);
+    falls_back(&mut world, &ticket);
+}
+
+/// The port may change, as a NAT's mapping does.
+#[test]
+fn another_port_is_the_same_place() {
+    let (mut world, ticket) = returning(Suite::S1, 8);
+    world.i.address = "192.0.2.1:4999".parse().unwrap();
+    world.present(&ticket);
+    world.settle();
+    world.assert_agreed();
+    assert_eq!(world.r.inits[0].holder, Some(HOLDER));
+}
+
+/// A ticket opens one handshake: shown again with another INIT it is a RETRY.
+#[test]
+fn a_ticket_is_spent() {
+    let (mut world, ticket) = returning(Suite::S1, 9);
+    world.present(&ticket);
+    world.settle();
+    world.assert_agreed();
+    let mut second = World::returning(Suite::S1, 10, Limits::default());
+    std::mem::swap(&mut second.r, &mut world.r);
+    second.r.inits.clear();
+    second.r.established = None;
+    second.now = world.now;
+    falls_back(&mut second, &ticket);
+}
+
+/// What was recorded of it, sent again, gets nothing: not even a RETRY.
+#[test]
+fn replays() {
+    let (mut world, ticket) = returning(Suite::S1, 11);
+    world.present(&ticket);
+    world.settle();
+    world.assert_agreed();
+    let log = world.log.clone();
+    let before = answers(&world);
+    for again in [0, 60_000] {
+        world.now += again * MS;
+        for datagram in &log {
+            world.deliver(datagram);
+            let elsewhere = "203.0.113.9:9".parse::<SocketAddr>().unwrap();
+            world.r.receive(elsewhere, &datagram.bytes, world.now);
+            world.collect();
+        }
+    }
+    assert_eq!(answers(&world), before);
+    assert_eq!(world.r.inits.len(), 1);
+}
+
+/// Each lost datagram is repaired.
+#[test]
+fn each_loss_is_repaired() {
+    let (mut world, ticket) = returning(Suite::S1, 12);
+    world.present(&ticket);
+    world.settle();
+    let count = world.log.len();
+    for lost in 0..count {
+        let (mut world, ticket) = returning(Suite::S1, 12);
+        world.present(&ticket);
+        let mut seen = 0;
+        while let Some(datagram) = world.wire.pop_front() {
+            if seen != lost {
+                world.deliver(&datagram);
+            }
+            seen += 1;
+        }
+        for _ in 0..5 {
+            world.wait(500);
+            world.settle();
+        }
+        world.assert_agreed();
+    }
+}
+
+/// A peer that knows nothing of tickets hears HELLO in the third attempt.
+#[test]
+fn a_silent_peer_hears_hello() {
+    let (mut world, ticket) = returning(Suite::S1, 13);
+    world.present(&ticket);
+    world.wire.clear();
+    world.wait(500);
+    assert_eq!(world.wire.len(), 2, "INIT again");
+    world.wire.clear();
+    world.wait(1000);
+    assert_eq!(world.wire.len(), 1, "HELLO");
+    world.settle();
+    world.assert_agreed();
+}
+
+/// A ticket belongs to its own mode.
+#[test]
+fn a_ticket_has_its_mode() {
+    let mut world = World::new(Suite::S1, 14);
+    let ticket = world.ticket(HOUR);
+    let schedule = world.i.schedule.clone().unwrap();
+    let (to, now) = (world.r.address, world.now);
+    let i = &mut world.i;
+    let refused = i.gate.present(
+        &schedule, &[1; 32], to, &ticket, now, &mut i.rng, &mut i.out,
+    );
+    assert!(matches!(refused, Err(Error::State(_))));
+}
+
+/// What follows AUTH while it is verified is kept, within bounds, and comes out with the session.
+#[test]
+fn early_data_is_kept() {
+    let limits = Limits {
+        early: 8,
+        early_bytes: 6000,
+        ..Limits::default()
+    };
+    let mut world = World::returning(Suite::S1, 15, limits);
+    let ticket = world.ticket(HOUR);
+    world.r.hold = Some(Vec::new());
+    world.present(&ticket);
+    world.settle();
+    assert!(
+        world.r.established.is_none(),
+        "the responder still verifies"
+    );
+    let session = world.i.established.as_ref().unwrap();
+    let th4 = session.th4.clone();
+    // A datagram of the session: an ACK of the initiator's own keys stands in for data.
+    let data = veilnet_handshake::seal_ack(
+        &session.keys,
+        &session.mask_tx,
+        session.remote_sid,
+        &[th4.as_slice(), &[0; 1200]].concat(),
+    )
+    .unwrap();
+    assert!(data.len() > 1100, "as long as data may be");
+    let before = world.r.gate.occupancy().bytes;
+    let (from, now) = (world.i.address, world.now);
+    for _ in 0..20 {
+        assert!(world.r.receive(from, &data, now));
+    }
+    let held = world.r.gate.occupancy().bytes - before;
+    assert_eq!(held / data.len(), 6000 / data.len());
+    let stranger = "203.0.113.9:9".parse().unwrap();
+    assert!(!world.r.receive(stranger, &data, now), "only from the peer");
+    world.r.release(world.now);
+    world.collect();
+    world.settle();
+    world.assert_agreed();
+    let early = &world.r.established.as_ref().unwrap().early;
+    assert_eq!(early.len(), 6000 / data.len());
+    assert!(
+        early
+            .iter()
+            .all(|(source, d)| *source == from && *d == data)
+    );
+    assert_eq!(world.r.gate.occupancy().bytes, before);
+    assert!(
+        !world.r.receive(from, &data, now),
+        "now it is the session's"
+    );
+}
+
+/// Without a ticket in play nothing is kept: data waits at the initiator for the ACK.
+#[test]
+fn other_modes_keep_nothing() {
+    let mut world = World::new(Suite::S1, 16);
+    world.r.hold = Some(Vec::new());
+    world.start();
+    world.settle();
+    let session = world.i.established.as_ref().unwrap();
+    let data = veilnet_handshake::seal_ack(
+        &session.keys,
+        &session.mask_tx,
+        session.remote_sid,
+        &[0; 500],
+    );
+    let (from, now) = (world.i.address, world.now);
+    assert!(!world.r.receive(from, &data.unwrap(), now));
+}
