@@ -1,7 +1,7 @@
 """Discovery against the number of nodes: hops, success, state and traffic, in virtual time.
 
     python bench/scale.py [--quick] [--json FILE] [--experiments NAME[,NAME...]] [--seeds N]
-                          [--nodes N]
+                          [--nodes N] [--add]
 
 Up to 10,000 nodes every one is the shipped `Kademlia` ("machines").  Beyond, those who answer are
 a model of their tables ("model") and only who asks and who publishes is a machine; at 10,000 both
@@ -21,6 +21,7 @@ VEILNET_RTT points; where there are none, generated ones stand in, and the outpu
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
@@ -90,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--quick", action="store_true", help="up to 1,000 machines: about a minute")
     made.add_argument("--json", metavar="FILE", type=Path)
+    made.add_argument(
+        "--add", action="store_true",
+        help="keep the rows of FILE that this run does not measure, with their command",
+    )  # fmt: skip
     made.add_argument("--experiments", metavar="LIST", default=",".join(EXPERIMENTS))
     made.add_argument(
         "--nodes", metavar="N", type=int, default=10_000,
@@ -118,12 +123,19 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "seeds": list(seeds),
         "missing": missing,
     }
+    before: list[dict[str, Any]] = []
+    if options.add and options.json and options.json.exists():
+        known = json.loads(options.json.read_text())
+        before = known["rows"]
+        head["command"] = f"{known['command']} && {head['command']}"
     found: Collected = {}
     plan = Plan(quick=options.quick, seeds=seeds, attacked=max(100, options.nodes))
     check(names)
     for name in names:
         collect(run(name, plan, trace), found)
         rows = rows_of(found)
+        here = {(row["row"], row["metric"]) for row in rows}
+        rows = [row for row in before if (row["row"], row["metric"]) not in here] + rows
         yield head | {"rows": rows, "goals": goals_of(rows)}
 
 
