@@ -1,5 +1,6 @@
 //! The send slab: datagrams of one size to one endpoint leave in one system call.
 
+use crate::ports::Ports;
 use crate::sys::udp::{RawAddr, Udp};
 use crate::sys::wake::wait_writable;
 use std::io;
@@ -45,7 +46,13 @@ impl Batch {
 
     /// Room for one datagram of `size` bytes; sends what does not go with it first.
     #[inline]
-    pub fn room(&mut self, udp: &Udp, to: SocketAddr, raw: &RawAddr, size: usize) -> &mut [u8] {
+    pub fn room(
+        &mut self,
+        ports: &mut Ports,
+        to: SocketAddr,
+        raw: &RawAddr,
+        size: usize,
+    ) -> &mut [u8] {
         let fits = self.count > 0
             && !self.closed
             && size <= self.segment
@@ -54,9 +61,9 @@ impl Batch {
             && self
                 .to
                 .as_ref()
-                .is_some_and(|(a, r)| *a == to && r.local == raw.local && r.hops == raw.hops);
+                .is_some_and(|(a, r)| *a == to && r.is_way_of(raw));
         if !fits {
-            self.flush(udp);
+            self.flush(ports);
             self.to = Some((to, *raw));
             self.segment = size;
         }
@@ -74,12 +81,21 @@ impl Batch {
     }
 
     /// Send what is held.
-    pub fn flush(&mut self, udp: &Udp) {
+    pub fn flush(&mut self, ports: &mut Ports) {
         let Some((to, raw)) = self.to.take() else {
             return;
         };
         let held = self.buf.get(..self.len).unwrap_or_default();
         self.datagrams += self.count as u64;
+        if let Some(carrier) = raw.carrier {
+            self.calls += 1;
+            if ports.carry(carrier, held, self.segment).is_err() {
+                self.refused = Some((to, self.segment));
+            }
+            self.reset();
+            return;
+        }
+        let udp = ports.udp(raw.port);
         if self.gso || self.count == 1 {
             match send(udp, &raw, held, self.segment, &mut self.calls) {
                 // No checksum offload on this route: never again in batches.

@@ -43,6 +43,14 @@ impl Circuit {
     }
 }
 
+/// Whether an address stands for a circuit or a carrier: nothing on the underlay has it.
+#[inline]
+#[must_use]
+pub fn is_stand_in(address: SocketAddr) -> bool {
+    // 0100:0000::/32 and 0100:0001::/32.
+    matches!(address.ip(), IpAddr::V6(ip) if ip.to_bits() >> 97 == BLOCK >> 97)
+}
+
 #[inline]
 fn in_block(bits: u128) -> bool {
     bits >> 96 == BLOCK >> 96

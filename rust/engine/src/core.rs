@@ -4,12 +4,15 @@
 use crate::batch::Batch;
 use crate::called::Called;
 use crate::circuit::Circuit;
+use crate::early::Early;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::flows::Flows;
 use crate::forwarding::{ByCircuit, CircuitStats, Forwarding};
 use crate::keys::{Epoch, FIRST_PATH, PathIds, RxKeys, StepLimits, TxKeys};
+use crate::lookups::LOOKUP_ONLY;
 use crate::path::{Path, State};
+use crate::ports::Ports;
 use crate::prefix::Prefix;
 use crate::receive::Hop;
 use crate::routes::Routes;
@@ -24,8 +27,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use veilnet_handshake::Event as Contact;
 use veilnet_handshake::{
-    Action, Established, Gate, Init, KeySchedule, OsRng, Rng as _, SessionKeys,
+    Action, Established, Gate, Init, KeySchedule, Mode, OsRng, Rng as _, SessionKeys, Ticket, Tried,
 };
 use veilnet_wire::{Halves, Kind, OVERHEAD, Run, VNET, glue};
 
@@ -128,7 +132,7 @@ impl Core {
         let buffer = |bytes: usize| vec![0u8; bytes].into_boxed_slice();
         Ok(Core {
             underlay: Underlay {
-                udp,
+                ports: Ports::new(udp),
                 batch: Batch::new(options.udp_gso),
                 staged: Staged::default(),
             },
@@ -161,7 +165,11 @@ impl Core {
     }
 
     pub fn port(&self) -> Result<u16> {
-        self.underlay.udp.port().map_err(Error::os("UDP port"))
+        self.underlay
+            .ports
+            .main
+            .port()
+            .map_err(Error::os("UDP port"))
     }
 
     #[must_use]
@@ -169,11 +177,13 @@ impl Core {
         self.tun.as_ref().map(|t| t.name().to_owned())
     }
 
+    /// A session that may have data, paths and new keys: a lookup's may not.
     pub(crate) fn session_mut(&mut self, sid: u32) -> Result<&mut Session> {
-        self.sessions
-            .get_mut(&sid)
-            .map(Box::as_mut)
-            .ok_or(Error::NoSession(sid))
+        let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
+        if session.lookup {
+            return Err(LOOKUP_ONLY);
+        }
+        Ok(session)
     }
 
     // --- first contact ---------------------------------------------------------------------
@@ -207,10 +217,50 @@ impl Core {
         })
     }
 
-    pub fn candidate(&mut self, sid: u32, candidate: u32, ss: &[u8], now_ns: u64) -> Result<()> {
+    /// Begin with a ticket of the peer's: INIT goes at once.
+    pub fn present(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        ticket: &Ticket,
+        now_ns: u64,
+    ) -> Result<bool> {
         self.ask_gate(now_ns, |gate, out| {
+            gate.present(schedule, door_key, to, ticket, now_ns, &mut OsRng, out)
+        })
+    }
+
+    /// A ticket for the peer of a session, good from where its direct path comes from now.
+    pub fn issue_ticket(
+        &mut self,
+        sid: u32,
+        holder: &[u8; 32],
+        life_ns: u64,
+        now_ns: u64,
+    ) -> Result<Ticket> {
+        let session = self.session_mut(sid)?;
+        let path = session.link().and_then(|at| session.paths.get(at));
+        let path = path.filter(|p| p.is_proven());
+        let Some(ip) = path.map(|p| p.endpoint.ip()) else {
+            return Err(Error::Invalid("a ticket is for a peer with a direct path"));
+        };
+        Ok(self
+            .gate
+            .issue_ticket(ip, holder, life_ns, now_ns, &mut OsRng)?)
+    }
+
+    pub fn candidate(&mut self, sid: u32, candidate: u32, ss: &[u8], now_ns: u64) -> Result<()> {
+        let tried = self.ask_gate(now_ns, |gate, out| {
             gate.candidate(sid, candidate, ss, now_ns, out)
         })?;
+        if let Tried::Established(established) = tried {
+            let source = established.source;
+            self.establish(*established, now_ns)?;
+            let bytes = Vec::new();
+            self.events
+                .push(Event::Handshake(Contact::Message { sid, bytes, source }));
+        }
         Ok(())
     }
 
@@ -221,9 +271,13 @@ impl Core {
         message: Vec<u8>,
         now_ns: u64,
     ) -> Result<()> {
-        self.ask_gate(now_ns, |gate, out| {
+        let lookup = self.ask_gate(now_ns, |gate, out| {
             gate.respond(schedule, init, message, now_ns, &mut OsRng, out)
-        })
+        })?;
+        match lookup {
+            Some(established) => self.establish(*established, now_ns),
+            None => Ok(()),
+        }
     }
 
     pub fn authenticate(
@@ -300,11 +354,16 @@ impl Core {
         }
     }
 
-    fn establish(&mut self, e: Established, now_ns: u64) -> Result<()> {
+    pub(crate) fn establish(&mut self, e: Established, now_ns: u64) -> Result<()> {
         let SessionKeys { generation, tx, rx } = e.keys;
+        let lookup = e.mode == Mode::Lookup;
+        let ticket = e.mode == Mode::Ticket;
+        if lookup {
+            self.make_room_for_lookup(now_ns);
+        }
         let raw = self
             .underlay
-            .udp
+            .ports
             .raw(e.source)
             .leaving(self.called.get(e.source));
         let wanted = self.options.mtu_bytes + OVERHEAD;
@@ -312,13 +371,19 @@ impl Core {
         // The handshake went both ways over it.
         path.state = State::Alive;
         path.share = 1.0;
+        path.known = true;
         path.heard_ns = Some(now_ns);
         let mut session = Box::new(Session {
             sid: e.local_sid,
             remote_sid: e.remote_sid,
             initiator: e.initiator,
-            confirmed: !e.initiator,
-            th4: e.th4,
+            lookup,
+            // The initiator of a lookup has seen that its peer holds the keys; of any other session
+            // the responder has.
+            confirmed: e.initiator == lookup,
+            th4: if lookup { Vec::new() } else { e.th4 },
+            confirmed_by_any: ticket && e.initiator,
+            early: (ticket && !e.initiator).then(|| Early::new(e.early)),
             ack: None,
             paths: vec![path],
             flows: Flows::default(),
@@ -352,7 +417,7 @@ impl Core {
             timer_ns: now_ns,
         });
         session.path_ids.insert(FIRST_PATH);
-        if !session.initiator {
+        if !session.initiator && !lookup {
             self.acknowledge(&mut session, now_ns);
         }
         self.by_source
@@ -487,6 +552,7 @@ impl Core {
         let session = self.session_mut(sid)?;
         session.sources.clone_from(&prefixes);
         self.routes.assign(sid, &prefixes);
+        self.release_early(sid, now_ns);
         let routed = |d| prefixes.iter().any(|p| p.contains(d));
         for destination in self.waiting.destinations(routed) {
             for packet in self.waiting.take(destination) {

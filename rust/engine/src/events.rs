@@ -12,6 +12,9 @@ const CAPACITY: usize = 4096;
 /// Control datagrams kept of one session, so that no peer fills the queue for all. The rest is lost
 /// as on the wire: the control stream sends again.
 const SESSION_CONTROL: u32 = 256;
+/// Of one lookup session, and of all of them: anybody may open those.
+const LOOKUP_CONTROL: u32 = 64;
+const LOOKUPS_CONTROL: u32 = CAPACITY as u32 / 4;
 
 #[derive(Debug)]
 #[non_exhaustive]
@@ -24,6 +27,8 @@ pub enum Event {
     Control {
         sid: u32,
         data: Vec<u8>,
+        /// Whether it came over a lookup session.
+        lookup: bool,
     },
     Wanted {
         destination: IpAddr,
@@ -43,6 +48,10 @@ pub enum Event {
     CircuitSpent {
         link: u32,
         label: u32,
+    },
+    /// A carrier's other end has gone.
+    CarrierClosed {
+        endpoint: SocketAddr,
     },
     Silent {
         sid: u32,
@@ -69,6 +78,8 @@ struct Queue {
     events: VecDeque<Event>,
     /// Control datagrams of each session in `events`.
     control: HashMap<u32, u32>,
+    /// Those of lookup sessions together.
+    lookups: u32,
     lost: u64,
 }
 
@@ -97,12 +108,25 @@ impl Events {
             queue.lost += 1;
             return;
         }
-        if let Event::Control { sid, .. } = event {
+        if let Event::Control { sid, lookup, .. } = event {
+            let all = queue.lookups;
             let held = queue.control.entry(sid).or_default();
-            if *held >= SESSION_CONTROL {
+            let most = if lookup {
+                LOOKUP_CONTROL
+            } else {
+                SESSION_CONTROL
+            };
+            if *held >= most {
+                return;
+            }
+            if lookup && all >= LOOKUPS_CONTROL {
+                if *held == 0 {
+                    queue.control.remove(&sid);
+                }
                 return;
             }
             *held += 1;
+            queue.lookups += u32::from(lookup);
         }
         queue.events.push_back(event);
         if queue.events.len() == 1 {
@@ -116,6 +140,9 @@ impl Events {
         let count = limit.min(queue.events.len());
         let mut taken: Vec<Event> = queue.events.drain(..count).collect();
         for event in &taken {
+            if let Event::Control { lookup: true, .. } = event {
+                queue.lookups -= 1;
+            }
             if let Event::Control { sid, .. } = event
                 && let Entry::Occupied(mut held) = queue.control.entry(*sid)
             {
@@ -155,16 +182,41 @@ mod tests {
         assert!(events.drain(8).is_empty());
     }
 
+    fn control(sid: u32, lookup: bool) -> Event {
+        let data = Vec::new();
+        Event::Control { sid, data, lookup }
+    }
+
+    /// However many strangers ask, three quarters of the queue are left to others.
+    #[test]
+    fn lookups_have_a_part_of_the_queue() {
+        let events = Events::new().unwrap();
+        for _ in 0..2 {
+            for n in 0..CAPACITY as u32 * 2 {
+                events.push(control(1 + n % 500, true));
+            }
+            for _ in 0..SESSION_CONTROL {
+                events.push(control(7777, false));
+            }
+            let taken = events.drain(usize::MAX);
+            assert_eq!(taken.len() as u32, LOOKUPS_CONTROL + SESSION_CONTROL);
+            let queue = events.queue.lock().unwrap();
+            assert!(queue.control.is_empty() && queue.lookups == 0);
+        }
+        for _ in 0..CAPACITY {
+            events.push(control(1, true));
+        }
+        assert_eq!(events.drain(usize::MAX).len() as u32, LOOKUP_CONTROL);
+    }
+
     /// A session that says too much loses its own words, not those of others.
     #[test]
     fn no_session_fills_the_queue() {
         let events = Events::new().unwrap();
-        let data = Vec::new();
         for _ in 0..CAPACITY * 2 {
-            let data = data.clone();
-            events.push(Event::Control { sid: 1, data });
+            events.push(control(1, false));
         }
-        events.push(Event::Control { sid: 2, data });
+        events.push(control(2, false));
         events.push(Event::Confirmed { sid: 3 });
         let taken = events.drain(usize::MAX);
         assert_eq!(taken.len(), SESSION_CONTROL as usize + 2);

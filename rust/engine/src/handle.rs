@@ -201,7 +201,8 @@ fn data_loop(shared: &Shared, core: &mut Core) {
         }
         if now < core.next_ns && !shared.called.load(Ordering::Acquire) {
             let tun = core.tun.as_ref().map_or(-1, |t| t.fd());
-            let fds = [core.underlay.udp.fd(), tun, shared.wake.fd()];
+            let ports = &core.underlay.ports;
+            let fds = [ports.main.fd(), tun, shared.wake.fd(), ports.others_fd()];
             wait_readable(&fds, core.next_ns - now);
             core.stats.wakeups += 1;
         }

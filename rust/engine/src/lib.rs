@@ -11,9 +11,12 @@
 #![deny(clippy::indexing_slicing)]
 
 mod batch;
+mod beside;
 mod called;
+mod carrier;
 mod circuit;
 mod core;
+mod early;
 mod error;
 mod events;
 mod failover;
@@ -26,10 +29,12 @@ mod meter;
 mod mtu;
 mod path;
 mod paths;
+mod ports;
 mod prefix;
 mod probe;
 mod punch;
 mod receive;
+pub mod records;
 mod replay;
 mod roaming;
 mod routes;
@@ -42,6 +47,7 @@ mod underlay;
 mod waiting;
 
 pub use crate::core::{CONTROL_BYTES, Core, Options};
+pub use carrier::number as carrier_number;
 pub use circuit::Circuit;
 pub use error::{Error, Result};
 pub use events::Event;

@@ -91,6 +91,8 @@ impl From<Brownout> for Cause {
 #[derive(Clone, Copy, Debug)]
 pub struct Challenge {
     pub to: SocketAddr,
+    /// Which of our sockets it called.
+    pub port: u16,
     pub new_id: u64,
     pub old_id: u64,
     pub new_answered: bool,
@@ -114,6 +116,8 @@ pub struct Path {
     /// Set when the endpoint is a circuit's.
     pub circuit: Option<Circuit>,
     pub raw: RawAddr,
+    /// The peer showed that it knows the address we have there: what it sends goes to it.
+    pub known: bool,
     pub state: State,
     pub share: f32,
     pub standby: bool,
@@ -147,6 +151,7 @@ impl Path {
             endpoint,
             circuit: Circuit::of(endpoint),
             raw,
+            known: Circuit::of(endpoint).is_some(),
             state: State::Probing,
             share: 0.0,
             standby: false,

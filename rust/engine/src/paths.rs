@@ -1,6 +1,6 @@
 //! What Python asks of paths and circuits.
 
-use crate::circuit::Circuit;
+use crate::circuit::{Circuit, is_stand_in};
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::flows::Flows;
@@ -21,7 +21,7 @@ const RESERVED: u8 = 255;
 impl Core {
     pub fn open_path(&mut self, sid: u32, id: u8, to: SocketAddr, now_ns: u64) -> Result<()> {
         self.check_endpoint(to)?;
-        let raw = self.underlay.udp.raw(to);
+        let raw = self.underlay.ports.raw(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
         if id == RESERVED || session.path_ids.contains(id) {
@@ -76,7 +76,7 @@ impl Core {
         to: SocketAddr,
         now_ns: u64,
     ) -> Result<()> {
-        let raw = self.underlay.udp.raw(to);
+        let raw = self.underlay.ports.raw(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
         let path = session
@@ -86,7 +86,7 @@ impl Core {
             .ok_or(Error::Invalid("no such path"))?;
         let old = std::mem::replace(&mut path.endpoint, to);
         path.circuit = Circuit::of(to);
-        path.raw = raw.leaving(path.raw.local);
+        path.raw = raw.leaving(path.raw.local).through(path.raw.port);
         path.mtu = Search::new(wanted, now_ns);
         session.timer_ns = now_ns;
         self.next_ns = 0;
@@ -250,6 +250,9 @@ impl Core {
         match Circuit::of(to) {
             Some(circuit) if !self.joined.contains_key(&circuit) => {
                 Err(Error::Invalid("no such circuit"))
+            }
+            None if is_stand_in(to) && !self.underlay.ports.is_attached(to) => {
+                Err(Error::Invalid("no such carrier"))
             }
             _ => Ok(()),
         }

@@ -10,7 +10,7 @@
 //! than came; only the answer to a probe of ours makes it the endpoint. A path that was proven is
 //! not moved here: see `roaming`.
 
-use crate::circuit::Circuit;
+use crate::circuit::is_stand_in;
 use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::path::Pending;
@@ -52,25 +52,17 @@ impl Core {
                 "a punch goes to at most 1,024 addresses, and at least one hop far",
             ));
         }
-        let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
-        let place = session.place(id).ok_or(Error::Invalid("no such path"))?;
-        let path = session
-            .paths
-            .get_mut(place)
-            .ok_or(Error::Invalid("no such path"))?;
-        if path.circuit.is_some() || !session.confirmed {
-            return Err(Error::Invalid(
-                "only a direct path of a confirmed session can be punched",
-            ));
-        }
-        if path.usable() {
+        let Some(place) = self.punchable(sid, id)? else {
             return Ok(0);
-        }
+        };
         let (mut name, mut pad) = ([0u8; 8], [0u8; 1]);
         OsRng.fill(&mut name)?;
         OsRng.fill(&mut pad)?;
         let question = u64::from_be_bytes(name);
-        path.punched(question, now_ns);
+        let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
+        if let Some(path) = session.paths.get_mut(place) {
+            path.punched(question, now_ns);
+        }
         let mut body = Probe::Request(question).emit().to_vec();
         let [pad] = pad.map(|p| usize::from(p) % PAD);
         if endpoints.len() <= FEW {
@@ -84,7 +76,7 @@ impl Core {
             }
             let target = Target {
                 to,
-                raw: self.underlay.udp.raw(to).within(hops),
+                raw: self.underlay.ports.raw(to).within(hops),
                 stranger: true,
             };
             let kind = (Kind::Probe, 0, 0);
@@ -97,12 +89,26 @@ impl Core {
         Ok(sent)
     }
 
+    /// The place of a path that may be punched; None if it carries and need not be.
+    pub(crate) fn punchable(&self, sid: u32, id: u8) -> Result<Option<usize>> {
+        let session = self.sessions.get(&sid).ok_or(Error::NoSession(sid))?;
+        let place = session.place(id).ok_or(Error::Invalid("no such path"))?;
+        let path = session.paths.get(place);
+        let path = path.ok_or(Error::Invalid("no such path"))?;
+        if path.circuit.is_some() || !session.confirmed || session.lookup {
+            return Err(Error::Invalid(
+                "only a direct path of a confirmed session can be punched",
+            ));
+        }
+        Ok((!path.usable()).then_some(place))
+    }
+
     /// The peer of an unproven path was heard from another address: ask there, for what came.
     pub(crate) fn approached(
         &mut self,
         sid: u32,
         place: usize,
-        to: SocketAddr,
+        (to, port): (SocketAddr, u16),
         received: usize,
         now_ns: u64,
     ) {
@@ -134,7 +140,7 @@ impl Core {
         let before = path.caller.replace(to);
         let target = Target {
             to,
-            raw: self.underlay.udp.raw(to),
+            raw: self.underlay.ports.raw(to).through(port),
             stranger: true,
         };
         let (body, kind) = (Probe::Request(question).emit(), (Kind::Probe, 0, 0));
@@ -146,27 +152,38 @@ impl Core {
         self.by_source.entry(to).or_default().push(sid);
     }
 
-    /// An answer came from `to`: the path of which nothing was known goes there.
-    pub(crate) fn settle(&mut self, sid: u32, place: usize, to: SocketAddr, now_ns: u64) {
+    /// An answer came from `to`: the path of which nothing was known goes there, by the socket that
+    /// it came to; false if it cannot have that one.
+    pub(crate) fn settle(
+        &mut self,
+        sid: u32,
+        place: usize,
+        (to, port): (SocketAddr, u16),
+        now_ns: u64,
+    ) -> bool {
+        let may_keep = self.may_keep(port);
         let Some(path) = self
             .sessions
             .get_mut(&sid)
             .and_then(|s| s.paths.get_mut(place))
+            .filter(|_| may_keep)
         else {
-            return;
+            return false;
         };
+        path.raw.port = port;
         let (id, caller) = (path.id, path.caller.take());
         // The session exists and has that path: nothing can fail.
         let _ = self.move_path(sid, id, to, now_ns);
         if let Some(caller) = caller {
             self.forget_source(caller, sid);
         }
+        true
     }
 }
 
 impl crate::path::Path {
     /// Remember a probe that went to many, oldest out.
-    fn punched(&mut self, id: u64, now_ns: u64) {
+    pub(crate) fn punched(&mut self, id: u64, now_ns: u64) {
         self.punches.retain(|p| now_ns < p.sent_ns + LIFE_NS);
         if self.punches.len() >= REMEMBERED {
             self.punches.pop_front();
@@ -181,8 +198,8 @@ impl crate::path::Path {
 }
 
 /// Whether one peer can be at an address that somebody told.
-fn may_be_peer(to: SocketAddr) -> bool {
+pub(crate) fn may_be_peer(to: SocketAddr) -> bool {
     let broadcast = matches!(to.ip(), IpAddr::V4(ip) if ip.is_broadcast());
     let nowhere = to.ip().is_unspecified() || to.ip().is_multicast() || broadcast;
-    to.port() != 0 && !nowhere && Circuit::of(to).is_none()
+    to.port() != 0 && !nowhere && !is_stand_in(to)
 }

@@ -7,12 +7,13 @@
 //! (`forward`), or its datagram taken as if it had come from the circuit's own address. Frames
 //! inside frames are not taken: a link is always direct.
 
-use crate::circuit::Circuit;
+use crate::circuit::{Circuit, is_stand_in};
 use crate::core::{Core, SLOT};
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::forwarding::Verdict;
 use crate::keys::Epoch;
 use crate::path::Cause;
+use crate::ports::MAIN;
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::REPORT_NS;
 use crate::sys::crypto::Mask;
@@ -20,7 +21,7 @@ use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
 use crate::underlay::{LABEL, Target, class};
 use std::net::SocketAddr;
-use veilnet_handshake::{Action, Class, OsRng};
+use veilnet_handshake::{Action, Class, Gate, OsRng};
 use veilnet_wire::{HEADER, Header, Kind, OVERHEAD, Outcome, PARTIAL, TAG, ip};
 
 /// Receive calls between two looks at the other side; more while frames go on to other links, so
@@ -30,14 +31,14 @@ const FORWARD_RECEIVES: usize = 256;
 /// The path id of handshake messages, which are the gate's.
 const HANDSHAKE_PATH: u8 = 255;
 
-/// The peer's endpoint and the address of ours that it called.
-type From = (SocketAddr, Option<Local>);
+/// The peer's endpoint, and the address and socket (`Ports`) of ours that it called.
+pub(crate) type From = (SocketAddr, Option<Local>, u16);
 
 /// A frame that goes on: over which link, and where in the receive buffer its label and datagram are.
 pub(crate) struct Hop {
-    link: u32,
-    start: usize,
-    len: usize,
+    pub(crate) link: u32,
+    pub(crate) start: usize,
+    pub(crate) len: usize,
 }
 
 impl Core {
@@ -66,20 +67,20 @@ impl Core {
                 segment,
                 source,
                 local,
-            }) = self.underlay.udp.receive(room)
+            }) = self.underlay.ports.main.receive(room)
             else {
                 break;
             };
             worked = true;
             self.stats.rx_calls += 1;
-            if Circuit::of(source).is_some() {
-                // Nobody really has an address of circuits.
+            if is_stand_in(source) {
+                // Nobody really has such an address.
                 continue;
             }
             let mut start = used;
             for datagram in room.get_mut(..len).unwrap_or_default().chunks_mut(segment) {
                 self.stats.rx_datagrams += 1;
-                if let Some((link, len)) = self.datagram(datagram, (source, local), now_ns) {
+                if let Some((link, len)) = self.datagram(datagram, (source, local, MAIN), now_ns) {
                     let start = start + HEADER;
                     self.hops.push(Hop { link, start, len });
                 }
@@ -88,6 +89,9 @@ impl Core {
             used += len.next_multiple_of(64);
         }
         self.forward(&slot, now_ns);
+        if self.underlay.ports.others_fd() >= 0 {
+            worked |= self.drain_others(&mut slot, now_ns);
+        }
         self.slot = slot;
         self.write_run();
         self.flush(now_ns);
@@ -95,7 +99,7 @@ impl Core {
     }
 
     /// Seal each frame for its next link, all of one link together, and send.
-    fn forward(&mut self, slot: &[u8], now_ns: u64) {
+    pub(crate) fn forward(&mut self, slot: &[u8], now_ns: u64) {
         if self.hops.is_empty() {
             return;
         }
@@ -117,7 +121,12 @@ impl Core {
 
     /// Act on one datagram; a relay frame that goes on is returned as its link and length.
     #[inline]
-    fn datagram(&mut self, datagram: &mut [u8], from: From, now_ns: u64) -> Option<(u32, usize)> {
+    pub(crate) fn datagram(
+        &mut self,
+        datagram: &mut [u8],
+        from: From,
+        now_ns: u64,
+    ) -> Option<(u32, usize)> {
         match self.identify(datagram, from.0) {
             Some((sid, bytes, header)) if header.path != HANDSHAKE_PATH => {
                 if header.kind == Kind::Relay {
@@ -185,7 +194,7 @@ impl Core {
             }),
             Verdict::Drop => {}
             Verdict::Unknown if self.joined.contains_key(&came) => {
-                self.datagram(inside, (came.address(), None), now_ns);
+                self.datagram(inside, (came.address(), None, MAIN), now_ns);
             }
             Verdict::Unknown => {}
         }
@@ -227,7 +236,12 @@ impl Core {
         })
     }
 
-    fn first_contact(&mut self, datagram: &mut [u8], (source, local): From, now_ns: u64) {
+    fn first_contact(&mut self, datagram: &mut [u8], (source, local, port): From, now_ns: u64) {
+        if port != MAIN {
+            // Whoever is a stranger knows one port of ours.
+            self.stats.rx_unknown += 1;
+            return;
+        }
         let mut out = std::mem::take(&mut self.actions);
         if !self
             .gate
@@ -252,7 +266,7 @@ impl Core {
         aad: &[u8; HEADER],
         header: Header,
         datagram: &[u8],
-        (source, local): From,
+        (source, local, port): From,
         now_ns: u64,
     ) {
         let relayed = Circuit::of(source).is_some();
@@ -265,6 +279,9 @@ impl Core {
             return;
         };
         if session.lookup && header.kind != Kind::Control {
+            return;
+        }
+        if session.early.is_some() && session.keep_early(header.kind, source, datagram) {
             return;
         }
         let Some(place) = session.place(header.path) else {
@@ -326,9 +343,15 @@ impl Core {
         }
         session.heard(now_ns);
         session.counters.rx_bytes += datagram.len() as u64;
+        if session.confirmed_by_any && !session.confirmed {
+            confirm(session, &mut self.gate, &self.events);
+            self.next_ns = 0;
+        }
         let (mut elsewhere, mut unproven) = (false, false);
         if let Some(path) = session.paths.get_mut(place) {
             path.heard_ns = Some(now_ns);
+            // A probe may go anywhere; all else goes to where the peer has us.
+            path.known |= header.kind != Kind::Probe;
             if class == Class::Data {
                 path.meter.rx_datagrams += 1;
                 path.meter.rx_bytes += datagram.len() as u64;
@@ -338,6 +361,7 @@ impl Core {
             }
             if newest && path.endpoint == source && local.is_some() {
                 path.raw.local = local;
+                path.raw.port = port;
             }
             // A circuit's peer does not move, and no peer moves into a circuit.
             elsewhere = path.endpoint != source && path.circuit.is_none() && !relayed;
@@ -350,7 +374,7 @@ impl Core {
             }
             Kind::Part => self.half(sid, place, len, &header, epoch, now_ns),
             Kind::Control => self.control(sid, len, &header),
-            Kind::Probe => self.probe(sid, place, len, source, now_ns),
+            Kind::Probe => self.probe(sid, place, len, (source, port), now_ns),
             Kind::Report => self.report(sid, place, len, now_ns),
             Kind::Relay => {}
         }
@@ -361,9 +385,9 @@ impl Core {
                 0
             };
             let received = datagram.len().saturating_sub(answered);
-            self.approached(sid, place, source, received, now_ns);
+            self.approached(sid, place, (source, port), received, now_ns);
         } else if newest && elsewhere {
-            self.challenge(sid, place, source, datagram.len(), now_ns);
+            self.challenge(sid, place, (source, port), datagram.len(), now_ns);
         }
     }
 
@@ -464,24 +488,30 @@ impl Core {
             // The peer has the keys: RESP need not be kept for it.
             self.gate.abandon(sid);
         }
-        if session.confirmed {
+        let is_ack = header.counter == 0 && header.path == 0 && data == session.th4;
+        if is_ack && !session.th4.is_empty() {
+            session.th4 = Vec::new();
+            if !session.confirmed {
+                confirm(session, &mut self.gate, &self.events);
+                self.next_ns = 0;
+            }
+        } else if session.confirmed {
             self.events.push(Event::Control {
                 sid,
                 data: data.to_vec(),
                 lookup: session.lookup,
             });
-        } else if header.counter == 0 && data == session.th4 {
-            session.confirmed = true;
-            session.th4 = Vec::new();
-            session.timer_ns = 0;
-            self.next_ns = 0;
-            // The handshake is over: the gate need not keep AUTH for retransmission.
-            self.gate.abandon(sid);
-            self.events.push(Event::Confirmed { sid });
         }
     }
 
-    fn probe(&mut self, sid: u32, place: usize, len: usize, source: SocketAddr, now_ns: u64) {
+    fn probe(
+        &mut self,
+        sid: u32,
+        place: usize,
+        len: usize,
+        (source, port): (SocketAddr, u16),
+        now_ns: u64,
+    ) {
         let body = self.scratch.get(..len).unwrap_or_default();
         match Probe::parse(body) {
             Some(Probe::Request(id)) => {
@@ -499,8 +529,13 @@ impl Core {
                 };
                 let target = Target {
                     to,
-                    raw: self.underlay.udp.raw(to).leaving(path.raw.local),
-                    stranger: !path.is_proven(),
+                    raw: self
+                        .underlay
+                        .ports
+                        .raw(to)
+                        .leaving(path.raw.local)
+                        .through(port),
+                    stranger: !path.known,
                 };
                 let answer = Probe::Answer(id).emit();
                 let kind = (Kind::Probe, 0, 0);
@@ -510,7 +545,7 @@ impl Core {
                 // A report too: it tells what became of the data before the probe.
                 self.report_soon(sid, place, now_ns);
             }
-            Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, source, now_ns),
+            Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, (source, port), now_ns),
             None => {}
         }
     }
@@ -557,6 +592,14 @@ impl Core {
             &mut self.stats.tun_writes,
         );
     }
+}
+
+/// The peer holds the keys: the gate need not keep AUTH for retransmission.
+fn confirm(session: &mut crate::session::Session, gate: &mut Gate, events: &Events) {
+    session.confirmed = true;
+    session.timer_ns = 0;
+    gate.abandon(session.sid);
+    events.push(Event::Confirmed { sid: session.sid });
 }
 
 /// The peer moved to a new epoch: a generation that both hold carries our sending along.

@@ -23,7 +23,7 @@ impl Core {
         &mut self,
         sid: u32,
         place: usize,
-        to: SocketAddr,
+        (to, port): (SocketAddr, u16),
         received: usize,
         now_ns: u64,
     ) {
@@ -54,6 +54,7 @@ impl Core {
         path.challenged_ns = now_ns;
         path.challenge = Some(Challenge {
             to,
+            port,
             new_id,
             old_id,
             new_answered: false,
@@ -62,7 +63,12 @@ impl Core {
         let (old_to, old_raw) = (path.endpoint, path.raw);
         session.timer_ns = session.timer_ns.min(now_ns + wait_ns);
         self.next_ns = self.next_ns.min(session.timer_ns);
-        let new_raw = self.underlay.udp.raw(to).leaving(old_raw.local);
+        let new_raw = self
+            .underlay
+            .ports
+            .raw(to)
+            .leaving(old_raw.local)
+            .through(port);
         for (id, to, raw) in [(new_id, to, new_raw), (old_id, old_to, old_raw)] {
             let target = Target {
                 to,
@@ -82,7 +88,7 @@ impl Core {
         sid: u32,
         place: usize,
         id: u64,
-        source: SocketAddr,
+        (source, port): (SocketAddr, u16),
         now_ns: u64,
     ) {
         let Some(session) = self.sessions.get_mut(&sid) else {
@@ -124,10 +130,7 @@ impl Core {
             let path = path.id;
             self.events.push(Event::ProbeAnswered { sid, path, rtt_ns });
         }
-        if found {
-            self.settle(sid, place, source, now_ns);
-        }
-        if alive {
+        if alive && (!found || self.settle(sid, place, (source, port), now_ns)) {
             self.judged(sid, place, None, now_ns);
         }
     }
@@ -145,6 +148,14 @@ impl Core {
             .collect();
         for (path, challenge) in over {
             self.forget_source(challenge.to, sid);
+            if challenge.new_answered
+                && let Some(path) = self
+                    .sessions
+                    .get_mut(&sid)
+                    .and_then(|s| s.paths.iter_mut().find(|p| p.id == path))
+            {
+                path.raw.port = challenge.port;
+            }
             if challenge.new_answered && self.move_path(sid, path, challenge.to, now_ns).is_ok() {
                 let endpoint = challenge.to;
                 self.events.push(Event::Moved { sid, endpoint });

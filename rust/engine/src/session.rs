@@ -1,5 +1,6 @@
 //! One session as the data thread sees it: keys, where the peer is, and its clocks.
 
+use crate::early::Early;
 use crate::flows::{self, Flows};
 use crate::keys::{Epoch, PathIds, RxKeys, TxKeys};
 use crate::path::Path;
@@ -29,9 +30,15 @@ pub struct Session {
     pub sid: u32,
     pub remote_sid: u32,
     pub initiator: bool,
+    /// Anonymous, for control alone: no data, no further paths, no circuits, no new keys.
+    pub lookup: bool,
     pub confirmed: bool,
     /// th4, until the ACK that carries it came.
     pub th4: Vec<u8>,
+    /// Initiator with a ticket: whatever is authentic confirms, not the ACK alone.
+    pub confirmed_by_any: bool,
+    /// Responder of a handshake with a ticket, until the peer has its addresses: data that waits.
+    pub early: Option<Early>,
     /// The sealed ACK, for a peer that lost it.
     pub ack: Option<Vec<u8>>,
     /// At least one. The first is the handshake's, unless it was closed.

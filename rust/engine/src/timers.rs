@@ -1,10 +1,13 @@
 //! What happens because time passed: reports, silence, keepalive, path MTU, retirement of keys.
 
 use crate::core::Core;
+use crate::early;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
 use crate::failover;
 use crate::keys::StepLimits;
+use crate::lookups;
+use crate::lookups::LOOKUP_ONLY;
 use crate::path::{Path, Pending, State};
 use crate::probe::{PROBE, Probe, Report};
 use crate::session::{REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
@@ -37,9 +40,15 @@ impl Core {
             self.refuse(destination);
         }
         let mut next = now_ns + FAR_NS;
-        let (mut decided, mut unborn) = (Vec::new(), Vec::new());
+        let (mut decided, mut unborn, mut waited) = (Vec::new(), Vec::new(), Vec::new());
         for session in self.sessions.values_mut() {
-            if session.timer_ns <= now_ns {
+            if session.lookup {
+                // Nothing is measured, kept alive or told of: it only ends.
+                session.timer_ns = lookups::end_ns(session);
+                if session.timer_ns <= now_ns {
+                    unborn.push(session.sid);
+                }
+            } else if session.timer_ns <= now_ns {
                 run(
                     &mut self.underlay,
                     &self.events,
@@ -54,6 +63,9 @@ impl Core {
                 {
                     decided.push(session.sid);
                 }
+                if session.early.is_some() && now_ns >= session.created_ns + early::PATIENCE_NS {
+                    waited.push(session.sid);
+                }
                 if !session.confirmed && now_ns >= session.created_ns + UNCONFIRMED_NS {
                     unborn.push(session.sid);
                 }
@@ -66,6 +78,12 @@ impl Core {
                 .unwrap_or(u64::MAX)
                 .max(now_ns + 1_000_000),
         );
+        if let Some(at) = self.close_spread(now_ns) {
+            self.next_ns = self.next_ns.min(at);
+        }
+        for sid in waited {
+            self.release_early(sid, now_ns);
+        }
         for sid in decided {
             self.decide(sid, now_ns);
         }
@@ -78,6 +96,9 @@ impl Core {
     /// Send a probe because Python asked, over the path that carries most if none is named.
     pub fn probe_now(&mut self, sid: u32, path: Option<u8>, now_ns: u64) -> Result<()> {
         let session = self.sessions.get_mut(&sid).ok_or(Error::NoSession(sid))?;
+        if session.lookup {
+            return Err(LOOKUP_ONLY);
+        }
         let at = match path {
             None => session.main(),
             Some(id) => session.place(id).ok_or(Error::Invalid("no such path"))?,
@@ -236,6 +257,9 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
     }
     if !session.confirmed {
         next = next.min(session.created_ns + UNCONFIRMED_NS);
+    }
+    if session.early.is_some() {
+        next = next.min(session.created_ns + early::PATIENCE_NS);
     }
     if let Some(at) = session.rx.next_retire_ns() {
         next = next.min(at);

@@ -5,8 +5,9 @@
 
 use crate::batch::Batch;
 use crate::circuit::Circuit;
+use crate::ports::Ports;
 use crate::session::Session;
-use crate::sys::udp::{Local, RawAddr, Udp};
+use crate::sys::udp::{Local, RawAddr};
 use std::net::SocketAddr;
 use veilnet_handshake::Class;
 use veilnet_wire::{HEADER, Header, Kind, OVERHEAD};
@@ -17,7 +18,7 @@ pub const LABEL: usize = 4;
 const STAGED: usize = 256 << 10;
 
 pub struct Underlay {
-    pub udp: Udp,
+    pub ports: Ports,
     pub batch: Batch,
     pub staged: Staged,
 }
@@ -100,17 +101,10 @@ impl Underlay {
         let target = Target {
             to: path.endpoint,
             raw: path.raw,
-            // Our own address may be another one on a way that nobody answered yet.
-            stranger: !path.is_proven(),
+            // Our own address may be another one on a way that the peer did not use yet.
+            stranger: !path.known,
         };
-        self.seal_to(
-            session,
-            at,
-            &target,
-            (kind, segment, flags),
-            plain,
-            now_ns,
-        )
+        self.seal_to(session, at, &target, (kind, segment, flags), plain, now_ns)
     }
 
     /// The same to another address than the path's (path challenges, punches).
@@ -138,7 +132,7 @@ impl Underlay {
         }
         let size = plain.len() + OVERHEAD;
         let out = match Circuit::of(to) {
-            None => self.batch.room(&self.udp, to, raw, size),
+            None => self.batch.room(&mut self.ports, to, raw, size),
             Some(circuit) => match self.staged.room(circuit, size) {
                 Some(out) => out,
                 None => return false,
@@ -188,7 +182,7 @@ impl Underlay {
 
     /// Send what is held. What is staged needs the sessions: see `Core::flush`.
     pub fn flush(&mut self) {
-        self.batch.flush(&self.udp);
+        self.batch.flush(&mut self.ports);
     }
 
     /// Send one ready datagram at once, or stage it if `to` is a circuit's.
@@ -199,9 +193,9 @@ impl Underlay {
             }
             return;
         }
-        let raw = self.udp.raw(to).leaving(local);
+        let raw = self.ports.raw(to).leaving(local);
         self.batch
-            .room(&self.udp, to, &raw, datagram.len())
+            .room(&mut self.ports, to, &raw, datagram.len())
             .copy_from_slice(datagram);
         self.flush();
     }

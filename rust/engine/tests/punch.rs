@@ -19,10 +19,7 @@ fn apart(hole: SocketAddr) -> Pair {
     let p = pair(StepLimits::default());
     settle(&p);
     let (key_a, key_b) = ([0xa; 32], [0xb; 32]);
-    for (engine, sid, own, its) in [
-        (&p.a, p.sid_a, key_a, key_b),
-        (&p.b, p.sid_b, key_b, key_a),
-    ] {
+    for (engine, sid, own, its) in [(&p.a, p.sid_a, key_a, key_b), (&p.b, p.sid_b, key_b, key_a)] {
         engine
             .call(move |c, now| {
                 c.set_return_keys(&[own])?;

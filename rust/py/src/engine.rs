@@ -6,6 +6,8 @@ use crate::events;
 use crate::gate::InitReceived;
 use crate::keys::KeySchedule;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+use veilnet_engine::sys::seq::Seq;
 use veilnet_engine::{self as engine, Circuit, Core, Options, Prefix, StepLimits};
 
 /// One end of a circuit: link and label.
@@ -155,8 +157,8 @@ impl Engine {
         self.call(py, move |core, _| core.load_seen_inits(&coms))
     }
 
-    /// Whether a HELLO left: false when a byte budget towards the endpoint forbade it.
-    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false))]
+    /// Whether something left: false when a byte budget towards the endpoint forbade it.
+    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None))]
     fn hello(
         &self,
         py: Python<'_>,
@@ -164,12 +166,39 @@ impl Engine {
         door_key: &[u8],
         endpoint: Endpoint,
         bare_hint: bool,
+        ticket: Option<(Vec<u8>, Vec<u8>)>,
     ) -> PyResult<bool> {
         let (door, to) = (key(door_key, "a door key")?, address(&endpoint)?);
         let schedule = schedule.shared();
+        if let Some(ticket) = ticket {
+            let ticket = convert::ticket(&ticket)?;
+            return self.attempt(py, move |core, now| {
+                core.present(&schedule, &door, to, &ticket, now)
+            });
+        }
         self.attempt(py, move |core, now| {
             core.hello(&schedule, &door, to, bare_hint, now)
         })
+    }
+
+    /// `(ticket, key)` for the peer of a session, to be given to it over control.
+    #[pyo3(signature = (sid, *, holder, life_s))]
+    fn issue_ticket<'py>(
+        &self,
+        py: Python<'py>,
+        sid: u32,
+        holder: &[u8],
+        life_s: f64,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let holder = key(holder, "a ticket's holder")?;
+        let life_ns = (life_s.max(0.0) * 1e9) as u64;
+        let ticket = self.attempt(py, move |core, now| {
+            core.issue_ticket(sid, &holder, life_ns, now)
+        })?;
+        Ok((
+            PyBytes::new(py, &ticket.bytes),
+            PyBytes::new(py, ticket.key.as_slice()),
+        ))
     }
 
     fn candidate(&self, py: Python<'_>, sid: u32, candidate: u32, ss: Vec<u8>) -> PyResult<()> {
@@ -298,6 +327,21 @@ impl Engine {
         self.attempt(py, move |core, now| core.punch(sid, path, &to, ttl, now))
     }
 
+    #[pyo3(signature = (sid, path, endpoint, *, sockets))]
+    fn spread(
+        &self,
+        py: Python<'_>,
+        sid: u32,
+        path: u8,
+        endpoint: Endpoint,
+        sockets: usize,
+    ) -> PyResult<()> {
+        let to = address(&endpoint)?;
+        self.attempt(py, move |core, now| {
+            core.spread(sid, path, to, sockets, now)
+        })
+    }
+
     #[pyo3(signature = (sid, shares, *, standby=None))]
     fn set_shares(
         &self,
@@ -309,6 +353,25 @@ impl Engine {
         self.attempt(py, move |core, now| {
             core.set_shares(sid, &shares, standby, now)
         })
+    }
+
+    // --- carriers --------------------------------------------------------------------------
+
+    /// The descriptor is the engine's from here on, whatever the answer is.
+    #[pyo3(signature = (fd, *, remote=None))]
+    fn attach(&self, py: Python<'_>, fd: i32, remote: Option<String>) -> PyResult<Endpoint> {
+        let none = |_| engine::Error::Invalid("that is no socket of a carrier");
+        let taken = Seq::adopt(fd).map_err(none).map_err(errors::engine)?;
+        let remote = remote
+            .map(|host| address(&(host, 0)).map(|a| a.ip()))
+            .transpose()?;
+        self.attempt(py, move |core, _| core.attach(taken, remote))
+            .map(endpoint)
+    }
+
+    fn detach(&self, py: Python<'_>, endpoint: Endpoint) -> PyResult<()> {
+        let at = address(&endpoint)?;
+        self.call(py, move |core, now| core.detach(at, now))
     }
 
     // --- circuits --------------------------------------------------------------------------
@@ -593,6 +656,13 @@ fn circuit_of(endpoint: Endpoint) -> PyResult<Option<End>> {
     Ok(circuit.map(|c| (c.link, c.label)))
 }
 
+/// Whether the endpoint stands for a carrier.
+#[pyfunction]
+#[allow(clippy::needless_pass_by_value)]
+fn is_carrier(endpoint: Endpoint) -> PyResult<bool> {
+    Ok(engine::carrier_number(address(&endpoint)?).is_some())
+}
+
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Engine>()?;
     m.add_class::<EngineStats>()?;
@@ -600,5 +670,6 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PathStats>()?;
     m.add_class::<CircuitStats>()?;
     m.add_function(wrap_pyfunction!(circuit_endpoint, m)?)?;
+    m.add_function(wrap_pyfunction!(is_carrier, m)?)?;
     m.add_function(wrap_pyfunction!(circuit_of, m)?)
 }

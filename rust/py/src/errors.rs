@@ -32,6 +32,30 @@ pub fn handshake(error: &HandshakeError) -> PyErr {
     raise(class, &error.to_string(), hint)
 }
 
+pub fn carrier(error: &veilnet_carrier::Error) -> PyErr {
+    use veilnet_carrier::Error as CarrierError;
+    let (class, hint) = match error {
+        CarrierError::Bind { source, .. }
+            if source.kind() == std::io::ErrorKind::PermissionDenied =>
+        {
+            (
+                "PrivilegeError",
+                "Choose a port above 1023, or run it with sudo.",
+            )
+        }
+        CarrierError::Bind { .. } => (
+            "ConfigError",
+            "Stop the program that uses the port, or choose another with --listen-port.",
+        ),
+        CarrierError::Connect { .. } | CarrierError::NoCarrier { .. } | CarrierError::Full(_) => {
+            ("PeerUnreachable", "")
+        }
+        CarrierError::Closed => ("ClosedError", ""),
+        _ => ("InternalError", ""),
+    };
+    raise(class, &error.to_string(), hint)
+}
+
 pub fn engine(error: EngineError) -> PyErr {
     let text = error.to_string();
     match error {

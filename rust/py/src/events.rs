@@ -43,6 +43,7 @@ event!(CircuitSpent {
     link: u32,
     label: u32
 });
+event!(CarrierClosed { endpoint: Endpoint });
 event!(PeerSilent {
     sid: u32,
     silent_s: f64
@@ -83,7 +84,7 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
     Ok(match event {
         Event::Handshake(event) => return crate::gate::event_to_python(py, event),
         Event::Confirmed { sid } => Py::new(py, SessionConfirmed { sid })?.into_any(),
-        Event::Control { sid, data } => Py::new(py, ControlReceived { sid, data })?.into_any(),
+        Event::Control { sid, data, .. } => Py::new(py, ControlReceived { sid, data })?.into_any(),
         Event::Wanted { destination } => Py::new(
             py,
             PacketWanted {
@@ -120,6 +121,13 @@ pub fn to_python(py: Python<'_>, event: Event) -> PyResult<Py<PyAny>> {
             },
         )?
         .into_any(),
+        Event::CarrierClosed { endpoint: at } => Py::new(
+            py,
+            CarrierClosed {
+                endpoint: endpoint(at),
+            },
+        )?
+        .into_any(),
         Event::Silent { sid, silent_ns } => Py::new(
             py,
             PeerSilent {
@@ -153,6 +161,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<ProbeAnswered>()?;
     m.add_class::<PathChanged>()?;
     m.add_class::<CircuitSpent>()?;
+    m.add_class::<CarrierClosed>()?;
     m.add_class::<PeerSilent>()?;
     m.add_class::<SourceMoved>()?;
     m.add_class::<KeysStale>()?;

@@ -2,6 +2,9 @@
 #![allow(unsafe_code)]
 
 pub mod crypto;
+pub mod poll;
+pub mod seq;
+pub mod tcp;
 pub mod tun;
 pub mod udp;
 pub mod wake;
@@ -19,6 +22,19 @@ pub(crate) fn check(value: libc::c_int) -> io::Result<libc::c_int> {
 
 pub(crate) fn check_len(value: libc::ssize_t) -> io::Result<usize> {
     usize::try_from(value).map_err(|_| io::Error::last_os_error())
+}
+
+/// Set an option that is an integer.
+pub(crate) fn set(
+    fd: std::os::fd::RawFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    let size = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: passes a live int and its size.
+    check(unsafe { libc::setsockopt(fd, level, name, (&raw const value).cast(), size) })?;
+    Ok(())
 }
 
 /// Monotonic nanoseconds.

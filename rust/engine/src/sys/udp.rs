@@ -8,6 +8,8 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 const UDP_SEGMENT: libc::c_int = 103;
 const UDP_GRO: libc::c_int = 104;
 const BUFFER_BYTES: libc::c_int = 8 << 20;
+/// Of a socket that a NAT is tried with, until a path settles on it.
+const SMALL_BYTES: libc::c_int = 256 << 10;
 
 /// One UDP socket, for both families where the host has IPv6.
 pub struct Udp {
@@ -28,14 +30,30 @@ pub struct RawAddr {
     pub local: Option<Local>,
     /// How many routers may pass it on (TTL, hop limit); None: as many as the host's default.
     pub hops: Option<u8>,
+    /// Which of our sockets it leaves by (`Ports`), unless a carrier takes it.
+    pub port: u16,
+    pub carrier: Option<u32>,
     v4: bool,
 }
 
 impl RawAddr {
+    /// Whether both leave in the same way, so that one call may send for both.
+    #[inline]
+    #[must_use]
+    pub fn is_way_of(&self, other: &RawAddr) -> bool {
+        self.local == other.local && self.hops == other.hops && self.port == other.port
+    }
+
     /// The same destination, sent to from *local*.
     #[must_use]
     pub fn leaving(self, local: Option<Local>) -> RawAddr {
         RawAddr { local, ..self }
+    }
+
+    /// The same destination, sent to by another of our sockets.
+    #[must_use]
+    pub fn through(self, port: u16) -> RawAddr {
+        RawAddr { port, ..self }
     }
 
     /// The same destination, or a router on the way to it.
@@ -57,7 +75,7 @@ pub struct Received {
 
 impl Udp {
     pub fn bind(port: u16, want_gro: bool) -> io::Result<Udp> {
-        match Udp::open(true, port, want_gro) {
+        match Udp::open(true, port, want_gro, BUFFER_BYTES) {
             // EAFNOSUPPORT, or IPv6 disabled by sysctl (EADDRNOTAVAIL).
             Err(e)
                 if matches!(
@@ -65,13 +83,18 @@ impl Udp {
                     Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
                 ) =>
             {
-                Udp::open(false, port, want_gro)
+                Udp::open(false, port, want_gro, BUFFER_BYTES)
             }
             other => other,
         }
     }
 
-    fn open(v6: bool, port: u16, want_gro: bool) -> io::Result<Udp> {
+    /// One more socket, like this one but small, on a random port.
+    pub fn further(&self) -> io::Result<Udp> {
+        Udp::open(self.v6, 0, self.gro, SMALL_BYTES)
+    }
+
+    fn open(v6: bool, port: u16, want_gro: bool, buffer: libc::c_int) -> io::Result<Udp> {
         let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
         // SAFETY: a new descriptor that we own.
         let fd = unsafe {
@@ -97,8 +120,8 @@ impl Udp {
             (libc::SO_RCVBUFFORCE, libc::SO_RCVBUF),
             (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF),
         ] {
-            if udp.set(libc::SOL_SOCKET, force, BUFFER_BYTES).is_err() {
-                udp.set(libc::SOL_SOCKET, plain, BUFFER_BYTES)?;
+            if udp.set(libc::SOL_SOCKET, force, buffer).is_err() {
+                udp.set(libc::SOL_SOCKET, plain, buffer)?;
             }
         }
         let any: IpAddr = if v6 {
@@ -114,12 +137,7 @@ impl Udp {
     }
 
     fn set(&self, level: libc::c_int, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
-        let size = std::mem::size_of::<libc::c_int>() as libc::socklen_t;
-        // SAFETY: passes a live int and its size.
-        check(unsafe {
-            libc::setsockopt(self.fd(), level, name, (&raw const value).cast(), size)
-        })?;
-        Ok(())
+        super::set(self.fd(), level, name, value)
     }
 
     #[must_use]
@@ -181,6 +199,8 @@ impl Udp {
             len: len as libc::socklen_t,
             local: None,
             hops: None,
+            port: 0,
+            carrier: crate::carrier::number(to),
             v4: to.ip().to_canonical().is_ipv4(),
         }
     }
