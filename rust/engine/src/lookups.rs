@@ -219,6 +219,7 @@ mod tests {
         assert_eq!(core.next_ns, UNHEARD_NS);
         core.tick(UNHEARD_NS);
         assert!(core.sessions.contains_key(&ours) && !core.sessions.contains_key(&theirs));
+        core.tick(UNHEARD_NS + 1);
         assert_eq!(core.next_ns, LIFE_NS);
         core.tick(LIFE_NS);
         assert!(core.sessions.is_empty());
