@@ -123,7 +123,7 @@ class Beacon:
     async def _round(self, rung: Rung) -> None:
         first = (*self._bootstrap, *self._nodes)
         client = await self._blocking(partial(self._open_client, first))
-        faults: list[str] = []
+        faults: list[VeilError] = []
         announced = 0
         try:
             for scope in self._scopes():
@@ -139,13 +139,13 @@ class Beacon:
                         )
                         announced += 1
                     except VeilError as error:
-                        faults.append(error.message)
+                        faults.append(error)
             self._nodes = tuple(await self._blocking(partial(client.nodes, timeout_s=2.0)))
         finally:
             client.close()
         if faults:
             self._nodes = ()
-            rung.fail(faults[0])
+            rung.fail(faults[0].message, faults[0].hint)
         else:
             rung.well(f"announced under {announced} infohashes")
 
