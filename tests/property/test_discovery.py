@@ -227,6 +227,9 @@ class Watch:
             case "wait":
                 self.now += first
                 self.do(machine.tick(self.now))
+                # Or the shell would turn round and round.
+                deadline = machine.deadline()
+                assert deadline is None or deadline > self.now
 
     def check(self) -> None:
         """Check the bounds."""

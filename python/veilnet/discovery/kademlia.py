@@ -42,7 +42,15 @@ from veilnet.discovery.events import (
     Unanswered,
 )
 from veilnet.discovery.locator import owner_of
-from veilnet.discovery.lookup import STALL_S, FindLookup, GetLookup, Lookup, PutLookup, Turn
+from veilnet.discovery.lookup import (
+    MAX_ASKS,
+    STALL_S,
+    FindLookup,
+    GetLookup,
+    Lookup,
+    PutLookup,
+    Turn,
+)
 from veilnet.discovery.routing import BUCKETS, REGION_CONTACTS, Table, shared_bits
 from veilnet.discovery.service import Service
 from veilnet.discovery.storage import Storage
@@ -226,7 +234,7 @@ class Kademlia:
         if len(votes) < VOTES_LEAST:
             return own
         said = votes[len(votes) // 2]
-        if len(self.table) < 2 * REGION_CONTACTS:
+        if self._service.answering < 2 * REGION_CONTACTS:
             return said
         # Liars may be most of those asked lately, but they do not make up what we know ourselves.
         return min(max(said, own - BITS_APART), own + BITS_APART)
@@ -327,8 +335,9 @@ class Kademlia:
         """Deal our own contacts out to the paths, and ask the first of them."""
         self.lookups[lookup.id] = lookup
         nearest = self.table.nearest(lookup.target, 2 * self.k)
-        if len(nearest) < self.k:
-            nearest += self._seeds
+        if self.table.is_poor:
+            # Most of what is known from long ago is gone: all of it is tried.
+            nearest = self.table.nearest(lookup.target, MAX_ASKS) + self._seeds
         for place, packed in enumerate(nearest):
             lookup.begin(place % self.paths, packed)
         self._drive(lookup, now, actions)
@@ -472,7 +481,7 @@ class Kademlia:
             self._ask(packed, FindNodes(target=self._beside(packed)), actions)
 
     def _learned(self, event: Learned, now: float, actions: list[Action]) -> None:
-        poor, news = len(self.table) < self.k, False
+        poor, news = self.table.is_poor, False
         for contact in event.contacts:
             packed = contact.packed
             if not self.horizon.allows(packed) or packed.startswith(self.own_id):
@@ -492,10 +501,13 @@ class Kademlia:
     # upkeep
 
     def _upkeep(self, now: float, actions: list[Action]) -> None:
-        if now >= self._next_self and not any(one.internal for one in self.lookups.values()):
+        if now >= self._next_self and any(one.internal for one in self.lookups.values()):
+            # The one before is still going on.
+            self._next_self = now + POOR_S
+        if now >= self._next_self:
             self._poor_s = min(2.0 * self._poor_s, SELF_S)
             steady = SELF_S if self.announce else LEAF_PAUSES * SELF_S
-            pause = self._poor_s if len(self.table) < self.k else steady
+            pause = self._poor_s if self.table.is_poor else steady
             self._next_self = now + pause * self.rng.uniform(0.75, 1.25)
             self._internal -= 1
             lookup = self._lookup(FindLookup, self._internal, self.own_id, now)

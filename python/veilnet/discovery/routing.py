@@ -98,6 +98,16 @@ class Table:
         """What the contacts take."""
         return len(self._entries) + len(self._counts)
 
+    @property
+    def answering(self) -> int:
+        """How many contacts answer."""
+        return sum(1 for _ in self)
+
+    @property
+    def is_poor(self) -> bool:
+        """Whether fewer contacts answer than one bucket has."""
+        return self.answering < self.k
+
     # what happens to contacts
 
     def answered(self, packed: bytes, now: float) -> bool:
@@ -254,8 +264,12 @@ class Table:
         piece = self._entries[start * ENTRY_BYTES : end * ENTRY_BYTES]
         number = int.from_bytes
         for packed, failures, heard, _ in _ENTRY.iter_unpack(piece):
-            chosen = good if heard and failures < FAILURES_MAX - 1 else poor
-            chosen.append((number(packed[:ID_BYTES], "big") ^ aim, packed))
+            distance = number(packed[:ID_BYTES], "big") ^ aim
+            if heard and failures < FAILURES_MAX - 1:
+                good.append((distance, packed))
+            else:
+                # Those that were silent before come after those that were never asked.
+                poor.append((failures << 256 | distance, packed))
 
     def _insert(self, entry: bytes) -> bool:
         packed = entry[:PACKED_BYTES]

@@ -53,7 +53,16 @@ WORDS: Final = {
 class Service:
     """The answering half of one node."""
 
-    __slots__ = ("_bits", "_bits_until", "_quota", "_table", "flags", "horizon", "storage")
+    __slots__ = (
+        "_bits",
+        "_bits_until",
+        "_quota",
+        "_table",
+        "answering",
+        "flags",
+        "horizon",
+        "storage",
+    )
 
     def __init__(self, table: Table, storage: Storage, horizon: Horizon, flags: int) -> None:
         self.storage = storage
@@ -61,6 +70,8 @@ class Service:
         self._table = table
         self.horizon = horizon
         self._quota = Quota()
+        self.answering = 0
+        """How many contacts answer, as of the last look at `bits`."""
         self._bits = 0
         self._bits_until = float("-inf")
 
@@ -68,6 +79,7 @@ class Service:
         """Return how many bits the ids of our region share."""
         if now >= self._bits_until:
             self._bits = self._table.bits()
+            self.answering = self._table.answering
             self._bits_until = now + BITS_S
         return self._bits
 

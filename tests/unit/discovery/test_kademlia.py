@@ -24,9 +24,11 @@ from veilnet.discovery.events import (
 from veilnet.discovery.kademlia import MAX_LOOKUPS, VERIFY_BURST
 from veilnet.discovery.lookup import MAX_ASKS
 from veilnet.discovery.routing import shared_bits
-from veilnet.discovery.storage import Refusal
+from veilnet.discovery.storage import CANDIDATES, Refusal
 from veilnet.errors import LocalProtocolError
+from veilnet.protocol import messages
 from veilnet.protocol.dht_messages import (
+    MAX_BLOB_BYTES,
     FindNodes,
     FindValue,
     HaveValue,
@@ -287,6 +289,61 @@ def test_a_node_joins_by_one_endpoint_and_is_known():
     asked = sum(len(node.asked) for node in nodes) / len(nodes)
     # At 2.9 KB a question: well below the 300 KB that joining may cost.
     assert asked < 100
+
+
+def test_a_cache_of_which_one_in_twenty_is_left_leads_in():
+    """Contacts of long ago are tried one after another, none again before all were."""
+    crowd = Crowd(5)
+    town = crowd.grown(60)
+    gone = [crowd.node() for _ in range(190)]
+    for node in gone:
+        node.online = False
+    node = crowd.node(probe_interval_s=60.0, announce=True)
+    old = [one.contact for one in (*gone, *town[:10])]
+    crowd.rng.shuffle(old)
+    crowd._feed(node, Learned(tuple(old)))
+    crowd.run(crowd.now + 120.0, [node])
+    assert node.machine.table.answering >= 20
+    assert crowd.find(node, town[0].machine.own_id).contacts[0] == town[0].contact
+
+
+def test_a_restored_table_of_the_silent_is_not_taken_for_a_full_one():
+    """Until somebody answers, the node goes on looking for itself soon."""
+    crowd = Crowd(5)
+    gone = [crowd.node() for _ in range(60)]
+    for node in gone:
+        node.online = False
+    node = crowd.node(probe_interval_s=60.0)
+    crowd._feed(node, Learned(tuple(one.contact for one in gone)))
+    crowd.run(crowd.now + 90.0, [node])
+    assert node.machine.table.is_poor
+    alive = crowd.node()
+    crowd._feed(node, Learned((alive.contact,)))
+    crowd.run(crowd.now + 60.0, [node])
+    assert list(node.machine.table) == [alive.contact.packed]
+
+
+def test_all_that_is_said_fits_the_wire(monkeypatch):
+    """Every question and every answer is encoded and read back as itself."""
+    crowd = Crowd(6)
+    nodes = crowd.grown(40, announce=True, probe_interval_s=60.0)
+    answer, kinds = type(nodes[0]).answer, set()
+
+    def over_the_wire(node, sender, message, *, full):
+        assert messages.decode(messages.encode(message, 1)).message == message
+        said = answer(node, sender, message, full=full)
+        kinds.update({type(message), type(said)})
+        return messages.decode(messages.encode(said, 1)).message
+
+    monkeypatch.setattr(type(nodes[0]), "answer", over_the_wire)
+    blob = crowd.rng.randbytes(MAX_BLOB_BYTES)
+    for owner in range(5):
+        stored = crowd.put(nodes[owner], bytes(32), blob[owner:], owner=bytes([owner]) * 16)
+    assert stored.sent
+    assert len(crowd.get(nodes[9], bytes(32)).blobs) == CANDIDATES
+    crowd.find(nodes[1], bytes(32))
+    crowd.run(crowd.now + 30.0, nodes[:2])
+    assert kinds >= {FindNodes, Nodes, FindValue, HaveValue, Store, StoreTaken}
 
 
 def test_a_node_that_is_not_reachable_tells_nobody_that_it_is_there():
