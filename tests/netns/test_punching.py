@@ -106,6 +106,7 @@ def street(tmp_path_factory):
         ("address", "symmetric_random"),
         ("full", "symmetric_sequential"),
         ("leaky", "port"),
+        ("port", "symmetric_random"),
     ],
 )
 def test_a_pair_becomes_direct(street, left, right):

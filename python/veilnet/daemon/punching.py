@@ -365,10 +365,8 @@ class Punchings:
 
     def _spread(self, course: Course, caller: _Caller, action: Spread) -> None:
         log.info("many sockets", peer=course.session.peer_id.hex()[:12], count=action.sockets)
-        spread = getattr(self._node.engine, "spread", None)
-        if spread is not None:
-            sid, path = course.session.sid, caller.machine.path
-            spread(sid, path, action.endpoint, sockets=action.sockets)
+        sid, path = course.session.sid, caller.machine.path
+        self._node.engine.spread(sid, path, action.endpoint, sockets=action.sockets)
 
     def _shut(self, course: Course, caller: _Caller, action: Shut) -> None:
         del caller
