@@ -106,6 +106,8 @@ class InitReceived:
     sid: int
     """The initiator's session id."""
     com: bytes
+    holder: bytes | None
+    """Whom the ticket was given to that it showed; None: it showed a cookie."""
     ek: bytes
 
 @final
@@ -420,10 +422,19 @@ class Engine:
         door_key: bytes,
         endpoint: Endpoint,
         bare_hint: bool = False,
+        ticket: tuple[bytes, bytes] | None = None,
     ) -> bool:
         """Send HELLO; call again to retransmit or to race another endpoint (at most 8).
 
+        With a *ticket* and its key (schedule in mode 3) INIT is sent at once; `authenticate` then
+        makes a session that may carry data, and anything authentic confirms it.
         False when a byte budget towards the unproven endpoint forbade it for now.
+        """
+    def issue_ticket(self, sid: int, *, holder: bytes, life_s: float) -> tuple[bytes, bytes]:
+        """Return a ticket (96 B) and its key (32 B) for the peer of a session, good from the
+        address that its direct path has now; *holder* (32 B) comes back in `InitReceived.holder`.
+
+        Raises: LocalProtocolError: the peer has no direct path; ClosedError.
         """
     def candidate(self, sid: int, candidate: int, ss: bytes) -> None:
         """Give the KEM secret of a key part.
@@ -592,7 +603,9 @@ class Gate:
         door_key: bytes,
         endpoint: Endpoint,
         bare_hint: bool = False,
+        ticket: tuple[bytes, bytes] | None = None,
     ) -> bool: ...
+    def issue_ticket(self, host: str, *, holder: bytes, life_s: float) -> tuple[bytes, bytes]: ...
     def candidate(self, sid: int, candidate: int, ss: bytes) -> bool: ...
     def authenticate(
         self, sid: int, message: bytes, *, psk: bytes | None = None

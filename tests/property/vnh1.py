@@ -28,6 +28,7 @@ from veilnet._engine import SessionConfirmed as EngineConfirmed
 from veilnet.errors import RemoteProtocolError, VeilError
 from veilnet.protocol import handshake as hs
 from veilnet.protocol.fields import Endpoint
+from veilnet.protocol.tickets import Shown, holder_of
 from veilnet.protocol.work import Primitives, WorkFailed, perform
 from veilnet.units import NetworkId
 
@@ -61,7 +62,9 @@ class Node:
         self.calls: dict[int, hs.Initiation] = {}
         self.answers: dict[int, hs.Acceptance] = {}
         self.established: dict[int, Established] = {}
-        self.ends: dict[type, list[Any]] = {hs.Confirmed: [], hs.Accepted: [], hs.Failed: []}
+        self.ends: dict[type, list[Any]] = {
+            kind: [] for kind in (hs.Begun, hs.Confirmed, hs.Accepted, hs.Failed)
+        }
         self.sent = 0
         self.psks: dict[bytes, bytes] = {}
         self.shown = self.local(hs.Mode.FULL)
@@ -96,7 +99,7 @@ class Node:
         return hs.LocalIdentity(
             peer_id=self.identity.peer_id,
             public_key=self.identity.public_key,
-            credential=credential_of(self.identity) if mode is hs.Mode.FULL else b"",
+            credential=b"" if mode is hs.Mode.JOIN else credential_of(self.identity),
         )
 
     def call(
@@ -106,6 +109,7 @@ class Node:
         *endpoints: Endpoint,
         door: bytes = DOOR,
         psk: tuple[bytes, bytes] | None = None,
+        ticket: Shown | None = None,
     ) -> hs.Initiation:
         """Begin a handshake; without a *peer* it is a lookup."""
         machine = hs.Initiation(
@@ -117,9 +121,17 @@ class Node:
             schedules=KeySchedule,
             rng=self.world.random,
             psk=psk,
+            ticket=ticket,
         )
         self.drive(machine, machine.start(self.world.now))
         return machine
+
+    def ticket_of(self, issuer: "Node", *, life_s: float = 3600.0) -> Shown:
+        """What *issuer* gives this node inside a session."""
+        issuer.gate.expire(int(self.world.now * 1e9))
+        holder = holder_of(NETWORK, self.identity.peer_id)
+        ticket, key = issuer.gate.issue_ticket(self.address[0], holder=holder, life_s=life_s)
+        return Shown(issuer.address, ticket, key)
 
     def drive(self, machine: hs.Initiation | hs.Acceptance, actions: list[hs.Action]) -> None:
         """Carry out *actions* and what follows from them."""
@@ -153,8 +165,8 @@ class Node:
         """Make the one call of the engine that *action* names, or note the end."""
         gate = self.gate
         match action:
-            case hs.SendHello(schedule, door_key, endpoint):
-                gate.hello(schedule, door_key=door_key, endpoint=endpoint)
+            case hs.SendHello(schedule, door_key, endpoint, ticket):
+                gate.hello(schedule, door_key=door_key, endpoint=endpoint, ticket=ticket)
             case hs.Respond(schedule, init, message):
                 session = gate.respond(schedule, init, message)
                 if session is not None:
@@ -254,6 +266,11 @@ class World:
             delay_s = 0.01 + self.random.random() * self.spread_s
             self.at(self.now + delay_s, partial(receiver.receive, copy, sender.address))
 
+    def step(self) -> None:
+        """Do the next thing, whenever that is."""
+        self.now, _, job = heapq.heappop(self._heap)
+        job()
+
     def run(self, for_s: float = 20.0) -> None:
         """Let *for_s* seconds pass."""
         end_s = self.now + for_s
@@ -297,6 +314,7 @@ class World:
 
 FULL = hs.Terms(suite=1, mode=hs.Mode.FULL, network_id=NETWORK, secret=K_NET)
 JOIN = hs.Terms(suite=1, mode=hs.Mode.JOIN, network_id=NETWORK, secret=K_JOIN)
+TICKET = hs.Terms(suite=1, mode=hs.Mode.TICKET, network_id=NETWORK, secret=K_NET)
 LOOKUP = hs.Terms(suite=1, mode=hs.Mode.LOOKUP, network_id=NETWORK, secret=K_NET)
 
 

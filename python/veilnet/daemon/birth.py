@@ -62,6 +62,7 @@ class Birth:
         self._door = door
         self._started_s = trio.current_time()
         self._losers: list[Session] = []
+        self._early = False
 
     def prepare(self, ended: Ended) -> Session:
         """Enter the session in the tables.
@@ -69,6 +70,8 @@ class Birth:
         Raises: PeerRefused: the peer's membership has run out, or its address is another's.
         """
         peer = ended.peer
+        # A responder that took a ticket keeps what comes before it has assigned our addresses.
+        self._early = isinstance(ended, vnh1.Begun)
         network = self._network
         network_id = self._network_id if network is None else network.id
         if network_id is None:
@@ -109,10 +112,14 @@ class Birth:
         self._node.sessions.remove(session)
         self._node.part(session)
 
+    def end(self, session: Session) -> None:
+        """Close a session that began with a ticket and was never confirmed."""
+        self._node.end(session, reason="the peer never confirmed it")
+
     def begin(self, session: Session) -> None:
         """Route the peer's packets to the session, greet the peer, close what it replaces."""
         node = self._node
-        if self._initiator and session.mode is vnh1.Mode.FULL:
+        if self._initiator and session.mode is vnh1.Mode.FULL and not self._early:
             # The responder assigns our addresses to the session just after it accepts; what we
             # sent sooner would be dropped there.  It greets after that, so its greeting tells.
             session.ready = False
@@ -136,6 +143,7 @@ class Birth:
         else:
             node.rekeying.begin(session)
             node.channels.established(session)
+            node.tickets.begin(session)
         node.gossip.greet(session)
         node.relaying.session_up(session)
         node.paths.begin(session)

@@ -230,17 +230,20 @@ class Channels:
         *late*: further endpoints, as they are found.
         Raises: PeerUnreachable, or what the handshake failed with.
         """
+        endpoints = tuple(endpoints)
+        ticket = self._node.tickets.use(network.id, peer_id, endpoints)
         machine = vnh1.Initiation(
             terms=vnh1.Terms(
                 suite=network.suite,
-                mode=vnh1.Mode.FULL,
+                mode=vnh1.Mode.FULL if ticket is None else vnh1.Mode.TICKET,
                 network_id=network.id,
                 secret=network.k_net,
             ),
             identity=self._node.local_identity(network),
             responder=peer_id,
             door_key=network.door_key(peer_id),
-            endpoints=tuple(endpoints),
+            endpoints=endpoints,
+            ticket=ticket,
             schedules=KeySchedule,
             rng=self._node.rng,
             psk=psk,
@@ -420,6 +423,7 @@ class Channels:
         self._node.relaying.session_moved(session)
         if not is_circuit(endpoint):
             self._node.gossip.observed(session)
+            self._node.tickets.moved(session)
 
     def _close_idle(self, session: Session, stats: SessionStats) -> None:
         quiet_s = stats.age_s if stats.data_s is None else stats.data_s

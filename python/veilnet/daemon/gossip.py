@@ -287,6 +287,11 @@ class Gossip:
         key = envelope.message.key  # type: ignore[union-attr]
         self._node.engine.set_peer_return_key(session.sid, key)
 
+    def _ticket(self, session: Session, envelope: Envelope) -> None:
+        message = envelope.message
+        if isinstance(message, messages.Ticket) and session.mode is vnh1.Mode.FULL:
+            self._node.tickets.take(session, message)
+
     def _close(self, session: Session, envelope: Envelope) -> None:
         said = envelope.message
         if not isinstance(said, messages.Close):
@@ -507,6 +512,7 @@ _ACTS: Final[Mapping[type, Callable[..., Any]]] = {
     messages.Ping: Gossip._ping,  # noqa: SLF001
     messages.Endpoints: Gossip._endpoints,  # noqa: SLF001
     messages.ReturnKey: Gossip._return,  # noqa: SLF001
+    messages.Ticket: Gossip._ticket,  # noqa: SLF001
     messages.Close: Gossip._close,  # noqa: SLF001
     messages.MembersKnown: Gossip._known,  # noqa: SLF001
     messages.Members: Gossip._members,  # noqa: SLF001

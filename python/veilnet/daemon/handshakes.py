@@ -55,14 +55,17 @@ class Birth(Protocol):
     def withdraw(self, session: Session) -> None:
         """Take it out of the tables again: the engine did not want it."""
 
+    def end(self, session: Session) -> None:
+        """Close what had begun with a ticket: the peer never confirmed it."""
+
 
 Machine = vnh1.Initiation | vnh1.Acceptance
-Ended = vnh1.Confirmed | vnh1.Accepted
+Ended = vnh1.Begun | vnh1.Confirmed | vnh1.Accepted
 
 log = structlog.get_logger("veilnet.handshakes")
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class _Run:
     """One machine and what it works with."""
 
@@ -71,6 +74,8 @@ class _Run:
     birth: Birth
     nursery: trio.Nursery
     inbox: trio.MemorySendChannel[vnh1.Event]
+    session: Session | None = None
+    """What has begun already, with a ticket: it is confirmed or it ends."""
 
 
 class Handshakes:
@@ -144,6 +149,7 @@ class Handshakes:
         Raises: what the machine failed with, or what `Birth.prepare` raises.
         """
         ended: Session | VeilError | None = None
+        run: _Run | None = None
         put, take = trio.open_memory_channel[vnh1.Event](_INBOX)
         try:
             async with trio.open_nursery() as nursery:
@@ -165,6 +171,8 @@ class Handshakes:
         finally:
             for action in machine.cancel():
                 self._call(action)
+            if run is not None and run.session is not None and ended is not run.session:
+                run.birth.end(run.session)
             if machine.sid is not None:
                 self._inboxes.pop(machine.sid, None)
                 self._early.pop(machine.sid, None)
@@ -189,8 +197,14 @@ class Handshakes:
             action = actions.popleft()
             if isinstance(action, vnh1.Failed):
                 return action.error
+            if isinstance(action, vnh1.Begun):
+                born = self._born(action, run.birth, None)
+                if isinstance(born, Exception):
+                    return born
+                run.session = born
+                continue
             if isinstance(action, vnh1.Confirmed | vnh1.Accepted):
-                return self._born(action, run.birth, accepting)
+                return run.session or self._born(action, run.birth, accepting)
             ends = bool(actions) and isinstance(actions[0], vnh1.Accepted)
             if ends and isinstance(action, vnh1.Accept | vnh1.Respond):
                 accepting = action
@@ -243,9 +257,9 @@ class Handshakes:
     def _call(self, action: vnh1.Action) -> None:
         engine = self._engine
         match action:
-            case vnh1.SendHello(schedule, door_key, endpoint):
+            case vnh1.SendHello(schedule, door_key, endpoint, ticket):
                 try:
-                    engine.hello(schedule, door_key=door_key, endpoint=endpoint)
+                    engine.hello(schedule, door_key=door_key, endpoint=endpoint, ticket=ticket)
                 except (OSError, LocalProtocolError) as error:
                     # An endpoint without a route, or with too many handshakes at it, must not end
                     # the race of the others; if all are so, the deadline says that none answered.

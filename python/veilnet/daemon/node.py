@@ -43,6 +43,7 @@ from veilnet.daemon.paths import Paths
 from veilnet.daemon.rekeying import Rekeying
 from veilnet.daemon.relaying import Relaying
 from veilnet.daemon.sessions import GOING, Session, SessionTable, SharedKeys
+from veilnet.daemon.tickets import Tickets
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
@@ -125,6 +126,7 @@ class Node:
         self.discovery = None if self.commons is None else Discovery(self, self.commons)
         self.detours = Detours(self)
         self.paths = Paths(self)
+        self.tickets = Tickets(self)
         self._nursery: trio.Nursery | None = None
         self._dirty: set[NetworkId] = set()
         self._dirty_whole: set[NetworkId] = set()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from veilnet.errors import (
     LocalProtocolError,
@@ -40,6 +40,7 @@ from veilnet.protocol.steps import (
     Schedules,
     Terms,
 )
+from veilnet.protocol.tickets import holder_of
 from veilnet.protocol.work import (
     Encapsulate,
     Encapsulated,
@@ -105,6 +106,9 @@ class Acceptance:
         if self.state is not Answering.NEW:
             raise LocalProtocolError("this handshake has begun already")
         self._deadline_s = now + self.timeout_s
+        if self.terms.mode is Mode.FULL and self.init.mode == Mode.TICKET:
+            # Whoever is let in without a ticket is let in with one.
+            self.terms = evolve(self.terms, mode=Mode.TICKET)
         if (self.init.suite, self.init.mode) != (self.terms.suite, self.terms.mode):
             return self._fail(PeerMisbehaved("an INIT came with another suite or mode"))
         self.state = Answering.ENCAPSULATING
@@ -197,7 +201,7 @@ class Acceptance:
                 context=AUTH_CONTEXT,
                 expected=None,
                 responder=self.identity.peer_id,
-                member=self.terms.mode is Mode.FULL,
+                member=self.terms.mode is not Mode.JOIN,
             )
         ]
 
@@ -206,6 +210,10 @@ class Acceptance:
         schedule, peer = self._keyed(), event.peer
         if peer.peer_id == self.identity.peer_id:
             return [Abandon(schedule.sid), Failed(PeerMisbehaved("this node called itself"))]
+        holder = self.init.holder
+        if holder is not None and holder != holder_of(self.terms.network_id, peer.peer_id):
+            error = PeerMisbehaved("the initiator showed a ticket that was given to another")
+            return [Abandon(schedule.sid), Failed(error)]
         return [
             Accept(schedule.sid, self._psk),
             Accepted(

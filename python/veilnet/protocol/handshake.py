@@ -11,6 +11,7 @@
         Authenticate e3, Resend                      Accept | Abandon
         SessionConfirmed -> Confirmed                Accepted
 ```
+With a ticket the first thing sent is INIT, and `Begun` follows Authenticate: data may be sent.
 A lookup has neither identities nor signatures:
 ```
         Decapsulate, Try                             Encapsulate
@@ -38,6 +39,7 @@ from veilnet.protocol.steps import (
     Accepted,
     Action,
     Authenticate,
+    Begun,
     CandidateArrived,
     Confirmed,
     Dismiss,
@@ -66,6 +68,7 @@ __all__ = [
     "Action",
     "Answering",
     "Authenticate",
+    "Begun",
     "Calling",
     "CandidateArrived",
     "Confirmed",

@@ -32,6 +32,7 @@ from veilnet.protocol.steps import (
     Abandon,
     Action,
     Authenticate,
+    Begun,
     CandidateArrived,
     Confirmed,
     EndpointFound,
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
 
     from veilnet._engine import KeySchedule
     from veilnet.protocol.fields import Endpoint
+    from veilnet.protocol.tickets import Shown
     from veilnet.units import PeerId
 
 MAX_ENDPOINTS: Final = 8
@@ -122,6 +124,8 @@ class Initiation:
     rng: Random = field(repr=False)
     psk: tuple[bytes, bytes] | None = field(repr=False, default=None)
     """Name and key, if both ends share one."""
+    ticket: Shown | None = None
+    """What opens the handshake at one of the endpoints in one round trip."""
     timeout_s: float = TIMEOUT_S
     state: Calling = field(init=False, default=Calling.NEW)
     _schedule: KeySchedule | None = field(init=False, default=None, repr=False)
@@ -142,6 +146,8 @@ class Initiation:
         lookup = self.terms.mode is Mode.LOOKUP
         if (self.identity is None) != lookup or (self.responder == NOBODY) != lookup:
             raise LocalProtocolError("a lookup names nobody, every other handshake both sides")
+        if (self.ticket is not None) != (self.terms.mode is Mode.TICKET):
+            raise LocalProtocolError("a ticket and its mode belong together")
 
     @property
     def sid(self) -> int | None:
@@ -187,12 +193,19 @@ class Initiation:
             schedule = self._keyed()
             for endpoint, timer in self._calls.items():
                 if now >= timer.due_s:
+                    first = timer.interval_s == RETRANSMIT_S
                     timer.rewind(now, self.rng)
-                    actions.append(SendHello(schedule, self.door_key, endpoint))
+                    actions.append(self._hello(schedule, endpoint, first=first))
         elif self.state is Calling.CONFIRMING and now >= self._auth.due_s:
             self._auth.rewind(now, self.rng)
             actions.append(Resend(self._keyed().sid))
         return actions
+
+    def _hello(self, schedule: KeySchedule, endpoint: Endpoint, *, first: bool) -> SendHello:
+        ticket = None
+        if first and self.ticket is not None and self.ticket.endpoint == endpoint:
+            ticket = (self.ticket.ticket, self.ticket.key)
+        return SendHello(schedule, self.door_key, endpoint, ticket)
 
     def deadline(self) -> float | None:
         """Return when `tick` must run; None before the start and after the end."""
@@ -308,17 +321,20 @@ class Initiation:
         ).auth()
         self.state = Calling.CONFIRMING
         self._auth.rewind(now, self.rng)
-        return [Authenticate(self._keyed().sid, message, key)]
+        authenticate = Authenticate(self._keyed().sid, message, key)
+        if self.ticket is None:
+            return [authenticate]
+        schedule = self._keyed()
+        peer, source = self._proven()
+        begun = Begun(sid=schedule.sid, peer=peer, endpoint=source, schedule=schedule)
+        return [authenticate, begun]
 
     def _confirmed(self, event: SessionConfirmed, now: float) -> list[Action]:
         del event, now
         self.state = Calling.DONE
         schedule = self._keyed()
-        if self._peer is None or self._source is None:
-            raise LocalProtocolError("a session was confirmed before its peer was verified")
-        return [
-            Confirmed(sid=schedule.sid, peer=self._peer, endpoint=self._source, schedule=schedule)
-        ]
+        peer, source = self._proven()
+        return [Confirmed(sid=schedule.sid, peer=peer, endpoint=source, schedule=schedule)]
 
     # --- ends ----------------------------------------------------------------------------------
 
@@ -326,6 +342,11 @@ class Initiation:
         if self._schedule is None:
             raise LocalProtocolError("this handshake has no keys yet")
         return self._schedule
+
+    def _proven(self) -> tuple[Peer, Endpoint]:
+        if self._peer is None or self._source is None:
+            raise LocalProtocolError("a session was confirmed before its peer was verified")
+        return self._peer, self._source
 
     def _own(self) -> LocalIdentity:
         if self.identity is None:

@@ -16,7 +16,7 @@ full mode           MembersKnown         -> Members (only what the other lacks)
                     Renew                -> RenewGrant | RenewRefuse
                     GenerationOffer      -> GenerationAnswer -> GenerationConfirm
                     Ping                 -> Pong
-                    ReturnKey, Close
+                    ReturnKey, Ticket, Close
                     relays and paths        protocol.relay_messages
                     ways through NATs       protocol.nat_messages
                     descriptors             protocol.dht_messages
@@ -103,6 +103,15 @@ class Close:
 
     code: int = 0
     reason: str = ""
+
+
+@frozen(kw_only=True)
+class Ticket:
+    """What opens the receiver's next handshake with the sender in one round trip."""
+
+    ticket: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    life_s: int
 
 
 @frozen(kw_only=True)
@@ -224,6 +233,7 @@ Message = (
     | Endpoints
     | ReturnKey
     | Close
+    | Ticket
     | JoinRequest
     | JoinGrant
     | JoinRefuse
@@ -345,6 +355,7 @@ _TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = 
     4: (Endpoints, {1: ("observed", Maybe(EndpointPair())), 2: ("listening", _ENDPOINTS)}),
     5: (ReturnKey, {1: ("key", KEY)}),
     6: (Close, _REASON),
+    7: (Ticket, {1: ("ticket", Blob(256, 32)), 2: ("key", KEY), 3: ("life_s", U32)}),
     16: (JoinRequest, {1: ("name", Text(63)), 2: ("endpoints", _ENDPOINTS)}),
     17: (
         JoinGrant,

@@ -144,11 +144,12 @@ Event = (
 
 @frozen
 class SendHello:
-    """`engine.hello(schedule, door_key=door_key, endpoint=endpoint)`."""
+    """`engine.hello(schedule, door_key=door_key, endpoint=endpoint, ticket=ticket)`."""
 
     schedule: KeySchedule = field(repr=False)
     door_key: bytes = field(repr=False)
     endpoint: Endpoint
+    ticket: tuple[bytes, bytes] | None = field(repr=False, default=None)
 
 
 @frozen
@@ -215,6 +216,19 @@ class Abandon:
 
 
 @frozen(kw_only=True)
+class Begun:
+    """The initiator's session may carry data: its peer is verified, and holds early data back.
+
+    Only with a ticket; `Confirmed` or `Failed` follows.
+    """
+
+    sid: int
+    peer: Peer
+    endpoint: Endpoint
+    schedule: KeySchedule = field(repr=False)
+
+
+@frozen(kw_only=True)
 class Confirmed:
     """The initiator's session is up, and the peer holds its keys."""
 
@@ -257,6 +271,7 @@ Action = (
     | Dismiss
     | Accept
     | Abandon
+    | Begun
     | Confirmed
     | Accepted
     | Failed

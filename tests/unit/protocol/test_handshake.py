@@ -106,7 +106,7 @@ def initiation_to(*endpoints: tuple[str, int], **more: Any) -> Initiation:
 def acceptance(init: Any = None, **more: Any) -> Acceptance:
     """A machine that answers an INIT."""
     schedules: Any = Schedule
-    init = init or SimpleNamespace(suite=1, mode=0, ek=b"ek", source=("192.0.2.9", 9))
+    init = init or SimpleNamespace(suite=1, mode=0, ek=b"ek", source=("192.0.2.9", 9), holder=None)
     identity = LocalIdentity(peer_id=THEIRS, public_key=b"their key", credential=b"cred")
     return Acceptance(init=init, terms=TERMS, identity=identity, schedules=schedules, **more)
 
@@ -373,7 +373,9 @@ def test_an_acceptance_from_init_to_session():
 @pytest.mark.parametrize(("suite", "mode"), [(2, 0), (1, 1), (1, 2)])
 def test_another_suite_or_mode_meets_silence(suite, mode):
     """An INIT that does not fit its door costs no KEM and gets no reply."""
-    init: Any = SimpleNamespace(suite=suite, mode=mode, ek=b"ek", source=("192.0.2.9", 9))
+    init: Any = SimpleNamespace(
+        suite=suite, mode=mode, ek=b"ek", source=("192.0.2.9", 9), holder=None
+    )
     dismiss, failed = acceptance(init).start(0.0)
     assert dismiss == Dismiss(init)
     assert isinstance(failed, Failed)
@@ -534,7 +536,7 @@ def test_a_lookup_names_nobody():
 def test_answering_a_lookup():
     """RESP is all that is sent, under the id of nobody, and the session is there."""
     schedules: Any = Schedule
-    init: Any = SimpleNamespace(suite=1, mode=2, ek=b"ek", source=("192.0.2.9", 9))
+    init: Any = SimpleNamespace(suite=1, mode=2, ek=b"ek", source=("192.0.2.9", 9), holder=None)
     identity = LocalIdentity(peer_id=THEIRS, public_key=b"their key", credential=b"")
     machine = Acceptance(init=init, terms=LOOKUP, identity=identity, schedules=schedules)
     assert machine.start(0.0) == [Encapsulate(b"ek")]
