@@ -17,7 +17,7 @@ float32: 48 bytes an arm, 1,008 for a direct path and 20 relays.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite
+from math import inf, isfinite
 from typing import Final
 
 import numpy as np
@@ -42,8 +42,8 @@ class Ledger:
     """One destination."""
 
     __slots__ = (
-        "active", "arms", "asked", "born_s", "clock_s", "credit", "decided_s", "direct", "gone",
-        "grudge", "opinion", "priced", "standby", "suspicion", "swings", "table",
+        "active", "arms", "asked", "born_s", "burnt", "clock_s", "credit", "decided_s", "direct",
+        "gone", "grudge", "opinion", "priced", "standby", "suspicion", "swings", "table",
         "unsettled",
     )  # fmt: skip
 
@@ -71,8 +71,10 @@ class Ledger:
         """By column, how far the last sample was from the level; SWING is what two agree on."""
         self.priced: set[int] = set()
         """Columns whose last sample paid for its queueing."""
-        self.unsettled: list[tuple[int, float, float]] = []
-        """Columns, costs and times of the samples since the last decision."""
+        self.burnt: dict[int, float] = {}
+        """By column, when data last found it very bad."""
+        self.unsettled: list[tuple[int, float, float, bool]] = []
+        """Columns, costs and times of the samples since the last decision, and which are probes."""
         self.gone: dict[ArmId, Kept] = {}
         self.opinion = ""
         """Why the last decision was what it was."""
@@ -129,8 +131,11 @@ class Ledger:
         if self.suspicion is not None:
             at = place(self.suspicion[0])
             self.suspicion = (at, self.suspicion[1]) if at >= 0 else None
+        self.burnt = {new: at_s for index, at_s in self.burnt.items() if (new := place(index)) >= 0}
         self.unsettled = [
-            (new, cost, at_s) for index, cost, at_s in self.unsettled if (new := place(index)) >= 0
+            (new, cost, at_s, probe)
+            for index, cost, at_s, probe in self.unsettled
+            if (new := place(index)) >= 0
         ]
         self.direct = next((i for i, arm in enumerate(arms) if arm.is_direct), -1)
         self.table = table
@@ -140,6 +145,13 @@ class Ledger:
         else:
             self.active = []
         return arms
+
+    def is_over(self, index: int, since_s: float) -> bool:
+        """Say whether data found no arm at *index* very bad after *since_s*; forget it if so."""
+        if self.burnt.get(index, -inf) > since_s:
+            return False
+        self.burnt.pop(index, None)
+        return True
 
     def remember(self, arm: ArmId, kept: Kept) -> None:
         """Keep what is known of an arm that is not offered now."""

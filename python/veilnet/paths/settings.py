@@ -33,6 +33,8 @@ class VeilSettings:
     tau_s: float = 15.0
     level_gain: float = 0.05
     level_clip_ms: float = 400.0
+    burnt_s: float = 5.0
+    """After data found an arm so bad, no probe's praise leads it back at once."""
     outlier_sigmas: float = 4.0
     """What is further from the level than so many of its deviations, moves it no more than that:
     an episode is a swing, and the level is what the arm goes back to.

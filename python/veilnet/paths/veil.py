@@ -128,7 +128,7 @@ class Veil:
         if cost < DEAD_MS:
             self._model.learn(z, cost - forecast)
         ledger.table[:, index] = column
-        ledger.unsettled.append((index, cost, since_s))
+        ledger.unsettled.append((index, cost, since_s, sample.probe))
         if len(ledger.unsettled) > MAX_ARMS:
             self._settle(ledger)
 
@@ -140,7 +140,7 @@ class Veil:
         """
         settings = self.settings
         clip = settings.level_clip_ms
-        for index, cost, since_s in ledger.unsettled:
+        for index, cost, since_s, probe in ledger.unsettled:
             column = ledger.table[:, index].tolist()
             column[rows.SEEN] = since_s
             if cost >= DEAD_MS:
@@ -170,7 +170,10 @@ class Veil:
             if swing < settings.abrupt_ms and not apart:
                 # Only as far as the sample before says the same: a lone spike is no swing.
                 swing = min(max(swing, min(before, 0.0)), max(before, 0.0))
-            column[rows.SWING] = swing
+            elif not probe:
+                ledger.burnt[index] = since_s
+            if not probe or ledger.is_over(index, since_s - settings.burnt_s):
+                column[rows.SWING] = swing
             column[rows.SPREAD] = spread + 0.1 * (off * off - spread)
             column[rows.COUNT] = min(count + 1.0, settings.count_max)
             ledger.table[:, index] = column
@@ -405,6 +408,11 @@ class Veil:
             ledger.credit -= 1.0
             ledger.asked += 1
             return ledger.suspicion[0]
+        burnt_s = now_s - ledger.born_s - ledger.burnt.get(ledger.direct, inf)
+        if burnt_s >= settings.burnt_s and ledger.direct not in ledger.active:
+            # What was left in a hurry is asked once it has had time to mend.
+            ledger.credit -= 1.0
+            return ledger.direct
         rate = settings.probe_rate_quiet if quiet else settings.probe_rate
         ledger.credit = min(ledger.credit + rate * passed_s, 1.5)
         if ledger.credit < 1.0 - rate * float(self._rng.random()):
