@@ -9,8 +9,10 @@ locate     a peer's descriptor: where it is, and its havens
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections import OrderedDict
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -27,14 +29,14 @@ from veilnet.daemon.underlay import is_reachable
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Horizon
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
-from veilnet.discovery.locator import epoch_day, locator, name_locator, secret_of
-from veilnet.errors import PeerUnreachable, RemoteProtocolError, VeilError
+from veilnet.discovery.locator import days, locator, name_locator, secret_of
+from veilnet.errors import PeerUnreachable, VeilError
 from veilnet.protocol.circuit import is_circuit
 from veilnet.units import NetworkId, PeerId
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from veilnet.daemon.node import Node
@@ -242,38 +244,55 @@ class Discovery:
         if known is not None and not anew and now < known.found_s + KNOWN_S:
             return known.descriptor
         secret = secret_of(network.k_net)
-        day = epoch_day(secret, unix_now())
         least_seq = 0 if known is None else known.descriptor.seq
-        best: Descriptor | None = None
+        signatures = self._node.backend.signatures(network.suite)
+        found: list[Descriptor] = []
 
-        def check(blob: bytes) -> bool:
-            nonlocal best
-            try:
-                opened = open_(
-                    blob,
-                    peer_id=peer_id,
-                    network_secret=secret,
-                    epoch_day=day,
-                    signatures=self._node.backend.signatures(network.suite),
-                    unix_s=unix_now(),
-                    least_seq=least_seq,
-                )
-            except RemoteProtocolError as error:
-                log.debug("no descriptor", reason=error.message)
-                return False
-            if best is None or opened.descriptor.seq > best.seq:
-                best = opened.descriptor
+        def check(blob: bytes, day: int) -> bool:
+            opened = open_(
+                blob,
+                peer_id=peer_id,
+                network_secret=secret,
+                epoch_day=day,
+                signatures=signatures,
+                unix_s=unix_now(),
+                least_seq=least_seq,
+            )
+            found.append(opened.descriptor)
             return True
 
-        with trio.move_on_after(LOOK_UP_S):
-            await self.dht.get(locator(secret, peer_id, day), check)
-        if best is None:
+        await self._look_up(secret, partial(locator, secret, peer_id), check, found)
+        if not found:
             raise PeerUnreachable("it has published nothing that could be found")
+        best = max(found, key=lambda item: item.seq)
         self._published.pop(key, None)
         self._published[key] = _Published(best, now)
         if len(self._published) > PUBLISHED_MAX:
             self._published.popitem(last=False)
         return best
+
+    async def _look_up(
+        self,
+        secret: bytes,
+        where: Callable[[int], bytes],
+        check: Callable[[bytes, int], bool],
+        found: Sequence[object],
+    ) -> None:
+        """Look under today's locator; near its turn, and if nothing is *found*, the other day's."""
+
+        def holds(day: int, blob: bytes) -> bool:
+            try:
+                return check(blob, day)
+            except VeilError as error:
+                log.debug("nothing of a member", reason=error.message)
+                return False
+
+        with trio.move_on_after(LOOK_UP_S):
+            for day in days(secret, unix_now()):
+                with contextlib.suppress(PeerUnreachable):
+                    await self.dht.get(where(day), partial(holds, day))
+                if found:
+                    return
 
     def havens(self, network: Network, peer_id: PeerId) -> tuple[Haven, ...]:
         """Return where in the commons a peer could be found when it was last looked up."""
@@ -287,34 +306,29 @@ class Discovery:
     async def resolve(self, network: Network, name: str) -> Member:
         """Return the member that has *name* in the network, which no member told us of.
 
-        Raises: PeerUnreachable: nobody published it; RemoteProtocolError: its credential is none.
+        Raises: PeerUnreachable: nobody has published the name.
         """
         secret = secret_of(network.k_net)
-        day = epoch_day(secret, unix_now())
         signatures = self._node.backend.signatures(network.suite)
         found: list[tuple[int, Member]] = []
 
-        def check(blob: bytes) -> bool:
-            try:
-                opened = open_name(
-                    blob,
-                    name=name,
-                    network_secret=secret,
-                    epoch_day=day,
-                    signatures=signatures,
-                    unix_s=unix_now(),
-                )
-                member = network.recognise(opened.public_key, opened.record.credential, signatures)
-            except VeilError as error:
-                log.debug("no name", reason=error.message)
+        def check(blob: bytes, day: int) -> bool:
+            opened = open_name(
+                blob,
+                name=name,
+                network_secret=secret,
+                epoch_day=day,
+                signatures=signatures,
+                unix_s=unix_now(),
+            )
+            said = opened.record
+            member = network.recognise(opened.public_key, said.credential, signatures)
+            if member.peer_id != said.peer_id or member.name != name:
                 return False
-            if member.peer_id != opened.record.peer_id or member.name != name:
-                return False
-            found.append((opened.record.seq, member))
+            found.append((said.seq, member))
             return True
 
-        with trio.move_on_after(LOOK_UP_S):
-            await self.dht.get(name_locator(name, secret, day), check)
+        await self._look_up(secret, partial(name_locator, name, secret), check, found)
         if not found:
             raise PeerUnreachable(f"nobody has published the name {name}")
         return max(found, key=lambda item: item[0])[1]
