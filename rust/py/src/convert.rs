@@ -3,6 +3,7 @@
 use crate::errors;
 use pyo3::prelude::*;
 use std::net::{IpAddr, SocketAddr};
+use veilnet_handshake::{TICKET, Ticket};
 
 /// `(host, port)`, the host a literal address.
 pub type Endpoint = (String, u16);
@@ -28,4 +29,14 @@ pub fn key(bytes: &[u8], what: &str) -> PyResult<[u8; 32]> {
 
 pub fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
+}
+
+/// A ticket and its key, as Python keeps them.
+pub fn ticket((bytes, k_res): &(Vec<u8>, Vec<u8>)) -> PyResult<Ticket> {
+    let Ok(bytes) = <[u8; TICKET]>::try_from(bytes.as_slice()) else {
+        let text = format!("a ticket is {TICKET} bytes, not {}", bytes.len());
+        return Err(errors::raise("LocalProtocolError", &text, ""));
+    };
+    let key = key(k_res, "a ticket's key")?.into();
+    Ok(Ticket { bytes, key })
 }

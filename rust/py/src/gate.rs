@@ -9,7 +9,7 @@ use crate::events;
 use crate::keys::{KeySchedule, checked, lock};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
-use veilnet_handshake::{self as hs, Action, Init, SeededRng};
+use veilnet_handshake::{self as hs, Action, Init, SeededRng, Tried};
 
 /// A whole, cookie-proven INIT.
 #[pyclass(frozen, module = "veilnet._engine")]
@@ -47,6 +47,11 @@ impl InitReceived {
     #[getter]
     fn com<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
         PyBytes::new(py, &self.0.com)
+    }
+    /// Whom the ticket was given to that it showed.
+    #[getter]
+    fn holder<'py>(&self, py: Python<'py>) -> Option<Bound<'py, PyBytes>> {
+        self.0.holder.map(|holder| PyBytes::new(py, &holder))
     }
     #[getter]
     fn ek<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
@@ -246,20 +251,25 @@ impl Twin {
         Ok(None)
     }
 
-    fn establish(&mut self, py: Python<'_>, session: hs::Established) -> PyResult<Established> {
+    fn facts(&self, py: Python<'_>, session: &hs::Established) -> PyResult<Established> {
         let sid = session.local_sid;
         let schedule = self.schedules.get(&sid);
         let fingerprint = schedule.map_or_else(
             || Err(hs::Error::UnknownSession(sid)),
             |schedule| lock(schedule).fingerprint(),
         );
-        let facts = Established {
+        Ok(Established {
             local_sid: sid,
             remote_sid: session.remote_sid,
             endpoint: endpoint(session.source),
             initiator: session.initiator,
             fingerprint: PyBytes::new(py, &checked(fingerprint)?).unbind(),
-        };
+        })
+    }
+
+    fn establish(&mut self, py: Python<'_>, session: hs::Established) -> PyResult<Established> {
+        let sid = session.local_sid;
+        let facts = self.facts(py, &session)?;
         self.sessions.insert(
             sid,
             Session {
@@ -352,28 +362,64 @@ impl Gate {
         lock(&self.0).gate.load_coms(&coms);
     }
 
-    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false))]
+    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None))]
     fn hello(
         &self,
         schedule: &KeySchedule,
         door_key: &[u8],
         endpoint: Endpoint,
         bare_hint: bool,
+        ticket: Option<(Vec<u8>, Vec<u8>)>,
     ) -> PyResult<bool> {
         let (door, to) = (key(door_key, "a door key")?, address(&endpoint)?);
         let (shared, mut twin) = (schedule.shared(), lock(&self.0));
         let sid = lock(&shared).local_sid();
-        let sent = twin
-            .run(|gate, now, rng, out| gate.hello(&shared, &door, to, bare_hint, now, rng, out))?;
+        let ticket = ticket.as_ref().map(crate::convert::ticket).transpose()?;
+        let sent = twin.run(|gate, now, rng, out| match &ticket {
+            Some(ticket) => gate.present(&shared, &door, to, ticket, now, rng, out),
+            None => gate.hello(&shared, &door, to, bare_hint, now, rng, out),
+        })?;
         twin.schedules.insert(sid, shared);
         checked(sent)
     }
 
-    /// True if the RESP has opened with it.
-    fn candidate(&self, sid: u32, candidate: u32, ss: &[u8]) -> PyResult<bool> {
-        let opened =
-            lock(&self.0).run(|gate, now, _, out| gate.candidate(sid, candidate, ss, now, out))?;
-        checked(opened)
+    /// `(ticket, key)` for *holder*, good from that host.
+    #[pyo3(signature = (host, *, holder, life_s))]
+    fn issue_ticket<'py>(
+        &self,
+        py: Python<'py>,
+        host: String,
+        holder: &[u8],
+        life_s: f64,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let holder = key(holder, "a ticket's holder")?;
+        let ip = address(&(host, 0))?.ip();
+        let life_ns = (life_s * 1e9) as u64;
+        let twin = &mut *lock(&self.0);
+        let (gate, rng) = (&twin.gate, &mut twin.rng);
+        let ticket = checked(gate.issue_ticket(ip, &holder, life_ns, twin.now_ns, rng))?;
+        Ok((
+            PyBytes::new(py, &ticket.bytes),
+            PyBytes::new(py, ticket.key.as_slice()),
+        ))
+    }
+
+    /// True if the RESP has opened with it; of a lookup, if the session is there.
+    fn candidate(&self, py: Python<'_>, sid: u32, candidate: u32, ss: &[u8]) -> PyResult<bool> {
+        let mut twin = lock(&self.0);
+        let tried = twin.run(|gate, now, _, out| gate.candidate(sid, candidate, ss, now, out))?;
+        match checked(tried)? {
+            Tried::Closed => Ok(false),
+            Tried::Opened => Ok(true),
+            Tried::Established(session) => {
+                let source = session.source;
+                twin.establish(py, *session)?;
+                let bytes = Vec::new();
+                let event = hs::Event::Message { sid, bytes, source };
+                twin.out.push(Item::Handshake(event));
+                Ok(true)
+            }
+        }
     }
 
     fn reject(&self, sid: u32) -> PyResult<()> {
@@ -395,20 +441,29 @@ impl Gate {
         twin.establish(py, checked(session)?)
     }
 
+    /// The facts of a lookup's session, which is there at once; else None until `accept`.
     fn respond(
         &self,
+        py: Python<'_>,
         schedule: &KeySchedule,
         init: &InitReceived,
         message: Vec<u8>,
-    ) -> PyResult<()> {
+    ) -> PyResult<Option<Established>> {
         let (shared, mut twin) = (schedule.shared(), lock(&self.0));
         let sid = lock(&shared).local_sid();
         let done = twin.run(|gate, now, rng, out| {
             gate.respond(&shared, init.inner(), message, now, rng, out)
         })?;
-        checked(done)?;
+        let session = checked(done)?;
         twin.schedules.insert(sid, shared);
-        Ok(())
+        session.map(|s| twin.establish(py, *s)).transpose()
+    }
+
+    /// The facts of the session of that id, if there is one.
+    fn established(&self, py: Python<'_>, sid: u32) -> PyResult<Option<Established>> {
+        let twin = lock(&self.0);
+        let session = twin.sessions.get(&sid);
+        session.map(|s| twin.facts(py, &s.keys)).transpose()
     }
 
     fn dismiss(&self, init: &InitReceived) {
