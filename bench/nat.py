@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
+import json
 import math
 import os
 import re
@@ -35,7 +36,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -260,6 +261,15 @@ def cell(trials: Sequence[Trial]) -> str:
     return f"{'R' if usable else '-'} {usable}/{n}"
 
 
+def earlier(path: Path) -> dict[Pair, list[Trial]]:
+    """Return the trials that another run has written."""
+    found: dict[Pair, list[Trial]] = {}
+    for name, pair in json.loads(path.read_text())["matrix"].items():
+        one, other = name.split(" x ")
+        found[one, other] = [Trial(**trial) for trial in pair["trials"]]
+    return found
+
+
 def document_of(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     """Return the results under the benches' contract."""
     return {
@@ -272,14 +282,9 @@ def document_of(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         "matrix": {
             f"{a} x {b}": {
                 "n": len(trials),
+                "trials": [asdict(trial) for trial in trials],
                 "usable": sum(trial.usable for trial in trials),
                 "direct": sum(trial.direct for trial in trials),
-                "first_byte_s": [trial.first_byte_s for trial in trials],
-                "direct_s": [trial.direct_s for trial in trials],
-                "attempts": [trial.attempt for trial in trials],
-                "datagrams": [trial.datagrams for trial in trials],
-                "pings": sum(trial.pings for trial in trials),
-                "answered": sum(trial.answered for trial in trials),
                 "said": cell(trials),
             }
             for (a, b), trials in run.done.items()
@@ -352,9 +357,13 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--pairs", help="A:B,... where A calls B (all of --kinds)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="%(default)s")
-    parser.add_argument("--trials", type=int, default=1, help="per pair and caller (%(default)s)")
+    parser.add_argument(
+        "--trials", type=int, default=1, help="per pair and caller; 0: --also alone (%(default)s)"
+    )
     parser.add_argument("--lanes", type=int, default=2, help="trials at once (%(default)s)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no trial begins later")
+    parser.add_argument("--also", type=Path, nargs="*", default=(), metavar="FILE",
+                        help="add the trials of these runs")  # fmt: skip
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of every trial")
     parser.add_argument(
         "--relays", choices=("commons", "inviter"), default="commons",
@@ -371,8 +380,12 @@ def main() -> int:
     if options.logs is not None:
         options.logs.mkdir(parents=True, exist_ok=True)
         run.logs = options.logs
-    with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
-        run.play(Path(folder))
+    if options.trials:
+        with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
+            run.play(Path(folder))
+    for path in options.also:
+        for pair, trials in earlier(path).items():
+            run.done[pair] += trials
     document = document_of(run, options)
     if options.json:
         write(options.json, document)
