@@ -307,7 +307,7 @@ class World:
                 peer_id = confirmed.peer.peer_id
                 peer = next(n for n in self.nodes.values() if n.identity.peer_id == peer_id)
                 mine = node.established[confirmed.sid]
-                there = {end.sid: end.peer.peer_id for end in peer.accepted}
+                there = {end.sid: end.peer.peer_id for end in peer.accepted if end.peer}
                 assert there[mine.remote_sid] == node.identity.peer_id
             assert len(accepted) == len(node.accepted)
 

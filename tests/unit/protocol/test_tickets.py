@@ -38,7 +38,7 @@ from veilnet.protocol.handshake import (
 )
 from veilnet.protocol.messages import Ticket, decode, encode
 from veilnet.protocol.tickets import Shown, TicketStore, holder_of
-from veilnet.protocol.work import Encapsulated, KemGenerated, PeerVerified, Signed
+from veilnet.protocol.work import Encapsulated, KemGenerated, PeerVerified, Signed, VerifyPeer
 from veilnet.units import NetworkId, PeerId
 
 NETWORK = NetworkId(b"N" * 32)
@@ -185,6 +185,7 @@ def accepting(holder: bytes | None, mode: int = 3) -> Acceptance:
     machine.handle(Signed(b"signature"), 0.0)
     e3 = Identity(public_key=b"our key", credential=b"our credential", signature=b"s").auth()
     (verify,) = machine.handle(MessageOpened(e3, ENDPOINTS[0]), 0.1)
+    assert isinstance(verify, VerifyPeer)
     assert verify.member, "membership is asked for as without a ticket"
     return machine
 
