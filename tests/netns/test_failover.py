@@ -106,12 +106,9 @@ def relayed(tmp_path_factory):
             yield scene
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def direct(tmp_path_factory):
-    """left and right reach each other directly, and over relays; new for each test.
-
-    A policy that was burnt takes minutes to come back to a direct path.
-    """
+    """left and right reach each other directly, and over relays."""
     with World(tmp_path_factory.mktemp("direct")) as world, Delays() as delays:
         scene = _scene(world, delays, direct=True)
         with scene.murmur():
