@@ -93,7 +93,10 @@ class Dht:
         return _found(ended)
 
     async def get(self, locator: bytes, check: events.Check | None = None) -> events.Found:
-        """Return the blobs under *locator* that pass *check*.   Raises: PeerUnreachable."""
+        """Return what is under *locator*, the first that passes *check* if there is one.
+
+        Raises: PeerUnreachable.
+        """
         ended = await self._search(events.Get(self.next_id(), locator, check))
         return _found(ended)
 
@@ -173,6 +176,9 @@ class Dht:
                         session.link.send(message, answers=question)
                     except LocalProtocolError as error:
                         log.debug("not answered", reason=error.message)
+                case events.Sighted(number):
+                    # It holds: whoever looks again may find a newer one.
+                    self._handle(events.Enough(number))
                 case events.Found() | events.Stored() | events.Failed():
                     if (search := self._searches.get(action.id)) is not None:
                         search.end = action
