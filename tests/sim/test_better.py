@@ -1,4 +1,8 @@
-"""The build fails if the shipped policy is not better than greedy and LinUCB in B and C."""
+"""The build fails if the shipped policy is not better than greedy and LinUCB in B and C.
+
+Better by as much as it is on these seeds, less a tenth: constants that made it a third worse once
+passed a gate that asked for "better" alone.
+"""
 
 import numpy as np
 import pytest
@@ -9,20 +13,24 @@ from veilnet.sim.play import guarded, play
 from veilnet.sim.world import World
 
 BASELINES = ("greedy", "linucb")
-SEEDS = (31, 32, 33, 34, 35)
+SEEDS = tuple(range(31, 43))
 
 
 @pytest.mark.slow
 def test_better_through_the_weather(bases):
-    """B: over fixed seeds the shipped policy costs less above the oracle than either baseline."""
+    """B: over twelve seeds it costs two thirds of LinUCB's excess, and half of greedy's.
+
+    On recorded bases; on generated ones, whose weather nobody chose, it is better by whatever.
+    """
+    of_linucb, of_greedy = (1.0, 1.0) if bases.why else (0.67, 0.5)
     excess = {name: [] for name in ("veil", *BASELINES)}
     for seed in SEEDS:
         scenario = hybrid_scenario(bases, seed=seed, steps=300, sources=4, destinations=3)
         for name, found in excess.items():
             found.append(play(World(scenario), guarded(name), seed=seed, quiet=True).excess())
     means = {name: float(np.mean(found)) for name, found in excess.items()}
-    assert means["veil"] < means["greedy"], means
-    assert means["veil"] < means["linucb"], means
+    assert means["veil"] < of_greedy * means["greedy"], means
+    assert means["veil"] < of_linucb * means["linucb"], means
 
 
 @pytest.mark.slow
