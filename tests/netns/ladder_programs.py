@@ -116,7 +116,7 @@ def ask_for_port(port):
 
     from veilnet.daemon.ladder import portmap
 
-    vars(portmap).update(LEAST_RENEWAL_S=0.05, ASK_S=1.5)
+    vars(portmap).update(LEAST_RENEWAL_S=0.05, ASK_S=3.0)
 
     made = portmap.PortMap(port=int(port))
 
