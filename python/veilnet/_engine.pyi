@@ -499,7 +499,7 @@ class Engine:
         Raises: LocalProtocolError: no such path, a circuit's, an unconfirmed session.
         """
     def spread(self, sid: int, path: int, endpoint: Endpoint, *, sockets: int) -> None:
-        """Send a probe of that path from each of 1 to 256 further sockets: the hard side of a birthday.
+        """Send a probe of that path from 1 to 256 further sockets: the hard side of a birthday.
 
         The socket on which something authentic comes becomes the path's, and stays while it is (at
         most eight do); the others are closed after 12 s.  Nothing happens while the path is alive.
