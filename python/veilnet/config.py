@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FILE_NAME: Final = "config.toml"
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 RELAY_FOR: Final = ("own", "all", "off")
+TCP_LISTEN: Final = ("auto", "on", "off")
 KEM_BACKENDS: Final = ("auto", "liboqs", "cryptography")
 LAN_FOR: Final = ("all", "own", "off")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -264,6 +265,12 @@ class Config:
             "one label (a-z, 0-9, -), or empty",
         ),
         "The commons to be found in, and to find others by; empty = keep to one's own networks.",
+    )
+    tcp_listen: str = _key(
+        "auto",
+        _check(lambda value: value in TCP_LISTEN, f"one of {', '.join(TCP_LISTEN)}"),
+        "Take TLS connections on the UDP port's number from nodes whose UDP is blocked; "
+        "auto = where this node relays for strangers.",
     )
     commons_relays: int = _key(
         2,

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-
 QUIET = 'commons = ""\nlan = "off"\nport_mapping = false\n'
 """A started node must not speak to this machine's own network."""
 

@@ -18,7 +18,7 @@ from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
 from veilnet.protocol import handshake as vnh1
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol.circuit import is_stand_in
 from veilnet.protocol.messages import Close
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ class Birth:
         if network_id is None:
             raise InternalError("a handshake belongs to no network")
         endpoint = Endpoint(*ended.endpoint)
+        if self._initiator:
+            self._node.blocked.answered(endpoint)
         if peer is None:
             peer = vnh1.Peer(peer_id=vnh1.NOBODY, public_key=b"", credential=b"")
         elif isinstance(network, Commons):
-            if self._initiator and not is_circuit(endpoint):
+            if self._initiator and not is_stand_in(endpoint):
                 network.members.met(peer.peer_id, (endpoint,))
         elif network is not None and self._mode is vnh1.Mode.FULL:
             self._take_member(network, peer, endpoint)
@@ -195,7 +197,7 @@ class Birth:
 
     def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
         now = unix_now()
-        seen = () if is_circuit(endpoint) else (endpoint,)
+        seen = () if is_stand_in(endpoint) else (endpoint,)
         if peer.membership is None:
             raise PeerRefused("the peer showed no membership")
         member = Member(peer.public_key, peer.membership, peer.credential)

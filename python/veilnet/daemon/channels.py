@@ -28,7 +28,7 @@ from veilnet.daemon.searching import ENDPOINTS_MAX, Search
 from veilnet.errors import LocalProtocolError, PeerUnreachable, UnknownPeer, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol.circuit import is_circuit, is_stand_in
 from veilnet.protocol.messages import Close
 from veilnet.units import NetworkId, PeerId
 
@@ -421,7 +421,7 @@ class Channels:
         """Note where *session*'s peer is now; tell it, if that is a place and no circuit."""
         session.endpoint = endpoint
         self._node.relaying.session_moved(session)
-        if not is_circuit(endpoint):
+        if not is_stand_in(endpoint):
             self._node.gossip.observed(session)
             self._node.tickets.moved(session)
 

@@ -107,11 +107,25 @@ class CommonsLinks:
             raise PeerUnreachable("no address of that node of the commons is known")
         done = self._opening[peer_id] = trio.Event()
         try:
-            left_s = deadline - trio.current_time()
-            return await self._node.channels.call(self.commons, peer_id, where, timeout_s=left_s)
+            return await self._reach(peer_id, where, deadline)
         finally:
             del self._opening[peer_id]
             done.set()
+
+    async def _reach(
+        self, peer_id: PeerId, where: tuple[Endpoint, ...], deadline: float
+    ) -> Session:
+        """Call over UDP, or over TCP where UDP leads nowhere."""
+        blocked, call = self._node.blocked, self._node.channels.call
+        if not blocked.udp_is_dead:
+            left_s = deadline - trio.current_time()
+            try:
+                return await call(self.commons, peer_id, where, timeout_s=left_s)
+            except PeerUnreachable:
+                if not blocked.missed(where):
+                    raise
+        ways = await blocked.ways(where)
+        return await call(self.commons, peer_id, ways, timeout_s=LINK_S)
 
     # --- havens ----------------------------------------------------------------------------------
 
@@ -121,9 +135,10 @@ class CommonsLinks:
 
     def havens(self) -> tuple[Haven, ...]:
         """Return where this node can be found just now."""
-        links = (self.link(peer_id) for peer_id in self._held)
+        links = [link for peer_id in self._held if (link := self.link(peer_id)) is not None]
+        places = [(link, self._node.blocked.place(link.endpoint)) for link in links]
         return tuple(
-            Haven(link.peer_id, link.endpoint, self.commons.peer_id) for link in links if link
+            Haven(link.peer_id, place, self.commons.peer_id) for link, place in places if place
         )
 
     def lost(self, session: Session) -> None:

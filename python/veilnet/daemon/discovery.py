@@ -31,7 +31,7 @@ from veilnet.discovery.contact import RELAYS, STORES, Horizon
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
 from veilnet.errors import PeerUnreachable, VeilError
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol.circuit import is_stand_in
 from veilnet.units import NetworkId, PeerId
 
 if TYPE_CHECKING:
@@ -210,6 +210,7 @@ class Discovery:
         if ladder.has_won and len(self.dht.machine.table) == 0:
             ladder.lost()
         await self.dht.asking.look()
+        self._node.blocked.look()
 
     async def _look_around(self) -> None:
         local = await self._node.addresses.local_endpoints()
@@ -223,7 +224,7 @@ class Discovery:
 
     def met(self, session: Session) -> None:
         """Take the address of a peer that we called as an entry to the commons."""
-        if session.initiator and not is_circuit(session.endpoint):
+        if session.initiator and not is_stand_in(session.endpoint):
             self.dht.learned((session.endpoint,))
 
     def asked(self, session: Session, envelope: Envelope) -> None:

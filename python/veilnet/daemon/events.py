@@ -86,6 +86,10 @@ def _spent(node: Node, event: _engine.CircuitSpent) -> None:
     node.relaying.spent(event.link, event.label)
 
 
+def _carrier(node: Node, event: _engine.CarrierClosed) -> None:
+    node.blocked.carriers.closed(Endpoint(*event.endpoint))
+
+
 def _silent(node: Node, event: _engine.PeerSilent) -> None:
     node.channels.silent(event.sid, event.silent_s)
 
@@ -126,6 +130,7 @@ _ACTS: Mapping[type, Callable[[Any, Any], None]] = {
     _engine.ProbeAnswered: _probe,
     _engine.PathChanged: _path,
     _engine.CircuitSpent: _spent,
+    _engine.CarrierClosed: _carrier,
     _engine.PeerSilent: _silent,
     _engine.SourceMoved: _moved,
     _engine.KeysStale: _stale,

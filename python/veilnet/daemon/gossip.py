@@ -439,6 +439,7 @@ class Gossip:
         listening = await self._node.addresses.local_endpoints()
         if listening != self._listening:
             self.reflexive.clear()  # other addresses, other translators
+            self._node.blocked.moved()
             self._node.paths.direct.punching.moved()
             for session in self._node.sessions.carriers():
                 if self._network(session) is not None:

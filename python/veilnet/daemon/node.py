@@ -29,6 +29,7 @@ from veilnet.daemon import (
 )
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
+from veilnet.daemon.blocked import Blocked
 from veilnet.daemon.channels import Channels
 from veilnet.daemon.commons import CommonsLinks
 from veilnet.daemon.detours import Detours
@@ -122,6 +123,7 @@ class Node:
         self.rekeying = Rekeying(self)
         self.relaying = Relaying(self)
         self.homes = Homes(self)
+        self.blocked = Blocked(self)
         self.strangers = None if self.commons is None else CommonsLinks(self, self.commons)
         self.discovery = None if self.commons is None else Discovery(self, self.commons)
         self.detours = Detours(self)
@@ -194,6 +196,8 @@ class Node:
             self._nursery = nursery
             nursery.start_soon(events.pump, self)
             nursery.start_soon(self.relaying.run)
+            nursery.start_soon(self.blocked.carriers.run)
+            self.blocked.look()
             if self.discovery is not None:
                 nursery.start_soon(self.discovery.run)
             for period_s, round_ in (

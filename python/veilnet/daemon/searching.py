@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from veilnet.errors import VeilError
+from veilnet.errors import PeerUnreachable, VeilError
 from veilnet.networks.endpoint import Endpoint
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ KNOWN_S: Final = 3.0
 CIRCUITS_MAX: Final = 2
 PUBLISHED_S: Final = 0.25
 """... before the commons are asked where else it is: much sooner than a relay is needed."""
+CARRIERS_S: Final = 2.5
+"""So long nobody may answer over UDP before it counts as a miss."""
 PUBLISHED_AGAIN_S: Final = 2.0
 AGAIN_S: Final = 1.0
 """Between two rounds of asking relays."""
@@ -86,6 +88,7 @@ class Search:
         """Look for relays and for newer endpoints, for as long as the call goes on."""
         async with self.put, trio.open_nursery() as nursery:
             nursery.start_soon(self._search_relays)
+            nursery.start_soon(self._search_carriers)
             async with trio.open_nursery() as places:
                 places.start_soon(self._search_published, nursery)
                 places.start_soon(self._search_endpoints)
@@ -119,6 +122,17 @@ class Search:
             key = (self.network.id, self.member.peer_id)
             relays |= self._node.paths.relays(key)
         return relays
+
+    async def _search_carriers(self) -> None:
+        """Where UDP leads nowhere, call the known addresses over TCP too."""
+        blocked = self._node.blocked
+        if self.known and not blocked.udp_is_dead:
+            await trio.sleep_until(self.began_s + CARRIERS_S)
+            if not blocked.missed(self.known):
+                return
+        with contextlib.suppress(PeerUnreachable):
+            for way in await blocked.ways(self.known):
+                self.offer(way)
 
     async def _search_published(self, nursery: trio.Nursery) -> None:
         """Look up where the peer says that it is, and call it there and at its havens."""

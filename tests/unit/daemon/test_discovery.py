@@ -37,7 +37,7 @@ async def test_who_holds_a_haven_is_reached_over_it(tmp_path):
         await bob.strangers.open(relay.commons.peer_id, (place,))
         bob.discovery.relays = lambda: [(relay.commons.peer_id, place)]
         await bob.strangers.look()
-        await until(lambda: bob.strangers.havens())
+        await until(bob.strangers.havens)
         (haven,) = bob.strangers.havens()
         circuit = await alice.strangers.circuit(haven)
         assert circuit.relays == (relay.commons.peer_id,)

@@ -31,7 +31,7 @@ class Liar(Node):
     def answer(self, sender: tuple[str, int], message: Any, *, full: bool) -> Any:
         """Return a lie."""
         self.asked.append(message)
-        said = {"id": self.machine.own_id, "flags": STORES, "bits": self.bits}
+        said: dict[str, Any] = {"id": self.machine.own_id, "flags": STORES, "bits": self.bits}
         target = getattr(message, "target", None) or message.locator
         contacts = self.told(target)
         match message:

@@ -1,0 +1,45 @@
+"""A member whose network lets no UDP through is found, and finds, over one TCP connection.
+
+```
+ a -- NAT -- west -- one -- two -- east -- no UDP -- b
+                      |      |
+          strangers, of whom three relay; the inviter, dead by then
+```
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.netns.scenes import eventually, needs_nft, needs_ping, ping
+from veilnet.testing import Internet, Lab, NatScene, Strangers
+
+pytestmark = [needs_nft, needs_ping]
+
+FOUND_S, CALL_S = 20.0, 30.0
+
+
+@pytest.fixture
+def scene(tmp_path):
+    """a behind a port-restricted NAT; b joined before its network let no UDP through."""
+    with Lab() as lab:
+        internet = Internet(lab)
+        strangers = Strangers(internet, tmp_path)
+        with NatScene(lab, internet, tmp_path, "port", "udp_blocked", strangers=strangers) as made:
+            made.join()
+            made.wait_until_found(timeout_s=FOUND_S)
+            made.lose_inviter()
+            made.return_later()
+            yield made
+
+
+def test_where_udp_is_blocked_one_tcp_connection_carries(scene):
+    """b has nothing but TCP: a reaches it over a stranger, and it reaches a."""
+    answer = scene.a.tell("connect", wait_s=CALL_S + 5, peer="b", timeout_s=CALL_S)
+    assert answer["path"]["kind"] == "relayed"
+    assert ping(scene.b.host, scene.a.address()) == 3
+    scene.a.tell("disconnect", peer="b")
+    eventually(lambda: not scene.connected(scene.b, "a"))
+    answer = scene.b.tell("connect", wait_s=CALL_S + 5, peer="a", timeout_s=CALL_S)
+    assert answer["path"]["kind"] == "relayed"
+    assert ping(scene.a.host, scene.b.address()) == 3
