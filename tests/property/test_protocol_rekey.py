@@ -131,6 +131,7 @@ class End:
         self.generations: list[float] = []
         self.said: list[type] = []
         self.stalled_until_s = 0.0
+        self.needed = False
 
     # the engine, which never stalls
 
@@ -202,9 +203,10 @@ class End:
     def arrived(self, sealed: tuple[bytes, bytes], *, control: bool) -> None:
         """Take a datagram."""
         payload = self.open(sealed)
-        self.packets += 1
         if control:
             self.python(lambda: self.chunk(payload))
+        else:
+            self.packets += 1
 
     def chunk(self, payload: bytes) -> None:
         """Take a chunk of control."""
@@ -221,7 +223,7 @@ class End:
         """What the shell does every second: traffic counters and patience."""
         if self.packets:
             self.stream.keep_waiting(self.world.now)
-        self.act(self.machine.traffic(self.packets, self.world.now))
+        self.act(self.machine.traffic(self.packets, self.world.now, needed=self.needed))
 
 
 class World:
@@ -363,6 +365,17 @@ def test_an_idle_session_waits_for_traffic_and_then_ends():
     world.run(20.0)
     assert any(end.closed for end in world.ends)
     assert world.now == pytest.approx(1_600.0, abs=1.0)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_link_that_one_end_needs_lives_for_hours_without_a_packet(which):
+    """A haven or a home carries nothing but control: its keys are renewed all the same."""
+    world = World(seed=5, traffic=False)
+    world.ends[which].needed = True
+    world.run(2 * 3_600.0)
+    assert [end.closed for end in world.ends] == [None, None]
+    times = [1_000.0, *world.ends[0].generations, world.now]
+    assert all(later - earlier <= 200.0 for earlier, later in itertools.pairwise(times))
 
 
 def test_traffic_after_a_pause_begins_a_generation_at_once():

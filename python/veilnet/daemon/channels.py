@@ -384,6 +384,12 @@ class Channels:
         self._node.spawn(self._again, session, session.schedule.next_psk())
 
     async def _again(self, session: Session, psk: tuple[bytes, bytes] | None = None) -> None:
+        commons = self._node.commons
+        if commons is not None and session.network_id == commons.id:
+            if not self.needs(session):
+                raise UnknownPeer("nobody here needs the link to that stranger")
+            await self.call(commons, session.peer_id, (session.endpoint,), psk=psk)
+            return
         network = self._node.networks.get(session.network_id)
         member = None if network is None else network.members.get(session.peer_id)
         if network is None or member is None:
@@ -425,6 +431,15 @@ class Channels:
             self._node.gossip.observed(session)
             self._node.tickets.moved(session)
 
+    def needs(self, session: Session) -> bool:
+        """Whether a session must live on though it carries no packets: to be found, to relay."""
+        node = self._node
+        return (
+            node.homes.holds(session)
+            or (node.strangers is not None and node.strangers.holds(session))
+            or node.relaying.uses(session)
+        )
+
     def _close_idle(self, session: Session, stats: SessionStats) -> None:
         quiet_s = stats.age_s if stats.data_s is None else stats.data_s
         carrier = self._node.sessions.carrier(*session.key)
@@ -432,7 +447,7 @@ class Channels:
         config = self._node.config
         relayed = is_circuit(session.endpoint)
         idle = quiet_s > (config.relayed_idle_close_s if relayed else config.idle_close_s)
-        if self._node.homes.holds(session) or self._node.relaying.uses(session):
+        if self.needs(session):
             idle = False
         if (idle or (left_behind and quiet_s > 2 * ATTEMPT_S)) and not session.retiring:
             self._node.spawn(self._node.retire, session, Close(reason="idle"))

@@ -66,7 +66,8 @@ class Rekeying:
                 await session.link.closed.wait()
                 return
             now = trio.current_time()
-            self._act(session, machine.traffic(self._packets(session, now), now))
+            packets, needed = self._packets(session, now), self._node.channels.needs(session)
+            self._act(session, machine.traffic(packets, now, needed=needed))
 
     def _packets(self, session: Session, now: float) -> int:
         """Return how many packets *session* has carried; a second of age does not matter here."""

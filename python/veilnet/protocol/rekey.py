@@ -14,8 +14,9 @@ The answerer's sending moves in the engine, with the first authentic datagram of
 confirmation itself.  Steps (the ratchet inside a generation) are the engine's own business.
 
 Rules:
-1. A generation is due 90-180 s (random) after the last, while traffic flows; an idle session waits
-   for traffic.  The engine may ask for one sooner (`stale`).
+1. A generation is due 90-180 s (random) after the last, while traffic flows or somebody needs the
+   session (a link that is kept to be found by carries nothing for hours, and relays' frames are
+   not counted); an idle session waits for traffic.  The engine may ask for one sooner (`stale`).
 2. Both may offer at once.  Then the session's initiator wins: it ignores the other offer, and the
    responder drops its own.  Control is ordered, so both see the same end.
 3. Ten minutes without a new generation end the session; nothing else here does.
@@ -136,6 +137,7 @@ class Rekey:
     _full_s: float = field(init=False)
     _packets: int = field(init=False, default=0)
     _packets_then: int = field(init=False, default=0)
+    _needed: bool = field(init=False, default=False)
     _dk: bytes = field(init=False, default=b"", repr=False)
     _peers: bytes = field(init=False, default=b"", repr=False)
     """The peer's offer or answer while a worker computes on it."""
@@ -152,9 +154,12 @@ class Rekey:
         """The newest generation that this end has keys of."""
         return self.schedule.generation
 
-    def traffic(self, packets: int, now: float) -> list[Action]:
-        """Report the session's traffic so far; begins a generation that waited for some."""
-        self._packets = packets
+    def traffic(self, packets: int, now: float, *, needed: bool = False) -> list[Action]:
+        """Report the session's traffic so far; begins a generation that waited for some.
+
+        *needed*: the session must live on, whether it carries any or not.
+        """
+        self._packets, self._needed = packets, needed
         return self.tick(now)
 
     def stale(self, now: float) -> list[Action]:
@@ -278,7 +283,7 @@ class Rekey:
 
     @property
     def _flows(self) -> bool:
-        return self._packets != self._packets_then
+        return self._needed or self._packets != self._packets_then
 
     def _restart(self, now: float) -> None:
         self.phase = Phase.REST

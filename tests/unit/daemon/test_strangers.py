@@ -1,0 +1,54 @@
+"""What strangers cost a node, and what it keeps to be found through them; on loopback."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.unit.daemon.nodes import running, until
+from veilnet.networks.endpoint import Endpoint
+
+pytestmark = pytest.mark.slow
+
+
+@asynccontextmanager
+async def haven(folder, **keys):
+    """A relay of the commons, bob whose haven it is, and bob's link to it."""
+    keys["commons"] = "test"
+    async with (
+        running(folder, "relay", relay="all", **keys) as relay,
+        running(folder, "bob", **keys) as bob,
+    ):
+        place = Endpoint("127.0.0.1", relay.engine.port)
+        await bob.strangers.open(relay.commons.peer_id, (place,))
+        bob.discovery.relays = lambda: [(relay.commons.peer_id, place)]
+        await bob.strangers.look()
+        await until(bob.strangers.havens)
+        yield relay, bob
+
+
+def links(relay, bob):
+    """The session between the two, as each has it."""
+    here = bob.sessions.carrier(bob.commons.id, relay.commons.peer_id)
+    return here, relay.sessions.carrier(relay.commons.id, bob.commons.peer_id)
+
+
+async def test_the_link_to_a_haven_gets_new_keys_though_it_carries_no_packets(tmp_path):
+    """Ten minutes without new keys would be its end."""
+    async with haven(tmp_path, rekey_s=1) as (relay, bob):
+        here, there = links(relay, bob)
+        await until(lambda: here.schedule.generation > 0 and there.schedule.generation > 0)
+        assert links(relay, bob) == (here, there)
+
+
+async def test_the_link_to_a_haven_is_replaced_every_hour(tmp_path):
+    """Bound to the session before; the haven stays one, and so does the reservation there."""
+    async with haven(tmp_path) as (relay, bob):
+        here, there = links(relay, bob)
+        bob.channels.renew(here)
+        await until(lambda: links(relay, bob)[0] not in {None, here})
+        await until(lambda: here.link.closed.is_set() and there.link.closed.is_set())
+        assert bob.strangers.havens()
+        assert bob.relaying.uses(links(relay, bob)[0])
+        assert relay.relaying.uses(links(relay, bob)[1])
