@@ -139,8 +139,13 @@ class Dht:
         self._handle(events.Learned(tuple(contacts)))
 
     def asked(self, session: Session, envelope: Envelope) -> None:
-        """Answer a question that came in a session of the commons."""
+        """Answer a question that came in a session of the commons.
+
+        Who is asked anonymously learns nothing by asking back: our answers say our id.
+        """
         full = session.mode is vnh1.Mode.FULL
+        if session.initiator and not full:
+            return
         token = (session, envelope.id)
         who: Hashable = session.peer_id if full else session.sid
         asked = events.Asked(token, session.endpoint, who, full, envelope.message)
