@@ -264,19 +264,23 @@ class Gossip:
             self._seen(session, (*seen, *said.listening))
 
     def _observed(self, session: Session, said: Endpoint) -> None:
-        stranger = session.mode is vnh1.Mode.LOOKUP
+        stranger = self._network(session) is None
         if session.mode is vnh1.Mode.JOIN or (stranger and not session.initiator):
-            return  # whom we do not know, and did not ask
+            return  # whom we do not know, and did not ask: whoever wants to calls us
+        lookup = session.mode is vnh1.Mode.LOOKUP
         before = self.nat(4).public
         self.reflexive.heard(
-            tuple(session.endpoint) if stranger else session.key,
+            tuple(session.endpoint) if lookup else session.key,
             at=session.endpoint,
             said=said,
             now=trio.current_time(),
-            life_s=STRANGERS_WORD_S if stranger else math.inf,
+            life_s=STRANGERS_WORD_S if lookup else math.inf,
+            member=not stranger,
         )
-        after, punching = self.nat(4).public, self._node.paths.direct.punching
-        if before is not None and after is not None and before[0] != after[0]:
+        verdict, punching = self.nat(4), self._node.paths.direct.punching
+        after = verdict.public
+        flipped = before is not None and after is not None and before[0] != after[0]
+        if flipped and (verdict.sure or not stranger):
             punching.moved()  # another uplink: who was out of reach may be in reach
         punching.silences.begin()
 

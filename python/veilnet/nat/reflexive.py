@@ -1,4 +1,4 @@
-"""This node's own address, as others see it: hearsay, so several have to agree.
+"""This node's own address, as ottheirs see it: hearsay, so several have to agree.
 
 ```
 session, direct     Endpoints(observed) -> heard(observer, at, said)
@@ -6,10 +6,12 @@ session ended       forget(observer)
 who asks            own(version)        -> host, ports in the order in which flows began, votes
 ```
 One vote for each place (/24, /48) that observers are in: who owns a prefix says one thing.  Three
-of at least four make an answer sure; fewer observers give an answer too, that says it is not.
+of at least four make an answer sure; fewer observers give an answer too, that says it is not.  As
+long as it is not, what members say counts before what strangers say, however many those are.
 
-Invariant: at most `OBSERVERS_MAX` are remembered, the one silent for longest goes; what came over a
-relay must never be told here.
+Invariant: at most `OBSERVERS_MAX` are remembered; the place that most of them are in loses one, a
+stranger before a member, so that no prefix pushes out the ottheirs.  What came over a relay must
+never be told here.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class _Word:
 
     place: str
     endpoint: Endpoint
+    member: bool
     since_s: float
     """When it first said so: about when its flow began."""
     at_s: float
@@ -50,6 +53,8 @@ class Own:
     """Where this node is seen in one IP version."""
 
     host: str
+    port: int
+    """The one that most see, the newest of several; a member's, while the answer is not sure."""
     ports: tuple[int, ...]
     """One of each place that sees the host, in the order in which the flows began."""
     places: int
@@ -59,10 +64,8 @@ class Own:
 
     @property
     def endpoint(self) -> Endpoint:
-        """The port that most see, the newest of several."""
-        counted = Counter(self.ports)
-        last = {port: order for order, port in enumerate(self.ports)}
-        return self.host, max(counted, key=lambda port: (counted[port], last[port]))
+        """Where to be called."""
+        return self.host, self.port
 
 
 class Reflexive:
@@ -82,14 +85,28 @@ class Reflexive:
         said: Endpoint,
         now: float,
         life_s: float = math.inf,
+        member: bool = True,
     ) -> None:
-        """Take the word of an *observer*, reached directly *at* its address; it counts *life_s*."""
+        """Take the word of an *observer*, reached directly *at* its address; it counts *life_s*.
+
+        *member*: whether it belongs to a network of ours, and is not just anybody whom we asked.
+        """
         said = (said[0], said[1])
         before = self._words.pop(observer, None)
         since_s = before.since_s if before is not None and before.endpoint == said else now
-        self._words[observer] = _Word(place_of(at[0]), said, since_s, now, now + life_s)
+        self._words[observer] = _Word(place_of(at[0]), said, member, since_s, now, now + life_s)
         if len(self._words) > OBSERVERS_MAX:
-            del self._words[next(iter(self._words))]
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Forget one of the place that most are in: a stranger's word, and the oldest."""
+        crowd = Counter(word.place for word in self._words.values())
+        del self._words[
+            min(
+                self._words,
+                key=lambda each: (-crowd[self._words[each].place], self._words[each].member),
+            )
+        ]
 
     def forget(self, observer: Hashable) -> None:
         """Forget what an observer said: its flow has ended."""
@@ -107,36 +124,55 @@ class Reflexive:
         *local*: its own addresses.  Of two answers with as many votes a foreign one counts: who is
         in front of the translator sees our own address, whoever is behind it never does.
         """
+        answers = self._answers(version, local, now)
+        return answers[0] if answers else None
+
+    def endpoints(self, *, local: Collection[str] = (), now: float = -math.inf) -> list[Endpoint]:
+        """Return where to be called in each IP version, the version that more see first.
+
+        Where members say another host than most do both are told.
+        """
+        both = [self._answers(version, local, now) for version in (4, 6)]
+        both.sort(key=lambda answers: -answers[0].votes if answers else 0)
+        return [own.endpoint for answers in both for own in answers]
+
+    def _answers(self, version: int, local: Collection[str], now: float) -> list[Own]:
+        """Return what to believe, then what else may be true: what most say, what members say."""
         words = self._by_place(version, now)
         if not words:
-            return None
+            return []
         hosts = Counter(word.endpoint[0] for word in words)
         newest = {word.endpoint[0]: word.since_s for word in words}
         host = max(hosts, key=lambda each: (hosts[each], each not in local, newest[each]))
-        votes = hosts[host]
-        return Own(
-            host=host,
-            ports=tuple(word.endpoint[1] for word in words if word.endpoint[0] == host),
-            places=len(words),
-            votes=votes,
-            sure=len(words) >= PLACES and votes >= QUORUM and 2 * votes > len(words),
-        )
-
-    def endpoints(self, *, local: Collection[str] = (), now: float = -math.inf) -> list[Endpoint]:
-        """Return the answer of each IP version, the version that more see first."""
-        both = (self.own(version, local=local, now=now) for version in (4, 6))
-        found = [own for own in both if own is not None]
-        found.sort(key=lambda own: -own.votes)
-        return [own.endpoint for own in found]
+        sure = len(words) >= PLACES and hosts[host] >= QUORUM and 2 * hosts[host] > len(words)
+        # A member on our side of the translator does not know where we are seen from beyond.
+        told = Counter(w.endpoint[0] for w in words if w.member and w.endpoint[0] not in local)
+        theirs = max(told, key=lambda each: (told[each], newest[each]), default=host)
+        ranked = (host, theirs) if sure else (theirs, host)
+        return [_own(each, words, sure=sure and each == host) for each in dict.fromkeys(ranked)]
 
     def _by_place(self, version: int, now: float) -> list[_Word]:
-        """Return the newest word of each place, the flow that began first at the front."""
+        """Return one word of each place, the flow that began first at the front.
+
+        It is the newest, of members if there are any.
+        """
         words: Iterable[_Word] = (
             word
             for word in self._words.values()
             if version_of(word.endpoint[0]) == version and word.until_s > now
         )
         newest: dict[str, _Word] = {}
-        for word in sorted(words, key=lambda word: word.at_s):
+        for word in sorted(words, key=lambda word: (word.member, word.at_s)):
             newest[word.place] = word
         return sorted(newest.values(), key=lambda word: word.since_s)
+
+
+def _own(host: str, words: Collection[_Word], *, sure: bool) -> Own:
+    """Return the answer *host* with what *words*, in order, say of it."""
+    seen = [word for word in words if word.endpoint[0] == host]
+    ports = tuple(word.endpoint[1] for word in seen)
+    counted = Counter(ports)
+    last = {port: order for order, port in enumerate(ports)}
+    told = set() if sure else {word.endpoint[1] for word in seen if word.member}
+    port = max(counted, key=lambda each: (each in told, counted[each], last[each]))
+    return Own(host, port, ports, len(words), len(seen), sure)

@@ -125,3 +125,56 @@ def test_the_table_is_bounded(monkeypatch):
 def test_no_ports_no_stride():
     """A single port has no direction."""
     assert stride_of([500]) == 0
+
+
+def stranger(made, number, said, *, at, now):
+    """What somebody says whom we asked, and do not know."""
+    made.heard(number, at=(at, 4_000), said=said, now=now, life_s=600.0, member=False)
+
+
+def test_no_prefix_pushes_out_the_others():
+    """However many speak out of one /24, ten places that say the truth outvote it."""
+    made = Reflexive()
+    for number in range(10):
+        stranger(made, number, ("100.1.0.1", 500), at=f"20.{number}.0.1", now=float(number))
+    for number in range(3 * reflexive.OBSERVERS_MAX):
+        liar = f"66.0.0.{number % 256}"
+        stranger(made, 1_000 + number, ("66.6.6.6", 1), at=liar, now=100.0 + number)
+    assert len(made) == reflexive.OBSERVERS_MAX
+    own = made.own(4, now=500.0)
+    assert (own.host, own.votes, own.places, own.sure) == ("100.1.0.1", 10, 11, True)
+
+
+def test_strangers_do_not_push_out_members():
+    """Even if each of them has a prefix to itself."""
+    made = told(("100.1.0.1", 500))
+    for number in range(3 * reflexive.OBSERVERS_MAX):
+        stranger(made, 1_000 + number, ("66.6.6.6", 1), at=f"66.0.{number % 256}.1", now=9.0)
+    assert ("100.1.0.1", 500) in made.endpoints(now=10.0)
+
+
+def test_what_is_not_sure_comes_after_what_a_member_says():
+    """Two places of strangers outvote one of a member; host and port are the member's still."""
+    made = told(("100.1.0.1", 500))
+    for number, lie in enumerate((("66.6.6.6", 1), ("66.6.6.6", 1))):
+        stranger(made, 10 + number, lie, at=f"66.{number}.0.1", now=5.0)
+    assert made.endpoints(now=9.0) == [("100.1.0.1", 500), ("66.6.6.6", 1)]
+    assert not made.own(4, now=9.0).sure
+    stranger(made, 20, ("100.1.0.1", 9), at="66.9.0.1", now=6.0)
+    assert made.own(4, now=9.0).endpoint == ("100.1.0.1", 500)
+
+
+def test_what_many_places_see_is_sure_whoever_they_are():
+    """A member behind another translator may see something else: that is told second."""
+    made = told(("10.9.9.9", 500))
+    for number in range(3):
+        stranger(made, 10 + number, ("100.1.0.1", 7), at=f"66.{number}.0.1", now=5.0)
+    assert made.own(4, now=9.0).sure
+    assert made.endpoints(now=9.0) == [("100.1.0.1", 7), ("10.9.9.9", 500)]
+
+
+def test_a_member_on_our_lan_does_not_hide_what_strangers_see():
+    """It sees our own address, which nobody beyond the translator can call."""
+    made = told(LOCAL)
+    stranger(made, 10, ("100.1.0.1", 7), at="66.1.0.1", now=5.0)
+    assert made.own(4, local={LOCAL[0]}, now=9.0).host == "100.1.0.1"
