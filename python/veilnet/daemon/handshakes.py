@@ -12,14 +12,17 @@ it here.
 from __future__ import annotations
 
 import contextlib
+import enum
 import math
 from collections import deque
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final, Protocol
 
 import attrs
 import structlog
 import trio
 
+from veilnet.discovery.contact import endpoint_prefix
 from veilnet.errors import (
     BrokenEngineError,
     InternalError,
@@ -29,6 +32,7 @@ from veilnet.errors import (
 )
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import work
+from veilnet.protocol.relay import displaced
 
 if TYPE_CHECKING:
     from veilnet._engine import ControlReceived, Engine
@@ -37,7 +41,11 @@ if TYPE_CHECKING:
     from veilnet.protocol.work import Primitives
 
 ACCEPTANCES_MAX: Final = 64
-"""Handshakes of strangers at one time; each has shown a cookie for its address."""
+"""Handshakes of members and joiners at one time; each has shown a cookie for its address."""
+STRANGERS_MAX: Final = 32
+"""... of those who came through the open door of the commons ..."""
+LOOKUPS_MAX: Final = 32
+"""... and of those who want to look something up there, which takes one step."""
 
 EARLY_MAX: Final = 64
 _INBOX: Final = 64
@@ -78,6 +86,30 @@ class _Run:
     """What has begun already, with a ticket: it is confirmed or it ends."""
 
 
+class Kind(enum.Enum):
+    """Who is being answered; each kind has places of its own."""
+
+    OWN = enum.auto()
+    STRANGER = enum.auto()
+    LOOKUP = enum.auto()
+
+
+_PLACES: Final = {
+    Kind.OWN: ACCEPTANCES_MAX,
+    Kind.STRANGER: STRANGERS_MAX,
+    Kind.LOOKUP: LOOKUPS_MAX,
+}
+
+
+@attrs.define(eq=False)
+class _Guest:
+    """An answer under way, and where it goes."""
+
+    machine: vnh1.Acceptance
+    place: bytes
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+
 class Handshakes:
     """All handshakes under way.
 
@@ -89,7 +121,7 @@ class Handshakes:
         self._workers = workers
         self._inboxes: dict[int, trio.MemorySendChannel[vnh1.Event]] = {}
         self._early: dict[int, list[ControlReceived]] = {}
-        self._acceptances = 0
+        self._guests: dict[Kind, list[_Guest]] = {kind: [] for kind in Kind}
 
     def __len__(self) -> int:
         return len(self._inboxes)
@@ -117,23 +149,36 @@ class Handshakes:
         """Return what `keep_early` kept for *sid*."""
         return self._early.pop(sid, [])
 
-    async def accept(self, machine: vnh1.Acceptance, primitives: Primitives, birth: Birth) -> None:
+    async def accept(
+        self, machine: vnh1.Acceptance, primitives: Primitives, birth: Birth, kind: Kind = Kind.OWN
+    ) -> None:
         """Answer a stranger; nothing is told to it, or raised, if it does not hold.
 
+        Of a kind that has no place left one who keeps us waiting makes room.
         Raises: nothing but cancellation: whatever a stranger does is at most a line in the log.
         """
-        if self._acceptances >= ACCEPTANCES_MAX:
-            self._engine.dismiss(machine.init)
-            return
-        self._acceptances += 1
+        guests = self._guests[kind]
+        guest = _Guest(machine, endpoint_prefix(machine.init.source))
+        if len(guests) >= _PLACES[kind]:
+            # What is being computed for is not thrown away: that would make floods dearer to us.
+            waiting = [each for each in guests if each.machine.state is vnh1.Answering.WAITING]
+            oldest = displaced(waiting, attrgetter("place"), guest.place, in_all=1)
+            if oldest is None:
+                self._engine.dismiss(machine.init)
+                return
+            guests.remove(oldest)
+            oldest.scope.cancel()
+        guests.append(guest)
         try:
-            await self.run(machine, primitives, birth)
+            with guest.scope:
+                await self.run(machine, primitives, birth)
         except BrokenEngineError:
             raise
         except VeilError as error:
             log.info("handshake refused", reason=error.message, source=machine.init.source)
         finally:
-            self._acceptances -= 1
+            if guest in guests:
+                guests.remove(guest)
 
     async def run(
         self,

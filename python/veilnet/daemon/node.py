@@ -36,7 +36,7 @@ from veilnet.daemon.detours import Detours
 from veilnet.daemon.discovery import Discovery
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
-from veilnet.daemon.handshakes import Handshakes
+from veilnet.daemon.handshakes import Handshakes, Kind
 from veilnet.daemon.homes import Homes
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
@@ -335,6 +335,10 @@ class Node:
         mode = vnh1.Mode.FULL if invite is None else vnh1.Mode.JOIN
         if isinstance(network, Commons) and init.mode == vnh1.Mode.LOOKUP:
             mode = vnh1.Mode.LOOKUP
+        if not isinstance(network, Commons):
+            kind = Kind.OWN
+        else:
+            kind = Kind.LOOKUP if mode is vnh1.Mode.LOOKUP else Kind.STRANGER
         machine = vnh1.Acceptance(
             init=init,
             terms=vnh1.Terms(
@@ -349,7 +353,7 @@ class Node:
         )
         birth = Birth(self, network, mode=mode, initiator=False, door=init.door)
         primitives = self.primitives(network.suite, network)
-        self.spawn(self.handshakes.accept, machine, primitives, birth)
+        self.spawn(self.handshakes.accept, machine, primitives, birth, kind)
 
     def local_identity(self, network: Realm) -> vnh1.LocalIdentity:
         """Return who we are in *network*."""

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.unit.daemon.nodes import running, until
+from tests.unit.daemon.nodes import join, running, session_of, until
+from veilnet.daemon import handshakes
+from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.messages import Endpoints, Ping
 
@@ -54,3 +56,18 @@ async def test_only_what_is_sure_or_a_members_makes_calls_start_over(tmp_path, m
         for number in (1, 2, 3):
             await said(far.link, Endpoints(observed=(f"203.0.113.{number}", 9)))
         assert bool(moved) == member
+
+
+async def test_a_full_house_of_strangers_keeps_no_member_out(tmp_path, monkeypatch):
+    """Strangers, lookups and members have places of their own."""
+    monkeypatch.setitem(handshakes._PLACES, handshakes.Kind.STRANGER, 0)
+    async with (
+        running(tmp_path, "alice", commons="test") as alice,
+        running(tmp_path, "bob", commons="test", found=False) as bob,
+    ):
+        place = Endpoint("127.0.0.1", alice.engine.port)
+        with pytest.raises(PeerUnreachable):
+            await bob.strangers.open(alice.commons.peer_id, (place,), timeout_s=0.5)
+        await bob.discovery.dht.knock(place)
+        await join(alice, bob, "bob")
+        assert session_of(alice, bob) is not None
