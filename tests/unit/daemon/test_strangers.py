@@ -1,4 +1,4 @@
-"""What strangers of the commons may have a node believe, do and tell."""
+"""What strangers cost a node, and what it keeps to be found through them; on loopback."""
 
 from __future__ import annotations
 
@@ -6,68 +6,49 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.unit.daemon.nodes import join, running, session_of, until
-from veilnet.daemon import handshakes
-from veilnet.errors import PeerUnreachable
+from tests.unit.daemon.nodes import running, until
 from veilnet.networks.endpoint import Endpoint
-from veilnet.protocol.messages import Endpoints, Ping
 
-LIE = Endpoint("203.0.113.66", 6_666)
+pytestmark = pytest.mark.slow
 
 
 @asynccontextmanager
-async def linked(folder):
-    """Two strangers, and the link that the first opened to the second, at both ends."""
+async def haven(folder, **keys):
+    """A relay of the commons, bob whose haven it is, and bob's link to it."""
+    keys["commons"] = "test"
     async with (
-        running(folder, "caller", commons="test") as caller,
-        running(folder, "called", commons="test") as called,
+        running(folder, "relay", relay="all", **keys) as relay,
+        running(folder, "bob", **keys) as bob,
     ):
-        place = Endpoint("127.0.0.1", called.engine.port)
-        near = await caller.strangers.open(called.commons.peer_id, (place,))
-        key = (called.commons.id, caller.commons.peer_id)
-        await until(lambda: called.sessions.carrier(*key) is not None)
-        yield caller, near, called, called.sessions.carrier(*key)
+        place = Endpoint("127.0.0.1", relay.engine.port)
+        await bob.strangers.open(relay.commons.peer_id, (place,))
+        bob.discovery.relays = lambda: [(relay.commons.peer_id, place)]
+        await bob.strangers.look()
+        await until(bob.strangers.havens)
+        yield relay, bob
 
 
-async def said(link, message):
-    """Say something and wait until it was served."""
-    link.send(message)
-    await link.ask(Ping(payload=b"?"), timeout_s=5)
+def links(relay, bob):
+    """The session between the two, as each has it."""
+    here = bob.sessions.carrier(bob.commons.id, relay.commons.peer_id)
+    return here, relay.sessions.carrier(relay.commons.id, bob.commons.peer_id)
 
 
-async def test_who_calls_us_from_the_commons_does_not_say_where_we_are(tmp_path):
-    """Whom we called ourselves may: we chose whom to ask."""
-    async with linked(tmp_path) as (caller, near, called, far):
-        await said(near.link, Endpoints(observed=tuple(LIE)))
-        assert LIE not in called.gossip.own_observed()
-        await said(far.link, Endpoints(observed=tuple(LIE)))
-        assert LIE in caller.gossip.own_observed()
+async def test_the_link_to_a_haven_gets_new_keys_though_it_carries_no_packets(tmp_path):
+    """Ten minutes without new keys would be its end."""
+    async with haven(tmp_path, rekey_s=1) as (relay, bob):
+        here, there = links(relay, bob)
+        await until(lambda: here.schedule.generation > 0 and there.schedule.generation > 0)
+        assert links(relay, bob) == (here, there)
 
 
-@pytest.mark.parametrize("member", [True, False])
-async def test_only_what_is_sure_or_a_members_makes_calls_start_over(tmp_path, member):
-    """A single stranger that changes its mind costs nothing."""
-    async with linked(tmp_path) as (caller, _, _, far):
-        moved = []
-        caller.paths.direct.punching.moved = lambda: moved.append(True)
-        if member:
-            caller.gossip._network = lambda session: session
-            caller.gossip._seen = lambda *_: None
-        for number in (1, 2, 3):
-            await said(far.link, Endpoints(observed=(f"203.0.113.{number}", 9)))
-        assert bool(moved) == member
-
-
-async def test_a_full_house_of_strangers_keeps_no_member_out(tmp_path, monkeypatch):
-    """Strangers, lookups and members have places of their own."""
-    monkeypatch.setitem(handshakes._PLACES, handshakes.Kind.STRANGER, 0)
-    async with (
-        running(tmp_path, "alice", commons="test") as alice,
-        running(tmp_path, "bob", commons="test", found=False) as bob,
-    ):
-        place = Endpoint("127.0.0.1", alice.engine.port)
-        with pytest.raises(PeerUnreachable):
-            await bob.strangers.open(alice.commons.peer_id, (place,), timeout_s=0.5)
-        await bob.discovery.dht.knock(place)
-        await join(alice, bob, "bob")
-        assert session_of(alice, bob) is not None
+async def test_the_link_to_a_haven_is_replaced_every_hour(tmp_path):
+    """Bound to the session before; the haven stays one, and so does the reservation there."""
+    async with haven(tmp_path) as (relay, bob):
+        here, there = links(relay, bob)
+        bob.channels.renew(here)
+        await until(lambda: links(relay, bob)[0] not in {None, here})
+        await until(lambda: here.link.closed.is_set() and there.link.closed.is_set())
+        assert bob.strangers.havens()
+        assert bob.relaying.uses(links(relay, bob)[0])
+        assert relay.relaying.uses(links(relay, bob)[1])

@@ -1,0 +1,56 @@
+"""What strangers of the commons may have a node believe, do and tell."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.unit.daemon.nodes import running, until
+from veilnet.networks.endpoint import Endpoint
+from veilnet.protocol.messages import Endpoints, Ping
+
+LIE = Endpoint("203.0.113.66", 6_666)
+
+
+@asynccontextmanager
+async def linked(folder):
+    """Two strangers, and the link that the first opened to the second, at both ends."""
+    async with (
+        running(folder, "caller", commons="test") as caller,
+        running(folder, "called", commons="test") as called,
+    ):
+        place = Endpoint("127.0.0.1", called.engine.port)
+        near = await caller.strangers.open(called.commons.peer_id, (place,))
+        key = (called.commons.id, caller.commons.peer_id)
+        await until(lambda: called.sessions.carrier(*key) is not None)
+        yield caller, near, called, called.sessions.carrier(*key)
+
+
+async def said(link, message):
+    """Say something and wait until it was served."""
+    link.send(message)
+    await link.ask(Ping(payload=b"?"), timeout_s=5)
+
+
+async def test_who_calls_us_from_the_commons_does_not_say_where_we_are(tmp_path):
+    """Whom we called ourselves may: we chose whom to ask."""
+    async with linked(tmp_path) as (caller, near, called, far):
+        await said(near.link, Endpoints(observed=tuple(LIE)))
+        assert LIE not in called.gossip.own_observed()
+        await said(far.link, Endpoints(observed=tuple(LIE)))
+        assert LIE in caller.gossip.own_observed()
+
+
+@pytest.mark.parametrize("member", [True, False])
+async def test_only_what_is_sure_or_a_members_makes_calls_start_over(tmp_path, member):
+    """A single stranger that changes its mind costs nothing."""
+    async with linked(tmp_path) as (caller, _, _, far):
+        moved = []
+        caller.paths.direct.punching.moved = lambda: moved.append(True)
+        if member:
+            caller.gossip._network = lambda session: session
+            caller.gossip._seen = lambda *_: None
+        for number in (1, 2, 3):
+            await said(far.link, Endpoints(observed=(f"203.0.113.{number}", 9)))
+        assert bool(moved) == member
