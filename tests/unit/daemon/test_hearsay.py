@@ -1,4 +1,4 @@
-"""What strangers of the commons may have a node believe, do and tell."""
+"""What strangers of the commons may have a node believe and tell."""
 
 from __future__ import annotations
 

@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.unit.daemon.nodes import running, until
+from tests.unit.daemon.nodes import join, running, session_of, until
+from veilnet.daemon import handshakes
+from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 
 pytestmark = pytest.mark.slow
@@ -52,3 +54,18 @@ async def test_the_link_to_a_haven_is_replaced_every_hour(tmp_path):
         assert bob.strangers.havens()
         assert bob.relaying.uses(links(relay, bob)[0])
         assert relay.relaying.uses(links(relay, bob)[1])
+
+
+async def test_a_full_house_of_strangers_keeps_no_member_out(tmp_path, monkeypatch):
+    """Strangers, lookups and members have places of their own."""
+    monkeypatch.setitem(handshakes._PLACES, handshakes.Kind.STRANGER, 0)
+    async with (
+        running(tmp_path, "alice", commons="test") as alice,
+        running(tmp_path, "bob", commons="test", found=False) as bob,
+    ):
+        place = Endpoint("127.0.0.1", alice.engine.port)
+        with pytest.raises(PeerUnreachable):
+            await bob.strangers.open(alice.commons.peer_id, (place,), timeout_s=0.5)
+        await bob.discovery.dht.knock(place)
+        await join(alice, bob, "bob")
+        assert session_of(alice, bob) is not None
