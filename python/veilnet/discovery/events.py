@@ -94,13 +94,17 @@ class Learned:
 
 @frozen
 class Asked:
-    """A peer asks; *sender* is where its session is proven to be, *full*: not a lookup session."""
+    """A peer asks; *sender* is where its session is proven to be, *full*: not a lookup session.
+
+    *place*: the real address of whose *sender* stands for a connection; its quota goes by that.
+    """
 
     token: Any
     sender: tuple[str, int]
     session: Hashable
     full: bool
     message: Any
+    place: tuple[str, int] | None = None
 
 
 Event = Find | Get | Put | Enough | Answered | Unanswered | Learned | Asked

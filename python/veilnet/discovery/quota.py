@@ -1,7 +1,8 @@
 """What one session, and one prefix of addresses, may ask of a node that answers strangers.
 
 Sessions cost a stranger one key encapsulation and ids nothing, so what lasts (stores) is counted
-by prefix as well.  Both tables forget the oldest first and are bounded.
+by prefix as well, and so is the pace of all questions: an answer takes some 150 us of this node.
+The tables forget the oldest first and are bounded.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ BYTES_PER_SESSION: Final = 524_288
 """Of answers, in `WINDOW_S`."""
 STORES_PER_SESSION: Final = 32
 STORES_PER_PREFIX: Final = 128
+ASKS_PER_PREFIX_S: Final = 32.0
+BURST_PER_PREFIX: Final = 128.0
+ASKS_PER_S: Final = 500.0
+"""Of all prefixes together: less than a tenth of one core."""
+BURST: Final = 1_000.0
 WINDOW_S: Final = 3_600.0
 MAX_ENTRIES: Final = 2_048
 
@@ -29,18 +35,50 @@ class _Window:
         self.asks = self.bytes = self.stores = 0
 
 
+class _Bucket:
+    """So many questions at once, and *per_s* a second on and on."""
+
+    __slots__ = ("_at", "_left", "_most", "_per_s")
+
+    def __init__(self, per_s: float, most: float) -> None:
+        self._per_s = per_s
+        self._most = self._left = most
+        self._at = float("-inf")
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._most, self._left + (now - self._at) * self._per_s)
+        self._at = now
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
 class Quota:
     """Counts by key over windows of `WINDOW_S`; at most *most* keys of each kind."""
 
-    __slots__ = ("_most", "_prefixes", "_sessions")
+    __slots__ = ("_all", "_most", "_paces", "_prefixes", "_sessions")
 
     def __init__(self, most: int = MAX_ENTRIES) -> None:
         self._most = most
         self._sessions: dict[Hashable, _Window] = {}
         self._prefixes: dict[bytes, _Window] = {}
+        self._paces: dict[bytes, _Bucket] = {}
+        self._all = _Bucket(ASKS_PER_S, BURST)
 
     def __len__(self) -> int:
-        return len(self._sessions) + len(self._prefixes)
+        return len(self._sessions) + len(self._prefixes) + len(self._paces)
+
+    def pace(self, prefix: bytes, now: float) -> bool:
+        """Tell whether there is time for a question from *prefix*.
+
+        What one prefix asks beyond its own pace takes nothing of what is there for all.
+        """
+        bucket = self._paces.pop(prefix, None) or _Bucket(ASKS_PER_PREFIX_S, BURST_PER_PREFIX)
+        self._paces[prefix] = bucket
+        if len(self._paces) > self._most:
+            del self._paces[next(iter(self._paces))]
+        return bucket.take(now) and self._all.take(now)
 
     def ask(self, session: Hashable, now: float) -> bool:
         """Count a question; tell whether it may be answered."""

@@ -86,10 +86,12 @@ class Service:
     def answer(self, asked: Asked, now: float) -> DhtMessage | None:
         """Return what to say to a peer, None: nothing, it asked too much or no question at all."""
         message = asked.message
+        if not isinstance(message, FindNodes | FindValue | HaveValue | Store) or (
+            not self._quota.pace(self._prefix(asked), now)
+        ):
+            return None
         if isinstance(message, Store):
             return self._store(asked, message, now)
-        if not isinstance(message, FindNodes | FindValue | HaveValue):
-            return None
         if not self._quota.ask(asked.session, now):
             return None
         bits = self.bits(now)
@@ -107,6 +109,12 @@ class Service:
         blobs = self.storage.get(message.locator, now)
         self._quota.answer(asked.session, sum(map(len, blobs)), now)
         return Values(id=own_id, flags=flags, bits=bits, contacts=contacts, blobs=blobs)
+
+    def _prefix(self, asked: Asked) -> bytes:
+        """Return what shares a quota: a prefix, or one host of our own network."""
+        packed = bytes(32) + pack_endpoint(asked.place or asked.sender)
+        address = packed[32:48]
+        return address if self.horizon.is_near(address) else prefix_of(packed)
 
     def _told(self, contacts: list[bytes], asked: Asked) -> bytes:
         sender = pack_endpoint(asked.sender)
@@ -126,8 +134,7 @@ class Service:
     def _refusal(self, asked: Asked, message: Store, now: float) -> Refusal | None:
         if not asked.full or not self.flags & STORES:
             return Refusal.NOT_HERE
-        packed = bytes(32) + pack_endpoint(asked.sender)
-        if not self._quota.store(asked.session, prefix_of(packed), now):
+        if not self._quota.store(asked.session, self._prefix(asked), now):
             return Refusal.QUOTA
         where = int.from_bytes(message.locator, "big")
         if shared_bits(where, self._table.value) < self.bits(now) - FAR_BITS:
@@ -136,6 +143,6 @@ class Service:
             message.locator,
             message.blob,
             owner=message.owner,
-            prefix=self.horizon.group_of(packed),
+            prefix=self._prefix(asked),
             now=now,
         )

@@ -183,6 +183,20 @@ def test_an_answer_out_of_form_is_no_answer(answer):
     assert node.machine.handle(Answered(ask.query, Nodes(id=b"\5" * 32)), 0.2) == []
 
 
+def test_a_flood_of_questions_from_one_prefix_is_not_answered(crowd):
+    """A session for each does not help; who comes over TCP is counted by its own address."""
+    machine = next(iter(crowd.nodes.values())).machine
+    question = FindNodes(target=bytes(32))
+
+    def answered(count, sender, place=None):
+        asks = (Asked(1, sender, at, False, question, place) for at in range(count))
+        return sum(len(machine.handle(ask, crowd.now)) for ask in asks)
+
+    assert answered(1_000, ("66.6.6.6", 1)) == 128
+    assert answered(1_000, ("100:1::1", 1), ("66.6.6.7", 1)) == 0
+    assert answered(9, ("100:1::2", 1), ("66.6.7.7", 1)) == 9
+
+
 def test_a_flood_of_stores_by_one_session_leaves_room(crowd):
     """32 of a session, 128 of a prefix, and the true one still comes in."""
     machine = next(iter(crowd.nodes.values())).machine
@@ -192,6 +206,7 @@ def test_a_flood_of_stores_by_one_session_leaves_room(crowd):
         message = Store(locator=locator, owner=crowd.rng.randbytes(16), blob=bytes(9_000))
         session = at // 100
         asked = Asked(1, ("66.6.6.6", 1), session, True, message)
+        crowd.now += 0.05
         (reply,) = machine.handle(asked, crowd.now)
         taken += not isinstance(reply.message, StoreRefused)
     assert taken <= 128

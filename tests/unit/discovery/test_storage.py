@@ -1,7 +1,11 @@
 import pytest
 
 from veilnet.discovery.quota import (
+    ASKS_PER_PREFIX_S,
+    ASKS_PER_S,
     ASKS_PER_SESSION,
+    BURST,
+    BURST_PER_PREFIX,
     BYTES_PER_SESSION,
     STORES_PER_PREFIX,
     STORES_PER_SESSION,
@@ -130,9 +134,28 @@ def test_stores_are_counted_by_session_and_by_prefix(sessions):
     assert taken == (STORES_PER_SESSION if sessions == 1 else STORES_PER_PREFIX)
 
 
+def test_a_prefix_asks_at_its_pace_whatever_its_sessions():
+    """Its burst, then so many a second; another prefix has its own."""
+    quota = Quota()
+    assert sum(quota.pace(b"one", 0.0) for _ in range(1_000)) == BURST_PER_PREFIX
+    assert sum(quota.pace(b"one", 2.0) for _ in range(1_000)) == 2 * ASKS_PER_PREFIX_S
+    assert quota.pace(b"other", 2.0)
+
+
+def test_all_prefixes_together_have_a_pace():
+    """Many prefixes take no more of this node than one core's share; excess takes nothing."""
+    quota = Quota()
+    for _ in range(2_000):
+        quota.pace(b"greedy", 0.0)
+    others = sum(quota.pace(at.to_bytes(2, "big"), 0.0) for at in range(3_000))
+    assert others == BURST - BURST_PER_PREFIX
+    assert sum(quota.pace(at.to_bytes(2, "big"), 1.0) for at in range(3_000)) == ASKS_PER_S
+
+
 def test_the_quota_tables_are_bounded():
     """A million sessions leave no more than the newest."""
     quota = Quota(most=10)
     for at in range(100):
         quota.store(at, at.to_bytes(2, "big"), 0.0)
-    assert len(quota) == 20
+        quota.pace(at.to_bytes(2, "big"), 0.0)
+    assert len(quota) == 30
