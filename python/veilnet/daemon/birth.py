@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import structlog
@@ -13,7 +14,7 @@ import trio
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.links import Link
 from veilnet.daemon.sessions import SUPERSEDED, Session
-from veilnet.errors import InternalError, PeerRefused
+from veilnet.errors import InternalError, LocalProtocolError, PeerRefused
 from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
@@ -62,6 +63,7 @@ class Birth:
         self._door = door
         self._started_s = trio.current_time()
         self._losers: list[Session] = []
+        self._crowded: Session | None = None
         self._early = False
 
     def prepare(self, ended: Ended) -> Session:
@@ -102,6 +104,7 @@ class Birth:
             door=self._door,
         )
         self._losers = self._node.sessions.add(session)
+        self._crowded = self._node.sessions.crowded(session, self._node.channels.needs)
         return session
 
     def withdraw(self, session: Session) -> None:
@@ -129,6 +132,11 @@ class Birth:
         if session.mode is vnh1.Mode.LOOKUP:
             self._begin_lookup(session)
             return
+        if self._crowded is not None:
+            with contextlib.suppress(LocalProtocolError):
+                # One word and no waiting, or strangers would come faster than they go.
+                self._crowded.link.send(Close(reason="others need its place"))
+            node.end(self._crowded, reason="other strangers need its place")
         node.route(session)
         node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
         log.info(

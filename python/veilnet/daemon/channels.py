@@ -50,6 +50,8 @@ PROBE_PATIENCE_S: Final = 2.0
 TRY_S: Final = 1.0
 """So long a session of several paths may take to show that it lives, when one is silent."""
 IDLE_LOOK_S: Final = 5.0
+STRANGER_IDLE_S: Final = 30.0
+"""So long after the last message a link of the commons stays that nobody needs."""
 STRAY_S: Final = 60.0
 """A session so old that the engine has and nobody here knows is closed."""
 OPENINGS_MAX: Final = 256
@@ -447,6 +449,12 @@ class Channels:
         config = self._node.config
         relayed = is_circuit(session.endpoint)
         idle = quiet_s > (config.relayed_idle_close_s if relayed else config.idle_close_s)
+        commons = self._node.commons
+        strange = commons is not None and session.network_id == commons.id
+        if strange and session.mode is vnh1.Mode.FULL:
+            # It carries no packets, only questions.
+            spoke_s = max(session.established_s, session.spoke_s)
+            idle = trio.current_time() > spoke_s + STRANGER_IDLE_S
         if self.needs(session):
             idle = False
         if (idle or (left_behind and quiet_s > 2 * ATTEMPT_S)) and not session.retiring:

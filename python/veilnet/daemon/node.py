@@ -43,6 +43,7 @@ from veilnet.daemon.joining import Joining
 from veilnet.daemon.paths import Paths
 from veilnet.daemon.rekeying import Rekeying
 from veilnet.daemon.relaying import Relaying
+from veilnet.daemon.remembered import RECENT_MAX
 from veilnet.daemon.sessions import GOING, Session, SessionTable, SharedKeys
 from veilnet.daemon.tickets import Tickets
 from veilnet.errors import (
@@ -398,6 +399,7 @@ class Node:
         acknowledged with it, and come only once.
         """
         session.heard.set()
+        session.spoke_s = trio.current_time()
         self.ready(session)
         try:
             envelopes = session.link.receive(data, trio.current_time())
@@ -515,11 +517,12 @@ class Node:
         self.addresses.names_changed()
 
     def remember_recent(self) -> None:
-        """Note which peers to call after a restart."""
+        """Note which members to call after a restart; in the commons nobody will know us again."""
         self.remembered.recent = [
             (session.network_id.hex(), session.peer_id.hex())
             for session in self.sessions.carriers()
-        ]
+            if self.networks.get(session.network_id) is not None
+        ][:RECENT_MAX]
 
     async def save_changes(self) -> None:
         """Write what has changed since the last round; what cannot be written stays to be.

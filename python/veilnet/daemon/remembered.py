@@ -72,7 +72,7 @@ class Remembered:
 
     def save(self, store: Store) -> None:
         """Write it if it has changed; the old one stays if that fails."""
-        data = json.dumps(attrs.asdict(self)).encode()
+        data = json.dumps(attrs.asdict(self) | {"recent": self.recent[:RECENT_MAX]}).encode()
         # A restart with a full disk must not fail over a file that is right already.
         if store.read(FILE_NAME, max_bytes=1 << 20) != data:
             store.write(FILE_NAME, data)

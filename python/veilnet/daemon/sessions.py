@@ -9,20 +9,24 @@ arbiter      a session that I began while another was under way wins; else the n
 other side   the newest carries until the arbiter closes it, then the newest that is left
 ```
 Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip,
-and with any peer at most SESSIONS_PER_PEER_MAX.
+and with any peer at most SESSIONS_PER_PEER_MAX; of sessions that strangers opened in the commons
+and that nobody here needs at most STRANGERS_MAX are left, and OF_PLACE_MAX of one prefix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import trio
 
+from veilnet.discovery.contact import endpoint_prefix
 from veilnet.errors import PeerRefused
+from veilnet.protocol.circuit import is_stand_in
 from veilnet.protocol.handshake import Mode
+from veilnet.protocol.relay import displaced
 
 if TYPE_CHECKING:
     from veilnet._engine import KeySchedule
@@ -36,6 +40,10 @@ SESSIONS_PER_PEER_MAX = 8
 JOINERS_MAX = 64
 LOOKUPS_MAX = 1_024
 """Lookup sessions, ours and strangers', as in the engine."""
+STRANGERS_MAX = 256
+"""Full sessions that strangers opened, beside those that relaying or being found needs."""
+OF_PLACE_MAX = 8
+"""... of them from one /24 or /48."""
 SUPERSEDED = 1
 """Code of the Close message for a session that another one replaces."""
 GOING = 3
@@ -68,6 +76,8 @@ class Session:
     door: int | None = None
     """The door it came through, at the responder."""
     rekey: Any = attrs.field(default=None, repr=False)
+    spoke_s: float = -math.inf
+    """When control of the peer came last."""
     rtt_s: float | None = None
     telling: int = 0
     """How many long answers of ours are on their way."""
@@ -138,6 +148,8 @@ class SessionTable:
         self._own_ids = dict(others or {})
         self._by_sid: dict[int, Session] = {}
         self._by_peer: dict[tuple[NetworkId, PeerId], list[Session]] = {}
+        self._lookups: dict[int, Session] = {}
+        self._strangers: dict[int, Session] = {}
 
     def __len__(self) -> int:
         return len(self._by_sid)
@@ -173,11 +185,11 @@ class SessionTable:
             self._by_sid[session.sid] = session
             return []
         if session.mode is Mode.LOOKUP:
-            lookups = [each for each in self._by_sid.values() if each.mode is Mode.LOOKUP]
-            self._by_sid[session.sid] = session
-            # Strangers' before ours, and those on which nothing was ever asked before others.
-            lookups.sort(key=lambda each: (each.initiator, each.heard.is_set(), each.established_s))
-            return lookups[: max(len(lookups) + 1 - LOOKUPS_MAX, 0)]
+            loser = self._crowded_lookup() if len(self._lookups) >= LOOKUPS_MAX else None
+            self._by_sid[session.sid] = self._lookups[session.sid] = session
+            return [] if loser is None else [loser]
+        if session.network_id in self._own_ids and not session.initiator:
+            self._strangers[session.sid] = session
         others = self._by_peer.setdefault(session.key, [])
         self._by_sid[session.sid] = session
         losers: list[Session] = []
@@ -193,12 +205,47 @@ class SessionTable:
         others.append(session)
         return losers
 
+    def _crowded_lookup(self) -> Session:
+        """Return which lookup goes: a stranger's, the oldest on which nothing was asked first."""
+        oldest_first = self._lookups.values()
+        strange = (each for each in oldest_first if not each.initiator)
+        silent = (each for each in oldest_first if not each.initiator and not each.heard.is_set())
+        return next(silent, None) or next(strange, None) or next(iter(oldest_first))
+
+    def crowded(self, newcomer: Session, needs: Callable[[Session], bool]) -> Session | None:
+        """Return which session of a stranger goes for *newcomer*, if one has to.
+
+        It is the oldest that nobody here *needs* of the newcomer's prefix if that has its share,
+        or else of the prefix that has most.
+        """
+        if newcomer.sid not in self._strangers:
+            return None
+        others = [each for each in self._strangers.values() if each is not newcomer]
+        place = _place_of(newcomer)
+        near = [each for each in others if _place_of(each) == place]
+        if len(near) >= OF_PLACE_MAX:
+            spare = [each for each in near if not needs(each)]
+            if len(spare) >= OF_PLACE_MAX:
+                return spare[0]
+        if len(others) < STRANGERS_MAX:
+            return None
+        spare = [each for each in others if not needs(each)]
+        return displaced(spare, _place_of, place, in_all=STRANGERS_MAX)
+
     def remove(self, session: Session) -> None:
         """Forget *session*; the newest one left carries."""
         if self._by_sid.pop(session.sid, None) is None:
             return
+        self._lookups.pop(session.sid, None)
+        self._strangers.pop(session.sid, None)
         others = self._by_peer.get(session.key, [])
         if session in others:
             others.remove(session)
         if not others and session.key in self._by_peer:
             del self._by_peer[session.key]
+
+
+def _place_of(session: Session) -> bytes:
+    endpoint = session.endpoint
+    # What stands for a circuit or a carrier says nothing of where its peer is.
+    return endpoint.host.encode() if is_stand_in(endpoint) else endpoint_prefix(endpoint)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from veilnet.daemon.remembered import Remembered
+from veilnet.daemon.remembered import RECENT_MAX, Remembered
 from veilnet.errors import ConfigError
 from veilnet.store import Store
 
@@ -23,6 +23,12 @@ def test_it_comes_back(store):
     made = Remembered(41000, 1000, 1000, [("aa", "bb")])
     made.save(store)
     assert Remembered.load(store) == made
+
+
+def test_the_file_stays_small_enough_to_be_read(store):
+    """Whatever the node had to do with: a file that is too long would keep it from starting."""
+    Remembered(recent=[("aa" * 32, "bb" * 32)] * 20_000).save(store)
+    assert len(Remembered.load(store).recent) == RECENT_MAX
 
 
 def test_what_has_not_changed_is_not_written(store, monkeypatch):

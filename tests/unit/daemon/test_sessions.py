@@ -8,7 +8,15 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from veilnet.daemon.sessions import LOOKUPS_MAX, SESSIONS_PER_PEER_MAX, Session, SessionTable
+from veilnet.daemon.sessions import (
+    LOOKUPS_MAX,
+    OF_PLACE_MAX,
+    SESSIONS_PER_PEER_MAX,
+    STRANGERS_MAX,
+    Session,
+    SessionTable,
+)
+from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.handshake import NOBODY, Mode
 
 SMALL, LARGE, NETWORK = b"\x01" * 32, b"\x02" * 32, b"n" * 32
@@ -186,3 +194,62 @@ def test_lookup_sessions_are_bounded():
     assert loser.sid == 3
     table.remove(loser)
     assert len(table) == LOOKUPS_MAX
+
+
+COMMONS = b"c" * 32
+
+
+class Commons:
+    """A table in which strangers come and go as the node has them do."""
+
+    def __init__(self):
+        self.table = SessionTable(SMALL, {COMMONS: SMALL})
+        self.needed = set()
+        self.count = 0
+
+    def come(self, host, *, initiator=False, needed=False):
+        """Let somebody in; return who had to go."""
+        self.count += 1
+        made = session(
+            self.count,
+            self.count.to_bytes(32, "big"),
+            initiator=initiator,
+            started_s=self.count,
+            established_s=self.count,
+        )
+        made.network_id, made.endpoint = COMMONS, Endpoint(host, 41_000)
+        if needed:
+            self.needed.add(made.sid)
+        self.table.add(made)
+        loser = self.table.crowded(made, lambda each: each.sid in self.needed)
+        if loser is not None:
+            self.table.remove(loser)
+        return loser and loser.sid
+
+
+def test_strangers_are_bounded():
+    """However many there are and wherever they come from, so many are kept, and the newest is."""
+    house = Commons()
+    for number in range(2 * STRANGERS_MAX):
+        house.come(f"10.{number // 200}.{number % 200}.1")
+    assert len(house.table) == STRANGERS_MAX
+    assert house.table.get(house.count) is not None
+
+
+def test_one_prefix_takes_only_its_share():
+    """Whoever has a whole /24 takes no place from others, and is told so by its own oldest."""
+    house = Commons()
+    house.come("198.51.100.7")
+    gone = [house.come(f"192.0.2.{number}") for number in range(20)]
+    assert gone == [None] * OF_PLACE_MAX + [2 + number for number in range(20 - OF_PLACE_MAX)]
+
+
+def test_strangers_displace_nobody_who_is_needed():
+    """Whose circuits or reservation we serve stays, and so do those whom we called ourselves."""
+    house = Commons()
+    for number in range(100):
+        house.come("192.0.2.1", needed=number % 2 == 0, initiator=number % 2 == 1)
+    assert len(house.table) == 100
+    for number in range(100):
+        house.come(f"192.0.2.{number}")
+    assert len(house.table) == 100 + OF_PLACE_MAX

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
 from tests.unit.daemon.nodes import join, running, session_of, until
-from veilnet.daemon import handshakes
+from veilnet.daemon import channels, handshakes, sessions
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
+from veilnet.protocol import handshake as vnh1
 
 pytestmark = pytest.mark.slow
 
@@ -69,3 +70,35 @@ async def test_a_full_house_of_strangers_keeps_no_member_out(tmp_path, monkeypat
         await bob.discovery.dht.knock(place)
         await join(alice, bob, "bob")
         assert session_of(alice, bob) is not None
+
+
+async def test_strangers_come_and_go_and_are_not_written_down(tmp_path, monkeypatch):
+    """Who has a whole prefix gets its share of sessions; the disk hears nothing of any of them."""
+    monkeypatch.setattr(sessions, "OF_PLACE_MAX", 2)
+    async with AsyncExitStack() as stack:
+        enter = stack.enter_async_context
+        alice = await enter(running(tmp_path, "alice", commons="test"))
+        others = [await enter(running(tmp_path, f"n{at}", commons="test")) for at in range(4)]
+        before = list(alice.remembered.recent)
+        for other in others:
+            place = Endpoint("127.0.0.1", alice.engine.port)
+            await other.strangers.open(alice.commons.peer_id, (place,))
+        await until(lambda: others[0].sessions.carriers() == [])  # it was told
+        full = [each for each in alice.sessions if each.mode is vnh1.Mode.FULL]
+        assert [each.peer_id for each in full] == [other.commons.peer_id for other in others[2:]]
+        alice.remember_recent()
+        assert alice.remembered.recent == before == []
+
+
+async def test_a_link_that_nobody_needs_is_closed_soon(tmp_path, monkeypatch):
+    """At both ends; the link to a haven stays."""
+    monkeypatch.setattr(channels, "STRANGER_IDLE_S", 0.0)
+    async with (
+        haven(tmp_path) as (relay, bob),
+        running(tmp_path, "carol", commons="test") as carol,
+    ):
+        place = Endpoint("127.0.0.1", relay.engine.port)
+        session = await carol.strangers.open(relay.commons.peer_id, (place,))
+        await relay.channels.look_around()
+        await until(session.link.closed.is_set)
+        assert not links(relay, bob)[0].link.closed.is_set()
