@@ -75,6 +75,9 @@ class Relaying:
         self._switch = Switch(self.service, self.client)
         self._bound: dict[Key, int] = {}
         self._offers: dict[Key, RelayOffer] = {}
+        """What members said last; it outlives their links, and there are not many members."""
+        self._strange_offers: dict[Key, RelayOffer] = {}
+        """What strangers said; of no use, and kept no longer, than their link."""
         self.circuits = Circuits()
         self._wake = trio.Event()
         self._counted_s = -math.inf
@@ -163,7 +166,10 @@ class Relaying:
 
     def offer(self, session: Session) -> RelayOffer | None:
         """Return what the peer of a link has said it relays; None: nothing, or it is no link."""
-        return self._offers.get(session.key) if session.key in self._bound else None
+        key: Key = session.key
+        if key not in self._bound:
+            return None
+        return self._offers.get(key) or self._strange_offers.get(key)
 
     def relays(self, session: Session) -> bool:
         """Whether the peer of a link has said that it relays for this network."""
@@ -250,6 +256,7 @@ class Relaying:
             self._act(self._switch.handle(relay.LinkDown(key), trio.current_time()))
         finally:
             del self._bound[key]
+            self._strange_offers.pop(key, None)
 
     def _is_own(self, session: Session) -> bool:
         """Whether the peer is a valid member: of one that has expired only renewal is served."""
@@ -269,14 +276,21 @@ class Relaying:
         if session.mode is not vnh1.Mode.FULL:
             return
         if isinstance(message, relay_messages.RelayOffer):
-            self._offers.pop(key, None)
-            self._offers[key] = message
-            if len(self._offers) > OFFERS_MAX:
-                del self._offers[next(iter(self._offers))]
+            self._offered(key, message)
         elif key not in self._bound:
             log.debug("no link", peer=session.peer_id.hex()[:12], kind=type(message).__name__)
         elif isinstance(message, relay_messages.RelayMessage):
             self._heard(session, relay.Heard(key, message))
+
+    def _offered(self, key: Key, offer: RelayOffer) -> None:
+        if self._node.networks.get(NetworkId(key[0])) is None:
+            if key in self._bound:
+                self._strange_offers[key] = offer
+            return
+        self._offers.pop(key, None)
+        self._offers[key] = offer
+        if len(self._offers) > OFFERS_MAX:
+            del self._offers[next(iter(self._offers))]
 
     def _heard(self, session: Session, heard: relay.Heard) -> None:
         key, message = heard.key, heard.message

@@ -6,11 +6,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from tests.unit.daemon.nodes import join, running, session_of, until
-from veilnet.daemon import channels, handshakes, sessions
+from tests.unit.daemon.nodes import join, only, running, session_of, until
+from veilnet.daemon import channels, handshakes, relaying, sessions
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
+from veilnet.protocol import relay_messages
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +103,22 @@ async def test_a_link_that_nobody_needs_is_closed_soon(tmp_path, monkeypatch):
         await relay.channels.look_around()
         await until(session.link.closed.is_set)
         assert not links(relay, bob)[0].link.closed.is_set()
+
+
+async def test_what_strangers_offer_takes_no_members_place(tmp_path, monkeypatch):
+    """A haven's offer goes with its link; a member's is remembered."""
+    monkeypatch.setattr(relaying, "OFFERS_MAX", 1)
+    async with haven(tmp_path) as (relay, bob):
+        async with running(tmp_path, "carol", found=False) as carol:
+            await join(bob, carol, "carol")
+            member = (only(bob).id, carol.identity.peer_id)
+            await until(lambda: member in bob.relaying._offers)
+            assert bob.strangers.havens()
+            here, _ = links(relay, bob)
+            assert bob.relaying.offer(here).for_strangers
+            here.link.send(relay_messages.RelayOffer(for_own=True))
+            there = links(relay, bob)[1]
+            await until(lambda: relay.relaying.offer(there).for_own)
+            bob.end(here, reason="test")
+        assert set(bob.relaying._offers) == {member}
+        assert not bob.relaying._strange_offers
