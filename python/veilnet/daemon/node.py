@@ -326,8 +326,10 @@ class Node:
             raise
 
     def _answer(self, init: InitReceived) -> None:
-        self._inits_dirty = True
         door = self.doors.get(init.door)
+        if door is not None and not isinstance(door.network, Commons):
+            # Only these doors keep a set of the INITs that they saw.
+            self._inits_dirty = True
         if door is None or self.stopping.is_set():
             # It closed just now, or we do.  Its place in the gate is for somebody whom we answer.
             self.engine.dismiss(init)

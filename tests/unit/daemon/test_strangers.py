@@ -7,11 +7,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from tests.unit.daemon.nodes import join, only, running, session_of, until
-from veilnet.daemon import channels, handshakes, relaying, sessions
+from veilnet.daemon import channels, handshakes, node, relaying, sessions
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import relay_messages
+from veilnet.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +123,27 @@ async def test_what_strangers_offer_takes_no_members_place(tmp_path, monkeypatch
             bob.end(here, reason="test")
         assert set(bob.relaying._offers) == {member}
         assert not bob.relaying._strange_offers
+
+
+async def test_strangers_cause_no_writing(tmp_path, monkeypatch):
+    """The set of seen INITs is written for members and joiners alone."""
+    written = []
+    real = Store.write
+
+    def write(store, name, data):
+        written.append((store.path.name, name))
+        real(store, name, data)
+
+    monkeypatch.setattr(Store, "write", write)
+    async with (
+        running(tmp_path, "alice", commons="test") as alice,
+        running(tmp_path, "bob", commons="test", found=False) as bob,
+    ):
+        place = Endpoint("127.0.0.1", alice.engine.port)
+        await bob.strangers.open(alice.commons.peer_id, (place,))
+        await bob.discovery.dht.knock(place)
+        await alice.save_changes()
+        assert ("alice", node.SEEN_INITS) not in written
+        await join(alice, bob, "bob")
+        await alice.save_changes()
+        assert ("alice", node.SEEN_INITS) in written
