@@ -6,6 +6,14 @@ translated, link direct   in use lately        a probe after 3-5 s without a dat
                           idle                 the engine's own, 8-28 s
 idle link, now and then   SilenceTest(S), S seconds of silence, the peer's probe: did it come?
 ```
+| who | link kept | tested with | answered |
+|---|---|---|---|
+| member | yes | yes; of several two must agree before silences get shorter | yes |
+| our haven | yes | if no member is there: two in different places must agree | |
+| relay that we called, in use | yes | no | |
+| who reserved at us | no | no | yes, in places of its own |
+| anybody else | no | no | no |
+
 Invariant: one test at a time, on a link that nobody uses; a test in which anything was sent or came
 proves nothing.
 """
@@ -22,11 +30,14 @@ import trio
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError
 from veilnet.nat.classify import Mapping
 from veilnet.nat.keepalive import Keepalive
+from veilnet.nat.place import place_of
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import nat_messages
 from veilnet.protocol.circuit import is_stand_in
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable
+
     from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
@@ -47,6 +58,9 @@ LONGEST_TEST_S: Final = 28.0
 SLACK_S: Final = 1.2
 """What asking for a silence takes of it."""
 ANSWERS_MAX: Final = 256
+STRANGERS_ANSWERS_MAX: Final = 64
+AGREEING: Final = 2
+"""So many have to agree that a silence was too long, where there are so many."""
 _GONE: Final = (LocalProtocolError, ClosedError)
 _TRANSLATED: Final = (Mapping.INDEPENDENT, Mapping.SEQUENTIAL, Mapping.RANDOM)
 
@@ -64,6 +78,7 @@ class Silences:
         self._testing: int | None = None
         self._test_due_s = -math.inf
         self._answering: set[int] = set()
+        self._answering_strangers: set[int] = set()
         self._running = False
 
     def begin(self) -> None:
@@ -95,9 +110,7 @@ class Silences:
         links = [
             (session, counters[session.sid])
             for session in self._node.sessions.carriers()
-            if session.mode is vnh1.Mode.FULL
-            and session.sid in counters
-            and not is_stand_in(session.endpoint)
+            if session.sid in counters and self._is_ours(session)
         ]
         self._pauses = {session.sid: self._pauses.get(session.sid, 0.0) for session, _ in links}
         for session, stats in links:
@@ -105,6 +118,21 @@ class Silences:
                 self._keep(session, stats)
         if self._testing is None and now_s >= self._test_due_s:
             self._test_one(links, now_s)
+
+    def _is_ours(self, session: Session) -> bool:
+        """Whether it is up to us to keep a link alive: strangers' own are theirs."""
+        if session.mode is not vnh1.Mode.FULL or is_stand_in(session.endpoint):
+            return False
+        if self._is_member(session) or self._is_haven(session):
+            return True
+        return session.initiator and self._node.relaying.uses(session)
+
+    def _is_member(self, session: Session) -> bool:
+        known = self._node.networks.get(session.network_id) is not None
+        return known and session.mode is vnh1.Mode.FULL
+
+    def _is_haven(self, session: Session) -> bool:
+        return self._node.strangers is not None and self._node.strangers.holds(session)
 
     def _keep(self, session: Session, stats: SessionStats) -> None:
         used_s = math.inf if stats.data_s is None else stats.data_s
@@ -128,19 +156,39 @@ class Silences:
         silent_s = self.keepalive.test_s()
         if silent_s is None or silent_s > LONGEST_TEST_S:
             self._test_due_s = now_s + LONG_PAUSE_S
+            if silent_s is None:
+                self.keepalive.relax()
             return
+        self._test_due_s = now_s + TEST_PAUSE_S * (1 + 0.5 * self._node.rng.random())
+        witnesses, needed = self._witnesses([session for session, _ in links])
+        done = self.keepalive.doubters if needed > 1 else frozenset()
         quiet = [
             session
             for session, stats in links
-            if (stats.data_s is None or stats.data_s > QUIET_S) and not session.retiring
+            if witnesses.get(session.sid, None) not in {None, *done}
+            and (stats.data_s is None or stats.data_s > QUIET_S)
+            and not session.retiring
         ]
-        self._test_due_s = now_s + TEST_PAUSE_S * (1 + 0.5 * self._node.rng.random())
         if quiet:
             session = self._node.rng.choice(quiet)
             self._testing = session.sid
-            self._node.spawn(self._test, session, silent_s)
+            by = witnesses[session.sid]
+            self._node.spawn(self._test, session, silent_s, by, needed)
 
-    async def _test(self, session: Session, silent_s: float) -> None:
+    def _witnesses(self, links: list[Session]) -> tuple[dict[int, Hashable], int]:
+        """Return whose word counts, by session, and how many must agree: members', else havens'."""
+        members: dict[int, Hashable] = {
+            each.sid: each.peer_id for each in links if self._is_member(each)
+        }
+        if members:
+            return members, min(AGREEING, len(set(members.values())))
+        # Ids in the commons are free.
+        havens: dict[int, Hashable] = {
+            each.sid: place_of(each.endpoint.host) for each in links if self._is_haven(each)
+        }
+        return (havens if len(set(havens.values())) >= AGREEING else {}), AGREEING
+
+    async def _test(self, session: Session, silent_s: float, by: Hashable, needed: int) -> None:
         try:
             came = await self._came(session, silent_s)
         except BrokenEngineError:
@@ -151,9 +199,11 @@ class Silences:
             self._testing = None
         if came is None:
             return
-        (self.keepalive.survived if came else self.keepalive.died)(silent_s)
         log.debug("silence tested", silent_s=round(silent_s, 1), came=came)
-        if not came:
+        if came:
+            self.keepalive.survived(silent_s)
+        else:
+            self.keepalive.died(silent_s, by=by, needed=needed)
             self._probe(session)  # whoever sends to us meanwhile reaches us again
             self._test_due_s = trio.current_time() + AGAIN_S
 
@@ -174,16 +224,30 @@ class Silences:
         return after.heard_s is not None and after.heard_s <= SLACK_S + 2 * rtt_s + 0.2
 
     def asked(self, session: Session, after_s: float) -> None:
-        """Probe the peer after a silence that it wants; one at a time for each."""
-        if session.sid not in self._answering and len(self._answering) < ANSWERS_MAX:
-            self._answering.add(session.sid)
-            self._node.spawn(self._answer, session, after_s)
+        """Probe a peer after a silence that it wants; one at a time for each.
 
-    async def _answer(self, session: Session, after_s: float) -> None:
+        Whoever else asks gets nothing: it is nothing to us how long its translator waits.
+        """
+        if self._is_member(session):
+            answering, most = self._answering, ANSWERS_MAX
+        elif self._has_reserved(session):
+            answering, most = self._answering_strangers, STRANGERS_ANSWERS_MAX
+        else:
+            return
+        if session.sid not in answering and len(answering) < most:
+            answering.add(session.sid)
+            self._node.spawn(self._answer, session, after_s, answering)
+
+    def _has_reserved(self, session: Session) -> bool:
+        """Whether we are a haven of a stranger."""
+        full = session.mode is vnh1.Mode.FULL
+        return full and self._node.relaying.service.needs(session.key)
+
+    async def _answer(self, session: Session, after_s: float, answering: set[int]) -> None:
         try:
             with trio.move_on_after(after_s):
                 await session.link.closed.wait()
                 return
             self._probe(session)
         finally:
-            self._answering.discard(session.sid)
+            answering.discard(session.sid)

@@ -71,3 +71,57 @@ def test_another_translator_is_learnt_anew():
     made.died(3.0)
     assert made.is_short
     assert made.longest_s < 3.0
+
+
+def test_one_peer_of_several_does_not_shorten_silences():
+    """It may lie, or its own router may be deaf: another has to say so too."""
+    made = Keepalive(random.Random(1))
+    for _ in range(20):
+        made.died(5.0, by="liar", needed=2)
+    assert not made.is_short
+    assert (made.test_s(), made.doubters) == (5.0, {"liar"})
+    made.survived(5.0)
+    assert (made.test_s(), made.doubters) == (10.0, frozenset())
+    made.died(10.0, by="liar", needed=2)
+    made.died(10.0, by="other", needed=2)
+    assert made.is_short
+
+
+def lied_to():
+    """Six lies of the only peer that there is."""
+    made = Keepalive(random.Random(1))
+    for silent_s in (5.0, 5.0, 2.5, 2.5, 1.25, 1.25):
+        made.died(silent_s, by="liar")
+    return made
+
+
+def test_lies_are_not_believed_for_ever():
+    """Step by step what was thought to die is tested again, until silences are what they were."""
+    made = lied_to()
+    assert made.longest_s == keepalive.LEAST_S
+    before_s, rounds = made.longest_s, 0
+    while made.is_short:
+        rounds += 1
+        assert rounds < 40
+        silent_s = made.test_s()
+        if silent_s is None:
+            made.relax()
+            assert made.longest_s == before_s, "nothing is risked on a hope"
+        else:
+            made.survived(silent_s)
+            assert made.longest_s <= max(2.1 * before_s, 2.0), "nor much at once"
+        before_s = made.longest_s
+    assert rounds > 4
+
+
+@pytest.mark.parametrize("life_s", [2.0, 17.0])
+def test_a_hope_that_fails_changes_nothing(life_s):
+    """A translator that is really impatient stays what it is."""
+    made, _ = after_tests(life_s)
+    longest_s = made.longest_s
+    for _ in range(50):
+        made.relax()
+        while (silent_s := made.test_s()) is not None:
+            (made.survived if silent_s < life_s else made.died)(silent_s)
+        assert made.longest_s < life_s
+        assert made.longest_s >= 0.8 * longest_s
