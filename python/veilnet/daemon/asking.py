@@ -18,7 +18,7 @@ import trio
 
 from veilnet._engine import KeySchedule
 from veilnet.daemon.birth import Birth
-from veilnet.errors import LocalProtocolError, PeerUnreachable, VeilError
+from veilnet.errors import LocalProtocolError, VeilError
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Close
 from veilnet.units import PEER_ID_BYTES, PeerId
@@ -86,7 +86,7 @@ class Asking:
         done = self._opening[endpoint] = trio.Event()
         try:
             async with self._places:
-                session = await self._reach(endpoint)
+                session = await self._node.blocked.reach((endpoint,), self._call)
             self._sessions[endpoint] = session
             self._used_s[endpoint] = trio.current_time()
             while len(self._sessions) > SESSIONS_MAX:
@@ -96,19 +96,7 @@ class Asking:
             del self._opening[endpoint]
             done.set()
 
-    async def _reach(self, endpoint: Endpoint) -> Session:
-        """Call over UDP, or over TCP where UDP leads nowhere."""
-        blocked = self._node.blocked
-        if not blocked.udp_is_dead:
-            try:
-                return await self._call(endpoint)
-            except PeerUnreachable:
-                if not blocked.missed((endpoint,)):
-                    raise
-        (way,) = await blocked.ways((endpoint,))
-        return await self._call(way)
-
-    async def _call(self, endpoint: Endpoint) -> Session:
+    async def _call(self, endpoints: tuple[Endpoint, ...]) -> Session:
         commons = self._commons
         machine = vnh1.Initiation(
             terms=vnh1.Terms(
@@ -120,7 +108,7 @@ class Asking:
             identity=None,
             responder=NOBODY,
             door_key=commons.door_key(),
-            endpoints=(endpoint,),
+            endpoints=endpoints,
             schedules=KeySchedule,
             rng=self._node.rng,
             timeout_s=OPEN_S,

@@ -21,7 +21,7 @@ import trio
 
 from veilnet.errors import PeerUnreachable, VeilError
 from veilnet.networks.endpoint import Endpoint
-from veilnet.protocol.circuit import is_circuit
+from veilnet.protocol.circuit import is_circuit, is_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -105,27 +105,20 @@ class CommonsLinks:
         where = tuple(dict.fromkeys((*endpoints, *(known.endpoints if known else ()))))
         if not where:
             raise PeerUnreachable("no address of that node of the commons is known")
+        call = self._node.channels.call
+
+        async def reach(endpoints: tuple[Endpoint, ...]) -> Session:
+            # What takes the place of a call that took all its time has as much.
+            left_s = deadline - trio.current_time()
+            timeout_s = LINK_S if is_stand_in(endpoints[0]) else left_s
+            return await call(self.commons, peer_id, endpoints, timeout_s=timeout_s)
+
         done = self._opening[peer_id] = trio.Event()
         try:
-            return await self._reach(peer_id, where, deadline)
+            return await self._node.blocked.reach(where, reach)
         finally:
             del self._opening[peer_id]
             done.set()
-
-    async def _reach(
-        self, peer_id: PeerId, where: tuple[Endpoint, ...], deadline: float
-    ) -> Session:
-        """Call over UDP, or over TCP where UDP leads nowhere."""
-        blocked, call = self._node.blocked, self._node.channels.call
-        if not blocked.udp_is_dead:
-            left_s = deadline - trio.current_time()
-            try:
-                return await call(self.commons, peer_id, where, timeout_s=left_s)
-            except PeerUnreachable:
-                if not blocked.missed(where):
-                    raise
-        ways = await blocked.ways(where)
-        return await call(self.commons, peer_id, ways, timeout_s=LINK_S)
 
     # --- havens ----------------------------------------------------------------------------------
 

@@ -148,7 +148,10 @@ class Dht:
             return
         token = (session, envelope.id)
         who: Hashable = session.peer_id if full else session.sid
-        asked = events.Asked(token, session.endpoint, who, full, envelope.message)
+        place = self._node.blocked.place(session.endpoint)
+        # It proved itself by asking: UDP leads here, so it leads there.
+        self._node.blocked.answered(session.endpoint)
+        asked = events.Asked(token, session.endpoint, who, full, envelope.message, place)
         self._handle(asked)
 
     # --- running ---------------------------------------------------------------------------------

@@ -226,6 +226,7 @@ class Discovery:
         """Take the address of a peer that we called as an entry to the commons."""
         if session.initiator and not is_stand_in(session.endpoint):
             self.dht.learned((session.endpoint,))
+        self._node.blocked.answered(session.endpoint)
 
     def asked(self, session: Session, envelope: Envelope) -> None:
         """Answer a question of a stranger."""

@@ -126,7 +126,7 @@ class Search:
     async def _search_carriers(self) -> None:
         """Where UDP leads nowhere, call the known addresses over TCP too."""
         blocked = self._node.blocked
-        if self.known and not blocked.udp_is_dead:
+        if self.known and not blocked.udp_is_dead and not blocked.udp_is_doubtful:
             await trio.sleep_until(self.began_s + CARRIERS_S)
             if not blocked.missed(self.known):
                 return

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from veilnet.daemon.dht import Dht
+from veilnet.daemon.discovery import Discovery
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.dht_messages import FindNodes, Nodes
@@ -39,12 +40,29 @@ def session(mode, *, initiator):
     )
 
 
-async def made():
-    """Return a Dht of a node that does nothing."""
-    node = SimpleNamespace(
-        rng=random.Random(1), blocked=SimpleNamespace(place=lambda endpoint: endpoint)
-    )
-    return Dht(node, SimpleNamespace(peer_id=b"w" * 32))
+class FakeBlocked:
+    """Keeps who proved itself over UDP."""
+
+    def __init__(self):
+        self.heard = []
+
+    def place(self, endpoint):
+        """Return where an endpoint really is."""
+        return endpoint
+
+    def answered(self, endpoint):
+        """Take a sign of UDP."""
+        self.heard.append(endpoint)
+
+
+def fake_node():
+    """Return a node that does nothing."""
+    return SimpleNamespace(rng=random.Random(1), blocked=FakeBlocked())
+
+
+async def made(node=None):
+    """Return a Dht."""
+    return Dht(node or fake_node(), SimpleNamespace(peer_id=b"w" * 32))
 
 
 @pytest.mark.parametrize(
@@ -60,3 +78,15 @@ async def test_who_is_asked_anonymously_does_not_learn_our_id(mode, initiator, a
     asked = session(mode, initiator=initiator)
     (await made()).asked(asked, Envelope(id=7, message=FindNodes(target=bytes(32))))
     assert [(type(said), number) for said, number in asked.link.sent] == [(Nodes, 7)] * answered
+
+
+async def test_who_asks_us_shows_that_udp_leads_here():
+    """Its question came over UDP, in a session of its own; so does a link that it opened."""
+    node = fake_node()
+    asker = session(vnh1.Mode.LOOKUP, initiator=False)
+    (await made(node)).asked(asker, Envelope(id=7, message=FindNodes(target=bytes(32))))
+    assert node.blocked.heard == [ASKED]
+    found = Discovery.__new__(Discovery)
+    found._node = node
+    found.met(session(vnh1.Mode.FULL, initiator=False))
+    assert node.blocked.heard == [ASKED, ASKED]

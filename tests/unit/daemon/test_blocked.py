@@ -1,0 +1,137 @@
+"""Whether UDP leads anywhere: what is taken for a sign, and for how long."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import trio
+
+from veilnet.daemon import blocked as module
+from veilnet.daemon.blocked import HEAD_START_S, MISSED_MAX, VERDICT_S, Blocked
+from veilnet.errors import PeerUnreachable
+from veilnet.networks.endpoint import Endpoint
+
+ONE, OTHER, THIRD = (Endpoint(f"8.8.{at}.8", 7) for at in range(3))
+LAN = Endpoint("192.168.1.4", 7)
+UDP_S, TCP_S = 2.0, 0.2
+
+
+class FakeCarriers:
+    """Connects wherever `listen` says, with a stand-in that tells."""
+
+    def __init__(self, *_):
+        self.dialled = []
+        self.deaf = False
+
+    async def connect(self, endpoint):
+        """Return a stand-in."""
+        self.dialled.append(endpoint)
+        await trio.sleep(TCP_S)
+        if self.deaf:
+            raise PeerUnreachable("nobody takes carriers there")
+        return Endpoint("100:1::1", 1)
+
+
+@pytest.fixture
+def blocked(monkeypatch):
+    """What is tested, without an engine."""
+    monkeypatch.setattr(module, "Carriers", FakeCarriers)
+    monkeypatch.setattr(module._engine.Carriers, "open", lambda: None, raising=False)
+    return Blocked(SimpleNamespace(engine=None))
+
+
+class Calls:
+    """Calls over UDP that are answered or not, and over TCP that are."""
+
+    def __init__(self, *, udp):
+        self.udp = udp
+        self.made = []
+
+    async def __call__(self, where):
+        """Call."""
+        over_tcp = where[0].host.startswith("100:1:")
+        self.made.append("tcp" if over_tcp else "udp")
+        if not over_tcp and not self.udp:
+            await trio.sleep(UDP_S)
+            raise PeerUnreachable("silence")
+        await trio.sleep(0.1)
+        return self.made[-1]
+
+
+async def test_two_silent_prefixes_are_a_sign(blocked, autojump_clock):
+    """Ports, hosts of one prefix, addresses of one node and of the LAN are no two."""
+    assert not blocked.missed((ONE, OTHER))
+    assert not blocked.missed((ONE,))
+    assert not blocked.missed((Endpoint("8.8.0.9", 7), Endpoint("8.8.0.8", 8)))
+    assert not blocked.missed((LAN, Endpoint("192.168.2.4", 7), Endpoint("100:1::1", 1)))
+    assert blocked.missed((THIRD,))
+    assert blocked.udp_is_dead
+
+
+async def test_who_answered_once_outweighs_any_silence(blocked, autojump_clock):
+    """As long as this host stays where it is; a neighbour's answer says nothing."""
+    blocked.answered(LAN)
+    blocked.answered(Endpoint("100:1::1", 1))
+    blocked.missed((ONE,))
+    assert blocked.missed((OTHER,))
+    blocked.answered(THIRD)
+    assert not blocked.udp_is_dead
+    blocked.missed((ONE,))
+    assert not blocked.missed((OTHER,))
+    blocked.moved()
+    blocked.missed((ONE,))
+    assert blocked.missed((OTHER,))
+
+
+async def test_old_silence_is_no_sign(blocked, autojump_clock):
+    """Two contacts that died a long time apart do not switch UDP off, and few are kept."""
+    blocked.missed((ONE,))
+    await trio.sleep(VERDICT_S)
+    assert not blocked.missed((OTHER,))
+    blocked.answered(ONE)
+    for at in range(2 * MISSED_MAX):
+        blocked.missed((Endpoint(f"9.9.{at}.1", 7),))
+    assert len(blocked._missed) == MISSED_MAX
+
+
+async def test_a_verdict_expires_and_udp_is_tried_again(blocked, autojump_clock):
+    """Two silent strangers cost a minute: then the next call goes over UDP, and that is that."""
+    calls = Calls(udp=True)
+    blocked.missed((ONE,))
+    blocked.missed((OTHER,))
+    assert await blocked.reach((THIRD,), calls) == "tcp"
+    await trio.sleep(VERDICT_S)
+    assert not blocked.udp_is_dead
+    assert blocked.udp_is_doubtful
+    assert await blocked.reach((THIRD,), calls) == "udp"
+    blocked.answered(THIRD)  # as the handshake's end does
+    assert not blocked.udp_is_doubtful
+    assert blocked.carriers.dialled == [THIRD]
+
+
+async def test_where_udp_is_blocked_that_is_noticed_and_stays_known(blocked, autojump_clock):
+    """One miss more than a call; later every call takes a moment longer, and none waits for UDP."""
+    calls, start = Calls(udp=False), trio.current_time()
+    with pytest.raises(PeerUnreachable):
+        await blocked.reach((ONE,), calls)
+    assert await blocked.reach((OTHER,), calls) == "tcp"
+    assert trio.current_time() - start < 2 * UDP_S + 1
+    for _ in range(3):
+        await trio.sleep(VERDICT_S)
+        for where, is_dead in ((ONE, False), (OTHER, True), (THIRD, True)):
+            began = trio.current_time()
+            assert await blocked.reach((where,), calls) == "tcp"
+            assert trio.current_time() - began < HEAD_START_S + TCP_S + 0.2
+            assert blocked.udp_is_dead == is_dead
+
+
+async def test_a_race_that_nobody_wins_fails(blocked, autojump_clock):
+    """The miss counts once, and the caller hears why."""
+    blocked.carriers.deaf = True
+    blocked.missed((ONE,))
+    blocked.missed((OTHER,))
+    await trio.sleep(VERDICT_S)
+    with pytest.raises(PeerUnreachable, match="silence"):
+        await blocked.reach((THIRD,), Calls(udp=False))
+    assert not blocked.udp_is_dead
