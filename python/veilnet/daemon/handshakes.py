@@ -175,7 +175,8 @@ class Handshakes:
         except BrokenEngineError:
             raise
         except VeilError as error:
-            log.info("handshake refused", reason=error.message, source=machine.init.source)
+            tell = log.info if kind is Kind.OWN else log.debug
+            tell("handshake refused", reason=error.message, source=machine.init.source)
         finally:
             if guest in guests:
                 guests.remove(guest)

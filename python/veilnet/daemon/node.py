@@ -452,13 +452,18 @@ class Node:
         finally:
             # Whatever fails above, the engine must not keep what nobody here will ever close.
             self.engine.close_session(session.sid)
-        log.info("session down", peer=session.peer_id.hex()[:12], reason=reason)
+        tell = log.debug if session.mode is vnh1.Mode.LOOKUP else log.info
+        tell("session down", peer=session.peer_id.hex()[:12], reason=reason)
 
     def part(self, session: Session) -> None:
         """Let go of *session*, which the table has no more and the engine has still.
 
         What it carried goes over to the session that carries now, if there is one.
         """
+        if session.mode is not vnh1.Mode.FULL:
+            # It carried nothing, and strangers' lookups end many times a second.
+            self.channels.ended(session)
+            return
         for lets_go in (
             self.relaying.session_down,
             self.paths.ended,
@@ -479,8 +484,11 @@ class Node:
                 log.exception("not let go, by a bug", part=lets_go.__qualname__)
 
     def _note_heard(self, session: Session) -> None:
+        known = self.networks.get(session.network_id) is not None
+        if session.mode is not vnh1.Mode.FULL or not known:
+            return  # strangers' comings and goings must cost little, and are nobody's business
         counters = self.statistics().get(session.sid)
-        if session.mode is not vnh1.Mode.FULL or counters is None or counters.heard_s is None:
+        if counters is None or counters.heard_s is None:
             return
         self.heard.pop(session.key, None)
         self.heard[session.key] = unix_now() - round(counters.heard_s)
@@ -500,6 +508,8 @@ class Node:
         self.remember_recent()
         async with trio.open_nursery() as nursery:
             for session in self.sessions:
+                if session.mode is vnh1.Mode.LOOKUP:
+                    continue  # in a minute it is forgotten anyway
                 nursery.start_soon(self.retire, session, Close(code=GOING, reason="the node stops"))
 
     def statistics(self) -> dict[int, SessionStats]:

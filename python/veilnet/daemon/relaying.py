@@ -207,7 +207,8 @@ class Relaying:
 
     def session_down(self, session: Session) -> None:
         """Move what went over a session that is about to be closed, or end it."""
-        self._count()
+        if self._bound.get(session.key) == session.sid:
+            self._count()
         self._bind(session.key)
 
     def session_moved(self, session: Session) -> None:

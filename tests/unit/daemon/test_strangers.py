@@ -109,20 +109,22 @@ async def test_a_link_that_nobody_needs_is_closed_soon(tmp_path, monkeypatch):
 async def test_what_strangers_offer_takes_no_members_place(tmp_path, monkeypatch):
     """A haven's offer goes with its link; a member's is remembered."""
     monkeypatch.setattr(relaying, "OFFERS_MAX", 1)
-    async with haven(tmp_path) as (relay, bob):
-        async with running(tmp_path, "carol", found=False) as carol:
-            await join(bob, carol, "carol")
-            member = (only(bob).id, carol.identity.peer_id)
-            await until(lambda: member in bob.relaying._offers)
-            assert bob.strangers.havens()
-            here, _ = links(relay, bob)
-            assert bob.relaying.offer(here).for_strangers
-            here.link.send(relay_messages.RelayOffer(for_own=True))
-            there = links(relay, bob)[1]
-            await until(lambda: relay.relaying.offer(there).for_own)
-            bob.end(here, reason="test")
-        assert set(bob.relaying._offers) == {member}
+    async with (
+        haven(tmp_path) as (relay, bob),
+        running(tmp_path, "carol", found=False) as carol,
+    ):
+        await join(bob, carol, "carol")
+        member = (only(bob).id, carol.identity.peer_id)
+        await until(lambda: member in bob.relaying._offers)
+        assert bob.strangers.havens()
+        here, _ = links(relay, bob)
+        assert bob.relaying.offer(here).for_strangers
+        here.link.send(relay_messages.RelayOffer(for_own=True))
+        there = links(relay, bob)[1]
+        await until(lambda: relay.relaying.offer(there).for_own)
+        bob.end(here, reason="test")
         assert not bob.relaying._strange_offers
+        assert set(bob.relaying._offers) == {member}
 
 
 async def test_strangers_cause_no_writing(tmp_path, monkeypatch):
@@ -147,3 +149,32 @@ async def test_strangers_cause_no_writing(tmp_path, monkeypatch):
         await join(alice, bob, "bob")
         await alice.save_changes()
         assert ("alice", node.SEEN_INITS) in written
+
+
+async def test_the_end_of_a_strangers_session_costs_little(tmp_path, monkeypatch):
+    """No counters of all sessions and circuits are read for it, and no member's are forgotten."""
+    asked = []
+    for kind, name in ((node.Node, "statistics"), (relaying.Relaying, "_count")):
+        real = getattr(kind, name)
+        monkeypatch.setattr(kind, name, lambda self, real=real: asked.append(self) or real(self))
+    async with (
+        running(tmp_path, "alice", commons="test") as alice,
+        running(tmp_path, "bob", commons="test", found=False) as bob,
+    ):
+        place = Endpoint("127.0.0.1", alice.engine.port)
+        await bob.discovery.dht.knock(place)
+        await bob.strangers.open(alice.commons.peer_id, (place,))
+        await join(alice, bob, "bob")
+        members = session_of(alice, bob)
+        strangers = [each for each in alice.sessions if each.network_id == alice.commons.id]
+        assert {each.mode for each in strangers} == {vnh1.Mode.LOOKUP, vnh1.Mode.FULL}
+        asked.clear()
+        for session in strangers:
+            if session.mode is vnh1.Mode.LOOKUP:
+                alice.end(session, reason="test")
+        assert not asked
+        for session in strangers:
+            alice.end(session, reason="test")
+        assert len(asked) == 1  # it may have had circuits
+        alice.end(members, reason="test")
+        assert list(alice.heard) == [members.key]
