@@ -91,8 +91,16 @@ class Gossip:
         self._node.spawn(self._tell_endpoints, session)
 
     def observed(self, session: Session) -> None:
-        """Tell the peer where it is seen now, and remember it; through a relay nothing is seen."""
+        """Tell the peer where it is seen now, and remember it; through a relay nothing is seen.
+
+        A stranger hears that and no more: our own addresses are for members.
+        """
         if is_stand_in(session.endpoint):
+            return
+        if self._network(session) is None:
+            if not session.placing:
+                session.placing = True
+                self._node.spawn(self._tell_stranger, session)
             return
         if not session.placing:
             session.placing = True
@@ -124,6 +132,7 @@ class Gossip:
             self.tell(network, (session.peer_id,), but=session)
 
     async def _tell_endpoints(self, session: Session) -> None:
+        """Tell a member where we see it, and where we listen ourselves."""
         try:
             listening = self._listening = await self._node.addresses.local_endpoints()
         finally:
@@ -132,6 +141,16 @@ class Gossip:
         if not session.link.closed.is_set():
             seen = None if is_stand_in(session.endpoint) else session.endpoint
             session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
+
+    async def _tell_stranger(self, session: Session) -> None:
+        try:
+            with trio.move_on_at(session.seen_s + SEEN_S):
+                await session.link.closed.wait()
+        finally:
+            session.placing = False
+        if not session.link.closed.is_set() and not is_stand_in(session.endpoint):
+            session.seen_s = trio.current_time()
+            session.link.send(messages.Endpoints(observed=session.endpoint))
 
     def _return_key(self, network: Network) -> bytes:
         if network.id not in self._return_keys:

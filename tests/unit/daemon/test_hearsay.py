@@ -8,6 +8,7 @@ import pytest
 
 from tests.unit.daemon.nodes import running, until
 from veilnet.networks.endpoint import Endpoint
+from veilnet.protocol.handshake import Mode
 from veilnet.protocol.messages import Endpoints, Ping
 
 LIE = Endpoint("203.0.113.66", 6_666)
@@ -54,3 +55,26 @@ async def test_only_what_is_sure_or_a_members_makes_calls_start_over(tmp_path, m
         for number in (1, 2, 3):
             await said(far.link, Endpoints(observed=(f"203.0.113.{number}", 9)))
         assert bool(moved) == member
+
+
+@pytest.mark.parametrize("called_first", [True, False])
+async def test_a_stranger_that_moves_hears_where_it_is_and_not_where_we_are(tmp_path, called_first):
+    """Our own addresses tell more than the one that it called, and are for members."""
+    async with linked(tmp_path) as ends:
+        heard = []
+        here, session = ends[2:] if called_first else ends[:2]
+        there = ends[0] if called_first else ends[2]
+        serve = there.gossip.handle
+
+        def handle(of, envelope):
+            if of.mode is Mode.FULL:  # and no lookup, by which one may ask the other meanwhile
+                heard.append(envelope.message)
+            serve(of, envelope)
+
+        there.gossip.handle = handle
+        for _ in range(8):
+            here.channels.moved(session, session.endpoint)
+        await until(lambda: any(isinstance(each, Endpoints) for each in heard))
+        await session.link.ask(Ping(payload=b"?"), timeout_s=5)
+        told = [each for each in heard if isinstance(each, Endpoints)]
+        assert told == [Endpoints(observed=tuple(session.endpoint))]
