@@ -78,7 +78,7 @@ packed_lists = st.lists(contacts.map(lambda one: one.packed), max_size=22).map(b
     )
 )
 def test_the_table_keeps_its_bounds_and_its_order(deeds):
-    """In any order of what happens: caps, one entry per address and id, nearest is nearest."""
+    """In any order: caps, one entry per address, and per id and prefix, nearest is nearest."""
     table = Table(OWN, now=0.0, horizon=Horizon())
     for now, (deed, contact, target) in enumerate(deeds):
         if deed == "heard_of":
@@ -88,7 +88,7 @@ def test_the_table_keeps_its_bounds_and_its_order(deeds):
         entries = table.nearest(target, 10_000)
         assert len(entries) == len(table)
         assert len({one[ADDRESS] for one in entries}) == len(entries)
-        assert len({one[:32] for one in entries}) == len(entries)
+        assert len({(one[:32], prefix_of(one)) for one in entries}) == len(entries)
         assert OWN not in {one[:32] for one in entries}
         groups: dict[Any, int] = {}
         for one in entries:
@@ -102,7 +102,8 @@ def test_the_table_keeps_its_bounds_and_its_order(deeds):
             assert count <= most
         told = table.nearest(target, 10_000, told=True)
         aim = int.from_bytes(target, "big")
-        assert told == sorted(table, key=lambda one: int.from_bytes(one[:32], "big") ^ aim)
+        wanted = sorted((int.from_bytes(one[:32], "big") ^ aim, one) for one in table)
+        assert told == [one for _, one in wanted]
 
 
 @given(

@@ -9,7 +9,8 @@ Times are seconds since the table was made, 0: it never answered and is mere hea
 
 Invariants: who answers is not put out by a newcomer, however many there are; at most
 `PER_BUCKET` entries of a bucket and `PER_TABLE` of the table are of one /24 or /48; one entry per
-address; what is told to others has answered us.
+address, and per id and prefix: who claims another's id takes no place from it; what is told to
+others has answered us.
 Source: Maymounkov and Mazieres 2002 (buckets, old contacts first); caps as in S/Kademlia's spirit.
 """
 
@@ -276,15 +277,16 @@ class Table:
         if packed.startswith((self.own_id, UNKNOWN_ID)):
             return False
         proven = any(entry[52:56])
-        same = self._find(packed[:ID_BYTES], 0)
+        group = self.horizon.group_of(packed)
+        same = self._same(packed[:ID_BYTES], group)
         if same >= 0:
-            # An id is free to claim: who has it and answers keeps it.
+            # An id is free to claim: who has it in this prefix and answers keeps it, and whoever
+            # shows it elsewhere may be its owner.
             if not proven or not self._is_poor(same):
                 return False
             self._remove(same)
         value = int.from_bytes(packed[:ID_BYTES], "big")
         bucket = min(shared_bits(value, self.value), BUCKETS - 1)
-        group = self.horizon.group_of(packed)
         start = sum(self._counts[:bucket]) * ENTRY_BYTES
         end = start + self._counts[bucket] * ENTRY_BYTES
         crowded = (
@@ -338,6 +340,17 @@ class Table:
 
     def _is_poor(self, at: int) -> bool:
         return self._entries[at + PACKED_BYTES] > 0 or not any(self._entries[at + 52 : at + 56])
+
+    def _same(self, contact_id: bytes, group: bytes) -> int:
+        """Return the offset of the entry that has an id in a prefix, -1 if none has."""
+        at = self._entries.find(contact_id)
+        while at >= 0:
+            if at % ENTRY_BYTES == 0:
+                packed = self._entries[at : at + PACKED_BYTES]
+                if self.horizon.group_of(packed) == group:
+                    return at
+            at = self._entries.find(contact_id, at + 1)
+        return -1
 
     def _find(self, pattern: bytes, offset: int) -> int:
         """Return where the entry starts that has *pattern* at *offset*, -1 if none has."""

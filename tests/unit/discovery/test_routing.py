@@ -121,16 +121,29 @@ def test_hosts_of_our_own_network_are_not_capped(rng):
     assert len(mine) == 20
 
 
-def test_an_address_has_one_entry_and_an_id_belongs_to_who_answers(rng):
-    """A new id at an address replaces the old one; a claimed id takes nothing from its holder."""
+def test_an_address_has_one_entry_and_the_newest_id(rng):
+    """A new id at an address replaces the old one."""
     mine, offered = filled(rng, 3)
     reborn = contact(rng, 0, 5)
     assert mine.answered(reborn, 2.0)
     assert set(mine) == {reborn, *offered[1:]}
-    thief = offered[1][:32] + Contact(OWN, address(99)).packed[32:]
-    assert not mine.answered(thief, 2.0)
-    assert not mine.heard_of(thief)
-    assert offered[1] in set(mine)
+
+
+def test_an_id_cannot_be_squatted(rng):
+    """Whoever claimed it first, its owner elsewhere has an entry too; a prefix has one of it."""
+    mine, offered = filled(rng, 3)
+    owner = offered[1][:32] + Contact(OWN, address(99)).packed[32:]
+    assert mine.would_take(owner)
+    assert mine.heard_of(owner)
+    assert mine.answered(owner, 2.0)
+    assert set(mine) == {owner, *offered}
+    host, port = address(99)
+    beside = offered[1][:32] + Contact(OWN, (host, port + 1)).packed[32:]
+    assert not mine.answered(beside, 2.0)
+    assert not mine.heard_of(beside)
+    mine.unanswered(owner, 3.0)
+    assert mine.answered(beside, 3.0)
+    assert set(mine) == {beside, *offered}
 
 
 def test_hearsay_fills_gaps_and_is_told_to_nobody(rng):
