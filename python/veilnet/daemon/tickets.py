@@ -5,6 +5,8 @@ session up, GIVE_S later      Ticket -->      both ways: either may come back
 the peer moved, half a life   Ticket -->      again, for where it is now
 a call to an endpoint that we have a ticket for: one round trip until data
 ```
+Only between members of one network.  Ids in the commons are free: strangers' tickets would push out
+those of members, and ours would let strangers in without a proof of their address.
 """
 
 from __future__ import annotations
@@ -51,8 +53,12 @@ class Tickets:
         return len(self._store)
 
     def begin(self, session: Session) -> None:
-        """Give the peer tickets for as long as *session* lasts."""
-        self._node.spawn(self._give_in_turn, session)
+        """Give a member tickets for as long as *session* lasts."""
+        if self._is_member(session):
+            self._node.spawn(self._give_in_turn, session)
+
+    def _is_member(self, session: Session) -> bool:
+        return self._node.networks.get(session.network_id) is not None
 
     async def _give_in_turn(self, session: Session) -> None:
         pause_s = GIVE_S
@@ -83,6 +89,8 @@ class Tickets:
 
     def take(self, session: Session, message: Ticket) -> None:
         """Keep the ticket that the peer gave us.   Raises: RemoteProtocolError: it is none."""
+        if not self._is_member(session):
+            return
         if is_circuit(session.endpoint):
             return  # where the peer itself is, this session does not tell
         shown = Shown((session.endpoint.host, session.endpoint.port), message.ticket, message.key)

@@ -7,9 +7,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tests.unit.daemon.nodes import running, until
+from veilnet.daemon import tickets
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.handshake import Mode
-from veilnet.protocol.messages import Endpoints, Ping
+from veilnet.protocol.messages import Endpoints, Ping, Ticket
+from veilnet.protocol.tickets import KEY_BYTES, TICKET_BYTES
 
 LIE = Endpoint("203.0.113.66", 6_666)
 
@@ -78,3 +80,13 @@ async def test_a_stranger_that_moves_hears_where_it_is_and_not_where_we_are(tmp_
         await session.link.ask(Ping(payload=b"?"), timeout_s=5)
         told = [each for each in heard if isinstance(each, Endpoints)]
         assert told == [Endpoints(observed=tuple(session.endpoint))]
+
+
+async def test_strangers_give_and_get_no_tickets(tmp_path, monkeypatch):
+    """They would push out those of members, of which there is one for each."""
+    monkeypatch.setattr(tickets, "GIVE_S", 0.0)
+    async with linked(tmp_path) as (caller, _, called, far):
+        given = Ticket(ticket=bytes(TICKET_BYTES), key=bytes(KEY_BYTES), life_s=600)
+        await said(far.link, given)
+        assert len(caller.tickets) == 0
+        assert called.tickets._given_s == caller.tickets._given_s == {}
