@@ -320,6 +320,7 @@ fn init_of(suite: Suite, mode: Mode, ek: &[u8]) -> Init {
         com: [7; 32],
         x: [9; 32],
         ek: ek.to_vec(),
+        holder: None,
     }
 }
 
