@@ -101,12 +101,18 @@ class Punchings:
         return any(side is not None and side.mapping in behind for side in sides)
 
     def vouched(self, circuit_id: bytes, endpoint: fields.Endpoint) -> None:
-        """Take a relay's word where it sees the other end of a circuit."""
+        """Take a relay's word where it sees the other end of a circuit.
+
+        A member's is believed, a stranger's if the peer says the same; none inside an overlay.
+        """
+        if not self._node.channels.outside((Endpoint(*endpoint),)):
+            return
         for course, caller in list(self._callers.items()):
             for way in course.ways.values():
                 if way.circuit is not None and way.circuit.id == circuit_id:
                     now_s = trio.current_time()
-                    self._act(course, caller, caller.machine.told(endpoint, now_s))
+                    member = self._node.networks.get(way.circuit.network_id) is not None
+                    self._act(course, caller, caller.machine.told(endpoint, now_s, member=member))
 
     def moved(self) -> None:
         """This node has other addresses: whoever was out of reach may be in reach now."""
@@ -206,7 +212,7 @@ class Punchings:
             )
             if caller is not None:
                 caller.wake.set()  # its task sees that another has taken its place
-                machine.peer, machine.vouched = caller.machine.peer, caller.machine.vouched
+                machine.inherit(caller.machine)
             caller = self._callers[course] = _Caller(machine, course.session.sid)
         return caller
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 from attrs import frozen
 
 from veilnet.nat.classify import Mapping
-from veilnet.nat.place import version_of
+from veilnet.nat.place import is_private, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -118,7 +118,8 @@ class Attempt:
     """The steps of one attempt.
 
     Units: seconds, monotonic; *rtt_s* of the way over which both agreed.
-    Invariant: what goes to many ports goes to the *vouched* address alone, out of the *budget*.
+    Invariant: what goes to many ports goes to the *vouched* address alone, out of the *budget*, and
+    never to a private one, or a relay could have us search a LAN.
     """
 
     def __init__(
@@ -135,7 +136,8 @@ class Attempt:
         budget: ProbeBudget,
         at_s: float,
     ) -> None:
-        self._own, self._peer, self._vouched = own, peer, vouched
+        self._own, self._peer = own, peer
+        self._vouched = None if vouched is None or is_private(vouched[0]) else vouched
         self._rng, self._budget = rng, budget
         self._order = count()
         self._steps: list[tuple[float, int, Step]] = []

@@ -21,7 +21,8 @@ the way lives: met         |         nothing at its end: Shut
 The round trip is measured anew by every call: from Call to CallAnswer, less what the callee took.
 
 Invariant: one call at a time; what a peer says of itself only chooses between addresses that
-`Gather`'s shell has checked, and nothing is sent to many ports but where a relay sees the peer.
+`Gather`'s shell has checked, and nothing is sent to many ports but where a relay sees the peer: a
+stranger's relay only if the peer says itself that it is at that host.
 """
 
 from __future__ import annotations
@@ -162,8 +163,8 @@ class Punching:
         """Attempts that came to nothing since the last that did not."""
         self.peer: Side | None = None
         """What the peer last said of itself."""
-        self.vouched: Endpoint | None = None
-        """Where a relay sees the peer."""
+        self._told: Endpoint | None = None
+        self._told_by_member = False
         self._pause_s, self._mute_s = FIRST_PAUSE_S, FIRST_MUTE_S
         self._call = _Now(caller=True, number=1)
         self._attempt: Attempt | None = None
@@ -173,7 +174,20 @@ class Punching:
         """The path of the call under way, 0 if it has none."""
         return 0 if self.state is State.REST else self._call.path
 
+    @property
+    def vouched(self) -> Endpoint | None:
+        """Where a relay sees the peer, if that is to be believed."""
+        if self._told is None or self._told_by_member:
+            return self._told
+        named = () if self.peer is None else (*self.peer.local, *self.peer.public)
+        return self._told if any(host == self._told[0] for host, _ in named) else None
+
     # --- what the shell says ---------------------------------------------------------------------
+
+    def inherit(self, other: Punching) -> None:
+        """Know what *other*, of an older session with the same peer, knew of it."""
+        self.peer = other.peer
+        self._told, self._told_by_member = other._told, other._told_by_member
 
     def want(self, now: float) -> list[Action]:
         """There is no direct way: call if it is time."""
@@ -195,10 +209,11 @@ class Punching:
         self._pause_s, self._mute_s = FIRST_PAUSE_S, FIRST_MUTE_S
         self.due_s = now + SOON_S
 
-    def told(self, vouched: Endpoint, now: float) -> list[Action]:
-        """A relay says where it sees the peer."""
-        self.vouched = vouched
-        if self.state is State.RANGING and self._is_many():
+    def told(self, endpoint: Endpoint, now: float, *, member: bool = True) -> list[Action]:
+        """A relay, which is a *member* or a stranger, says where it sees the peer."""
+        if member or not self._told_by_member:
+            self._told, self._told_by_member = endpoint, member
+        if self.state is State.RANGING and self._is_many() and self.vouched is not None:
             return self._go(now)
         return []
 

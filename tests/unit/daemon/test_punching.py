@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import attrs
 import pytest
 import trio
 
@@ -9,7 +10,7 @@ from tests.unit.daemon.nodes import ask, only, session_of, until
 from tests.unit.daemon.test_paths import carrying, connected, crossing, network, own_id, path_ids
 from veilnet.daemon import homes, hops, nat_views, paths, punching
 from veilnet.daemon.hops import Hops
-from veilnet.nat.attempt import Punch
+from veilnet.nat.attempt import Punch, Side
 from veilnet.nat.punching import Refusal
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import nat_messages as messages
@@ -92,6 +93,27 @@ async def test_a_relay_vouches_for_where_it_sees_an_end(tmp_path):
 
         await until(told)
         assert heard[0] == (circuit.id, ("127.0.0.1", left.engine.port))
+
+
+async def test_whose_relay_vouches_decides_what_its_word_is_worth(tmp_path):
+    """A member's is taken, a stranger's not before the peer says so; nothing inside an overlay."""
+    async with crossing(tmp_path, "alice", commons="") as (_, _, left, right):
+        await connected(left, "right")
+        course = left.paths.course(session_of(left, right))
+        calls, way = left.paths.direct.punching, next(w for w in course.ways.values() if w.circuit)
+        machine = calls._caller(course, trio.current_time()).machine
+        member_way, way.circuit = way.circuit, attrs.evolve(way.circuit, network_id=b"commons")
+        assert machine.vouched is None
+        calls.vouched(way.circuit.id, Endpoint("203.0.113.66", 53))
+        assert machine.vouched is None
+        calls.vouched(way.circuit.id, Endpoint("127.0.0.1", 9))
+        machine.peer = Side(public=(("127.0.0.1", 7),))
+        assert machine.vouched == ("127.0.0.1", 9)
+        way.circuit = member_way
+        calls.vouched(way.circuit.id, Endpoint("203.0.113.66", 53))
+        assert machine.vouched == ("203.0.113.66", 53)
+        calls.vouched(way.circuit.id, Endpoint(str(only(right).own.addresses[0]), 53))
+        assert machine.vouched == ("203.0.113.66", 53)
 
 
 async def test_a_call_with_an_id_that_is_not_its_to_give_is_misbehaviour(tmp_path):

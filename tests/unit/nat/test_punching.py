@@ -213,3 +213,48 @@ def test_the_world_knows_who_is_where():
     made = World(1).machine("open")
     assert isinstance(made, Machine)
     assert made.side.public == ()
+
+
+VICTIM = ("20.66.0.1", 53)
+
+
+@pytest.mark.parametrize("member", [True, False])
+def test_a_strangers_relay_aims_many_ports_nowhere(member, monkeypatch):
+    """It may choose among hosts that the peer names itself; a member of ours is believed."""
+    made = World(1)
+    left, right = made.machine("port"), made.machine("random")
+    made.pair(left, right)
+    right.vouched_for = VICTIM
+    told = Punching.told
+    monkeypatch.setattr(Punching, "told", lambda self, at, now: told(self, at, now, member=member))
+    made.run(30.0)
+    assert any(to[0] == VICTIM[0] for _, to, _ in left.sent) == member
+
+
+def test_a_strangers_relay_is_believed_where_the_peer_says_the_same(monkeypatch):
+    """The port is what nobody else knows."""
+    told = Punching.told
+    monkeypatch.setattr(Punching, "told", lambda self, at, now: told(self, at, now, member=False))
+    for kinds in (("port", "random"), ("sequential", "full")):
+        assert meeting(*kinds)[1]
+
+
+def test_what_a_stranger_says_does_not_replace_a_members_word():
+    """Whoever comes last must not decide."""
+    machine = Punching(prior=True, rng=random.Random(1), budget=ProbeBudget(), now=0.0)
+    machine.told(("20.1.0.1", 9), 1.0, member=False)
+    assert machine.vouched is None, "the peer has said nothing yet"
+    machine.told(("20.2.0.1", 9), 1.0)
+    machine.told(("20.1.0.1", 9), 1.0, member=False)
+    assert machine.vouched == ("20.2.0.1", 9)
+
+
+@pytest.mark.parametrize("host", ["192.168.7.7", "10.0.0.1", "127.0.0.1", "fe80::1", "fd00::1"])
+def test_private_hosts_never_get_many_ports(host):
+    """Whoever vouches for them: a LAN is not searched."""
+    made = World(1)
+    left, right = made.machine("port"), made.machine("random")
+    made.pair(left, right)
+    right.vouched_for = (host, 500)
+    made.run(30.0)
+    assert not any(to[0] == host for _, to, _ in left.sent)
