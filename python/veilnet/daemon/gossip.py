@@ -319,7 +319,9 @@ class Gossip:
         said = envelope.message
         if not isinstance(said, messages.Close):
             return
-        if said.code == DISCONNECTED:
+        if self._network(session) is None:
+            pass  # a stranger was nobody's home, and there is no end of their ids
+        elif said.code == DISCONNECTED:
             self._node.homes.leave(session.key)
         elif said.code == GOING:
             self._node.homes.gone(session.key)

@@ -8,9 +8,10 @@ import pytest
 
 from tests.unit.daemon.nodes import running, until
 from veilnet.daemon import tickets
+from veilnet.daemon.sessions import DISCONNECTED, GOING
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.handshake import Mode
-from veilnet.protocol.messages import Endpoints, Ping, Ticket
+from veilnet.protocol.messages import Close, Endpoints, Ping, Ticket
 from veilnet.protocol.tickets import KEY_BYTES, TICKET_BYTES
 
 LIE = Endpoint("203.0.113.66", 6_666)
@@ -90,3 +91,12 @@ async def test_strangers_give_and_get_no_tickets(tmp_path, monkeypatch):
         await said(far.link, given)
         assert len(caller.tickets) == 0
         assert called.tickets._given_s == caller.tickets._given_s == {}
+
+
+@pytest.mark.parametrize("code", [DISCONNECTED, GOING])
+async def test_a_stranger_that_goes_is_no_home_that_went(tmp_path, code):
+    """Or some thousand ids would push out what is known of homes."""
+    async with linked(tmp_path) as (_, near, called, far):
+        near.link.send(Close(code=code))
+        await until(far.link.closed.is_set)
+        assert called.homes._pauses == {}
