@@ -13,18 +13,21 @@ Invariant: a link of the commons carries no packets and opens no paths; at most
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 import attrs
 import structlog
 import trio
 
-from veilnet.errors import PeerUnreachable, VeilError
+from veilnet.discovery.contact import ADDRESS, UNKNOWN_ID, block_of, pack_endpoint
+from veilnet.errors import PeerUnreachable, TimedOut, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.circuit import is_circuit, is_stand_in
+from veilnet.protocol.messages import Ping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.relaying import Circuit
@@ -41,6 +44,10 @@ OFFER_S: Final = 5.0
 SHUNNED_S: Final = 120.0
 """So long a node that did not answer, or does not relay for strangers, is not tried again."""
 SHUNNED_MAX: Final = 1_024
+PROBE_S: Final = 60.0
+"""Each haven is asked for a sign of life once in so long."""
+PROBE_ANSWER_S: Final = 5.0
+SILENCES_MAX: Final = 2
 
 log = structlog.get_logger("veilnet.commons")
 
@@ -61,9 +68,17 @@ class CommonsLinks:
     def __init__(self, node: Node, commons: Commons) -> None:
         self._node = node
         self.commons = commons
-        self._held: tuple[PeerId, ...] = ()
+        self._held: dict[PeerId, Endpoint] = {}
+        """The havens, and where each was last."""
         self._opening: dict[PeerId, trio.Event] = {}
-        self._shunned: dict[PeerId, float] = {}
+        self._trying: dict[PeerId, Endpoint] = {}
+        """Who is being called to be a haven, and where."""
+        self._probe_at_s = -math.inf
+        self._probed: dict[PeerId, float] = {}
+        """When each haven was asked for a sign of life last."""
+        self._silences: dict[PeerId, int] = {}
+        """How often in a row it gave none."""
+        self._shunned: dict[tuple[PeerId, Endpoint], float] = {}
         self.changed = trio.Event()
         """Set, and replaced, when the havens are others than before."""
 
@@ -87,6 +102,8 @@ class CommonsLinks:
         Cancellation: the handshake is given up, unless it is another caller's.
         Raises: PeerUnreachable, or what the handshake failed with.
         """
+        if peer_id == self.commons.peer_id:
+            raise PeerUnreachable("that node of the commons is this one")
         deadline = trio.current_time() + timeout_s
         while (session := self.link(peer_id)) is None:
             under_way = self._opening.get(peer_id)
@@ -140,36 +157,81 @@ class CommonsLinks:
             self._node.spawn(self.look)
 
     async def look(self) -> None:
-        """Keep the havens that still serve, and begin to open what lacks: one round."""
-        wanted = self._node.config.commons_relays
-        held: list[PeerId] = []
-        hoped = 0
-        now = trio.current_time()
-        discovery = self._node.discovery
-        candidates = [] if discovery is None else discovery.relays()
-        known = {peer_id: Endpoint(*endpoint) for peer_id, endpoint in candidates}
-        for peer_id in dict.fromkeys((*self._held, *known)):
-            if len(held) + hoped >= wanted:
-                break
-            link = self.link(peer_id)
-            if link is not None:
-                offer = self._node.relaying.offer(link)
-                if offer is not None and offer.for_strangers:
-                    held.append(peer_id)
-                elif offer is None and now < link.established_s + OFFER_S:
-                    hoped += 1
-                else:
-                    self._shun(peer_id)
-            elif peer_id in self._opening:
-                hoped += 1
-            elif now >= self._shunned.get(peer_id, 0.0) and len(self._opening) < OPENINGS_MAX:
-                hoped += 1
-                where = (known[peer_id],) if peer_id in known else ()
-                self._node.spawn(self._open_haven, peer_id, where)
-        self._hold(held)
+        """Keep the havens that still serve, and begin to open what lacks: one round.
 
-    def _hold(self, held: list[PeerId]) -> None:
-        before, self._held = self._held, tuple(held)
+        No two are opened in one prefix: who holds one would else hold all the ways to us.
+        """
+        wanted = self._node.config.commons_relays
+        held: dict[PeerId, Endpoint] = {}
+        hoped: set[PeerId] = set()
+        blocks = {self._block(place) for place in self._trying.values()}
+        now = trio.current_time()
+        for peer_id, where in self._candidates():
+            if len(held) + len(hoped) >= wanted:
+                break
+            if peer_id in held or peer_id in hoped:
+                continue
+            link = self.link(peer_id)
+            place = where if link is None else self._place(link)
+            block = self._block(place)
+            if peer_id in self._opening or peer_id in self._trying:
+                hoped.add(peer_id)
+            elif block in blocks and peer_id not in self._held:
+                continue
+            elif link is not None:
+                serves = self._serves(link, place, now)
+                if serves:
+                    held[peer_id] = place
+                elif serves is None:
+                    hoped.add(peer_id)
+                else:
+                    continue
+            elif self._is_shunned(peer_id, place) or len(self._trying) >= OPENINGS_MAX:
+                continue
+            else:
+                hoped.add(peer_id)
+                self._trying[peer_id] = place
+                self._node.spawn(self._open_haven, peer_id, place)
+            blocks.add(block)
+        self._hold(held)
+        self._probe_one(now)
+
+    def _serves(self, link: Session, place: Endpoint, now: float) -> bool | None:
+        """Tell whether the peer of a link relays for strangers; None: it has not said yet."""
+        if self._is_shunned(link.peer_id, place):
+            return False
+        offer = self._node.relaying.offer(link)
+        if offer is None and now < link.established_s + OFFER_S:
+            return None
+        if offer is None or not offer.for_strangers:
+            self._shun(link.peer_id, place)
+            return False
+        return True
+
+    def _candidates(self) -> Iterator[tuple[PeerId, Endpoint]]:
+        """Yield the havens that are held, then whoever says that it relays for strangers.
+
+        One id may be said to be at several places: anybody may claim it.
+        """
+        yield from self._held.items()
+        discovery = self._node.discovery
+        for peer_id, endpoint in () if discovery is None else discovery.relays():
+            if peer_id != self.commons.peer_id:
+                yield peer_id, Endpoint(*endpoint)
+
+    def _place(self, link: Session) -> Endpoint:
+        return self._node.blocked.place(link.endpoint) or link.endpoint
+
+    def _block(self, place: Endpoint) -> bytes:
+        """Return what one holder of addresses holds; in our own network each is on its own."""
+        packed = UNKNOWN_ID + pack_endpoint(place)
+        discovery = self._node.discovery
+        if discovery is not None and discovery.is_near(place):
+            return packed[ADDRESS]
+        return block_of(packed)
+
+    def _hold(self, held: dict[PeerId, Endpoint]) -> None:
+        before, self._held = self._held, held
         for peer_id in before:
             if peer_id not in held and (link := self.link(peer_id)) is not None:
                 self._node.relaying.release(link)
@@ -182,22 +244,58 @@ class CommonsLinks:
             self.changed.set()
             self.changed = trio.Event()
 
-    async def _open_haven(self, peer_id: PeerId, where: Sequence[Endpoint]) -> None:
+    def _probe_one(self, now: float) -> None:
+        """Ask one of the havens for a sign of life, each in its turn."""
+        if now < self._probe_at_s or not self._held:
+            return
+        self._probe_at_s = now + PROBE_S / len(self._held) * self._node.rng.uniform(0.8, 1.2)
+        self._silences = {each: self._silences.get(each, 0) for each in self._held}
+        peer_id = min(self._held, key=lambda each: self._probed.get(each, -math.inf))
+        self._probed = {each: self._probed.get(each, -math.inf) for each in self._held}
+        self._probed[peer_id] = now
+        if (link := self.link(peer_id)) is not None:
+            self._node.spawn(self._probe, peer_id, link)
+
+    async def _probe(self, peer_id: PeerId, link: Session) -> None:
+        """Leave a haven that keeps a session but does not answer: one silence may be ours."""
         try:
-            await self.open(peer_id, where)
+            await link.link.ask(Ping(), timeout_s=PROBE_ANSWER_S)
+            self._silences[peer_id] = 0
+        except TimedOut:
+            self._silences[peer_id] = self._silences.get(peer_id, 0) + 1
+            if self._silences[peer_id] >= SILENCES_MAX:
+                log.info("haven left", peer=peer_id.hex()[:12], reason="it does not answer")
+                self._shun(peer_id, self._place(link))
+                await self.look()
+
+    async def _open_haven(self, peer_id: PeerId, where: Endpoint) -> None:
+        try:
+            await self.open(peer_id, (where,))
         except VeilError as error:
             log.debug("no haven", peer=peer_id.hex()[:12], reason=error.message)
-            self._shun(peer_id)
+            self._shun(peer_id, where)
+        finally:
+            del self._trying[peer_id]
         await trio.sleep(0.2)  # its offer is on its way
         await self.look()
 
-    def _shun(self, peer_id: PeerId) -> None:
-        self._shunned.pop(peer_id, None)
-        self._shunned[peer_id] = trio.current_time() + SHUNNED_S
+    def _shun(self, peer_id: PeerId, where: Endpoint) -> None:
+        self._shunned.pop((peer_id, where), None)
+        self._shunned[peer_id, where] = trio.current_time() + SHUNNED_S
         if len(self._shunned) > SHUNNED_MAX:
             del self._shunned[next(iter(self._shunned))]
 
+    def _is_shunned(self, peer_id: PeerId, where: Endpoint) -> bool:
+        return trio.current_time() < self._shunned.get((peer_id, where), 0.0)
+
     # --- ways to others --------------------------------------------------------------------------
+
+    def guest(self, haven: Haven) -> Endpoint | None:
+        """Return where somebody is whose haven we are ourselves: its NAT is open towards us."""
+        if haven.relay != self.commons.peer_id:
+            return None
+        link = self.link(haven.target)
+        return None if link is None else link.endpoint
 
     async def circuit(self, haven: Haven) -> Circuit:
         """Open a circuit to somebody over one of its havens, and a link there if need be.

@@ -27,7 +27,7 @@ from veilnet.daemon.ladder.build import Climb, Surroundings, build
 from veilnet.daemon.publishing import Publishing
 from veilnet.daemon.underlay import is_reachable
 from veilnet.discovery.cache import ContactCache
-from veilnet.discovery.contact import RELAYS, STORES, Horizon
+from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
 from veilnet.errors import PeerUnreachable, VeilError
@@ -334,6 +334,10 @@ class Discovery:
         if not found:
             raise PeerUnreachable(f"nobody has published the name {name}")
         return max(found, key=lambda item: item[0])[1]
+
+    def is_near(self, endpoint: Endpoint) -> bool:
+        """Whether an address is of a network that this host is in itself."""
+        return self.dht.machine.horizon.is_near(pack_endpoint(endpoint)[:16])
 
     def relays(self) -> list[tuple[PeerId, Endpoint]]:
         """Return the contacts that say that they relay for strangers."""

@@ -175,6 +175,9 @@ class Search:
         return True
 
     async def _try_haven(self, strangers: CommonsLinks, haven: Haven) -> None:
+        if (place := strangers.guest(haven)) is not None:
+            self.offer(place)
+            return
         await self.may_detour.wait()
         try:
             self.through(await strangers.circuit(haven))
