@@ -24,6 +24,7 @@ import trio
 from veilnet.daemon import lending
 from veilnet.daemon.circuits import Circuit, Circuits
 from veilnet.daemon.host import unix_now
+from veilnet.daemon.sessions import place_of
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
@@ -228,12 +229,15 @@ class Relaying:
         lost = [] if old is None else self._unmoved(key, old, carrier.sid)
         self._bound[key] = carrier.sid
         self.circuits.moved(key, carrier.sid)
-        up = relay.LinkUp(key, carrier.initiator, self._is_own(carrier))
-        self._act(self._switch.handle(up, trio.current_time()))
+        self._act(self._switch.handle(self._up(carrier), trio.current_time()))
         for circuit_id in lost:
             # The peer has moved them, and knows nothing of our trouble.
             code = relay.Closing.LINK_LOST
             self._send(relay.Send(key, relay_messages.CircuitClosed(circuit=circuit_id, code=code)))
+
+    def _up(self, session: Session) -> relay.LinkUp:
+        own = self._is_own(session)
+        return relay.LinkUp(session.key, session.initiator, own, place_of(session))
 
     def _unmoved(self, key: Key, old: int, new: int) -> list[bytes]:
         """Move a link's circuits to its new session; return those that the engine did not move.
@@ -298,9 +302,8 @@ class Relaying:
         match message:
             case relay_messages.RelayReserve() | relay_messages.CircuitOpen():
                 # A membership may have run out, or been renewed, since the link came up.
-                own = self._is_own(session)
-                if self.service.is_own(key) != own:
-                    self._service(relay.LinkUp(key, session.initiator, own))
+                if self.service.is_own(key) != self._is_own(session):
+                    self._service(self._up(session))
             case relay_messages.CircuitIncoming(origin=origin):
                 network = self._node.networks.get(session.network_id)
                 welcome = network is not None and self._is_member(network, PeerId(origin))

@@ -221,8 +221,8 @@ class SessionTable:
         if newcomer.sid not in self._strangers:
             return None
         others = [each for each in self._strangers.values() if each is not newcomer]
-        place = _place_of(newcomer)
-        near = [each for each in others if _place_of(each) == place]
+        place = place_of(newcomer)
+        near = [each for each in others if place_of(each) == place]
         if len(near) >= OF_PLACE_MAX:
             spare = [each for each in near if not needs(each)]
             if len(spare) >= OF_PLACE_MAX:
@@ -230,7 +230,7 @@ class SessionTable:
         if len(others) < STRANGERS_MAX:
             return None
         spare = [each for each in others if not needs(each)]
-        return displaced(spare, _place_of, place, in_all=STRANGERS_MAX)
+        return displaced(spare, place_of, place, in_all=STRANGERS_MAX)
 
     def remove(self, session: Session) -> None:
         """Forget *session*; the newest one left carries."""
@@ -245,7 +245,8 @@ class SessionTable:
             del self._by_peer[session.key]
 
 
-def _place_of(session: Session) -> bytes:
+def place_of(session: Session) -> bytes:
+    """Return the /24 or /48 that the peer is in, as far as its address tells."""
     endpoint = session.endpoint
     # What stands for a circuit or a carrier says nothing of where its peer is.
     return endpoint.host.encode() if is_stand_in(endpoint) else endpoint_prefix(endpoint)

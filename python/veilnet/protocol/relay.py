@@ -177,6 +177,8 @@ class LinkUp:
     """Whether this node began the session's handshake: decides the labels it gives."""
     own: bool = True
     """Whether the peer is a valid member of a private network of ours."""
+    place: bytes = b""
+    """The prefix of its address, or nothing if that is not known."""
 
 
 @frozen

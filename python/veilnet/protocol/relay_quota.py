@@ -1,14 +1,15 @@
 """What a peer may still have of a relay: volume of the day, a rate, and openings.
 
-Invariant: the sum that is left for all peers is never more than what is left in all, and no peer
-has more than half of a day.
+Strangers together have half of everything, and what a peer may have is half of its kind's.
+
+Invariant: no peer has more than half of a day, and all strangers together have no more.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 
 from veilnet.protocol.relay import UNCONFIRMED_BYTES
 from veilnet.protocol.relay_steps import Limit, Phase
@@ -70,11 +71,26 @@ class Quota:
             self._of_peer.clear()
 
 
-def rate(circuits: Sequence[Relayed], terms: Terms) -> int:
-    """Return the part of a peer's rate that each of its open *circuits* has."""
+def part(terms: Terms, *, own: bool) -> Terms:
+    """Return the terms for a kind of peers: half of all for strangers, members may have all."""
+    if own:
+        return terms
+    return evolve(
+        terms,
+        circuits=max(1, terms.circuits // 2),
+        rate_bps=terms.rate_bps and max(1, terms.rate_bps // 2),
+        volume_bytes=terms.volume_bytes and max(1, terms.volume_bytes // 2),
+    )
+
+
+def rate(circuits: Sequence[Relayed], terms: Terms, peers: int = 2) -> int:
+    """Return the part of a peer's rate that each of its open *circuits* has.
+
+    *peers*: how many share the rate of *terms*; none has more than half of it.
+    """
     if not terms.rate_bps:
         return FREE_RATE_BPS
-    return max(1, terms.peer_rate_bps // max(1, len(circuits)))
+    return max(1, terms.rate_bps // max(2, peers) // max(1, len(circuits)))
 
 
 def burst(rate_bps: int) -> int:
@@ -82,12 +98,14 @@ def burst(rate_bps: int) -> int:
     return min(max(int(rate_bps / 8 * BURST_S), MIN_BURST_BYTES), MAX_BURST_BYTES)
 
 
-def share(circuits: Sequence[Relayed], terms: Terms, left: int | None) -> list[Limit]:
+def share(
+    circuits: Sequence[Relayed], terms: Terms, left: int | None, peers: int = 2
+) -> list[Limit]:
     """Share a peer's rate and what is *left* of its volume among its open *circuits*.
 
     Returns what changes thereby; the circuits know it already.
     """
-    rate_bps = rate(circuits, terms)
+    rate_bps = rate(circuits, terms, peers)
     changed: list[Limit] = []
     for circuit in circuits:
         limit = FREE_BYTES if left is None else circuit.bytes + left // len(circuits)

@@ -12,7 +12,8 @@ Rules:
 4. The caps of `Terms` count confirmed circuits, and no peer has more than half of them.  Of those
    that are not confirmed each peer has a few, and what it asks for beyond takes the place of one
    of its own: nobody fills a relay with circuits that lead nowhere.
-5. `busy` is told to repel newcomers; it never closes and never refuses.
+5. Strangers together have half of everything; where all is taken a member takes a stranger's place.
+6. `busy` is told to repel newcomers; it never closes and never refuses.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from veilnet.protocol.relay import (
     Reservations,
     Send,
     Terms,
+    displaced,
 )
 from veilnet.protocol.relay_messages import (
     HOPS_MAX,
@@ -47,7 +49,7 @@ from veilnet.protocol.relay_messages import (
     RelayReserve,
     RelayReserved,
 )
-from veilnet.protocol.relay_quota import Pace, Quota, burst, rate, share
+from veilnet.protocol.relay_quota import Pace, Quota, burst, part, rate, share
 from veilnet.protocol.relay_steps import (
     PENDING,
     Action,
@@ -77,6 +79,9 @@ if TYPE_CHECKING:
     from veilnet.protocol.relay import Key
 
 RESERVATIONS_MAX: Final = 1_024
+"""Of them at most half are strangers' ..."""
+RESERVATIONS_OF_PLACE_MAX: Final = 16
+"""... and so many of those from one /24 or /48."""
 VOUCH_S: Final = 1.0
 """An end of a circuit is told where the other one is at most this often."""
 BUSY_S: Final = 5.0
@@ -92,6 +97,10 @@ class RelayService:
     def __init__(self, *, own_id: bytes, terms: Terms, rng: Random, now: float) -> None:
         self.terms = terms
         self.quota = Quota(now)
+        self._strangers = Quota(now)
+        """What of it was carried for strangers."""
+        self._sharers = 0
+        """How many strangers share what strangers have of the rate."""
         self._own_id = own_id
         self._table = Table(rng)
         self._pace = Pace()
@@ -192,9 +201,9 @@ class RelayService:
     def _up(self, event: LinkUp, now: float, actions: list[Action]) -> None:
         link = self._table.links.get(event.key)
         if link is None:
-            self._table.links[event.key] = Link(event.initiator, event.own)
+            self._table.links[event.key] = Link(event.initiator, event.own, event.place)
             return
-        link.initiator, link.own = event.initiator, event.own
+        link.initiator, link.own, link.place = event.initiator, event.own, event.place
         if not self.terms.serves(own=link.own):
             self._end_reservation(event.key, Closing.OFF, now, actions)
         for circuit in self._table.over(event.key):
@@ -224,7 +233,7 @@ class RelayService:
             return
         match message:
             case RelayReserve():
-                actions.append(Send(key, self._reserve(key, now)))
+                actions.append(Send(key, self._reserve(key, now, actions)))
                 return
             case RelayReserved(expires_s=expires_s):
                 self._held.granted(key, expires_s, now)
@@ -246,20 +255,43 @@ class RelayService:
         if act is not None:
             act(self, circuit, message, now, actions)
 
-    def _reserve(self, key: Key, now: float) -> RelayReserved | RelayRefused:
+    def _reserve(self, key: Key, now: float, actions: list[Action]) -> RelayReserved | RelayRefused:
         if not self.terms.serves(own=self._table.links[key].own):
             return RelayRefused(code=Refusal.OFF)
-        if self.quota.left(key, self.terms, now) == 0:
+        if self._left(key, now) == 0:
             return RelayRefused(code=Refusal.VOLUME)
-        if key not in self._reserved and len(self._reserved) >= RESERVATIONS_MAX:
+        if key not in self._reserved and not self._has_place(key, now, actions):
             return RelayRefused(code=Refusal.FULL)
         self._reserved[key] = now + RESERVATION_S
+        terms = self._terms_of(key)
         return RelayReserved(
-            rate_bps=self.terms.peer_rate_bps,
-            limit_bytes=self.terms.peer_volume_bytes,
+            rate_bps=terms.peer_rate_bps,
+            limit_bytes=terms.peer_volume_bytes,
             expires_s=RESERVATION_S,
             hops=HOPS_MAX,
         )
+
+    def _has_place(self, key: Key, now: float, actions: list[Action]) -> bool:
+        """Whether one more peer may reserve; makes room for it where that is fair.
+
+        A member takes a stranger's place, and a stranger that of one whose prefix has two more.
+        """
+        own, full = self._owns(key), len(self._reserved) >= RESERVATIONS_MAX
+        strangers = [each for each in self._reserved if not self._owns(each)]
+        place = self._place(key)
+        near = sum(self._place(each) == place for each in strangers)
+        if not own and place and near >= RESERVATIONS_OF_PLACE_MAX:
+            return False
+        if not full and (own or len(strangers) < RESERVATIONS_MAX // 2):
+            return True
+        oldest = displaced(strangers, self._place, place, in_all=1)
+        if oldest is None:
+            return False
+        theirs = sum(self._place(each) == self._place(oldest) for each in strangers)
+        if not own and theirs < near + 2:
+            return False
+        self._end_reservation(oldest, Closing.FULL, now, actions)
+        return True
 
     def _end_reservation(self, key: Key, why: Closing, now: float, actions: list[Action]) -> None:
         self._reserved.pop(key, None)
@@ -322,12 +354,12 @@ class RelayService:
         # In this order: what is told first is what the asker can do least about.
         reasons: tuple[tuple[Refusal, Callable[[], bool]], ...] = (
             (Refusal.OFF, lambda: not self.terms.serves(own=links[key].own)),
-            (Refusal.VOLUME, lambda: self.quota.left(key, self.terms, now) == 0),
+            (Refusal.VOLUME, lambda: self._left(key, now) == 0),
             (Refusal.NO_RESERVATION, lambda: self._reserved.get(key, -math.inf) <= now),
             (Refusal.NO_SENSE, lambda: len(set(peers)) < len(peers)),
             (Refusal.HOPS, lambda: asked.hops < 1 + len(asked.through)),
             (Refusal.NO_LINK, lambda: far not in links or links[far].own != links[key].own),
-            (Refusal.FULL, self._is_full),
+            (Refusal.FULL, lambda: self._is_full_for(key)),
             (Refusal.PEER_FULL, lambda: self._is_full_of(key)),
         )
         return next((refusal for refusal, holds in reasons if holds()), None)
@@ -335,8 +367,19 @@ class RelayService:
     def _is_full(self) -> bool:
         return len(self._table.confirmed()) >= self.terms.circuits
 
+    def _is_full_for(self, key: Key) -> bool:
+        """Whether there is no room for a circuit of that peer's kind; members displace others."""
+        strangers = len(self._strange_circuits())
+        if self._owns(key):
+            return len(self._table.confirmed()) - strangers >= self.terms.circuits
+        return self._is_full() or strangers >= self._terms_of(key).circuits
+
     def _is_full_of(self, key: Key) -> bool:
-        return len(self._table.confirmed(key)) >= self.terms.peer_circuits
+        return len(self._table.confirmed(key)) >= self._terms_of(key).peer_circuits
+
+    def _strange_circuits(self) -> list[Relayed]:
+        """Return the confirmed circuits of strangers, the oldest first."""
+        return [each for each in self._table.confirmed() if not self._owns(each.near)]
 
     # --- one circuit -----------------------------------------------------------------------------
 
@@ -367,8 +410,9 @@ class RelayService:
     def _join(self, circuit: Relayed, now: float, actions: list[Action]) -> None:
         circuit.phase = Phase.LIMITED
         circuit.deadline_s = now + CONFIRM_S
-        circuit.rate_bps = rate(self._open_of(circuit.near), self.terms)
-        left = self.quota.left(circuit.near, self.terms, now)
+        terms, peers = self._terms_of(circuit.near), self._peers_of(circuit.near)
+        circuit.rate_bps = rate(self._open_of(circuit.near), terms, peers)
+        left = self._left(circuit.near, now)
         circuit.limit_bytes = UNCONFIRMED_BYTES if left is None else min(UNCONFIRMED_BYTES, left)
         actions.append(
             Forward(
@@ -416,7 +460,7 @@ class RelayService:
             return
         circuit.confirmed.add(side)
         if len(circuit.confirmed) == len(Side) and (
-            self._is_full() or self._is_full_of(circuit.near)
+            self._is_full_for(circuit.near) or self._is_full_of(circuit.near)
         ):
             # There was room when it was asked for.
             self._close(circuit, Closing.FULL, now, actions)
@@ -424,6 +468,9 @@ class RelayService:
         # The next relay of a chain has a limit of its own to lift.
         actions.append(Send(circuit.other(side), message))
         if len(circuit.confirmed) == len(Side):
+            if self._is_full():
+                # A member's: the newest of strangers' has least to lose.
+                self._close(self._strange_circuits()[-1], Closing.FULL, now, actions)
             circuit.phase = Phase.CONFIRMED
             circuit.deadline_s = math.inf
             self._relimit(circuit.near, now, actions)
@@ -504,8 +551,40 @@ class RelayService:
 
     def _relimit(self, key: Key, now: float, actions: list[Action]) -> None:
         """Share a peer's rate and what is left of its volume among its circuits."""
+        keys = {key}
+        sharing = {circuit.near for circuit in self._strange_circuits()}
+        if len(sharing) != self._sharers:
+            self._sharers = len(sharing)
+            keys |= sharing
+        for each in keys:
+            terms, peers = self._terms_of(each), self._peers_of(each)
+            actions += share(self._open_of(each), terms, self._left(each, now), peers)
+
+    def _owns(self, key: Key) -> bool:
+        link = self._table.links.get(key)
+        return link is not None and link.own
+
+    def _place(self, key: Key) -> bytes:
+        return self._table.links[key].place
+
+    def _terms_of(self, key: Key) -> Terms:
+        return part(self.terms, own=self._owns(key))
+
+    def _peers_of(self, key: Key) -> int:
+        return 2 if self._owns(key) else self._sharers
+
+    def _left(self, key: Key, now: float) -> int | None:
+        """Return the bytes that a peer may still have today; None if there is no limit."""
         left = self.quota.left(key, self.terms, now)
-        actions += share(self._open_of(key), self.terms, left)
+        if left is None or self._owns(key):
+            return left
+        strangers = self._strangers.left(key, self._terms_of(key), now)
+        return left if strangers is None else min(left, strangers)
+
+    def _spend(self, key: Key, count: int, now: float) -> None:
+        self.quota.spend(key, count, now)
+        if not self._owns(key):
+            self._strangers.spend(key, count, now)
 
     def _counted(self, event: Counted, now: float, actions: list[Action]) -> None:
         touched: dict[Key, None] = {}
@@ -515,14 +594,15 @@ class RelayService:
                 continue
             if count.busy:
                 self._busy_until_s = now + BUSY_S
-            self.quota.spend(circuit.near, max(0, count.bytes - circuit.bytes), now)
+            self._spend(circuit.near, max(0, count.bytes - circuit.bytes), now)
             circuit.bytes = max(count.bytes, circuit.bytes)
             touched[circuit.near] = None
         if not self.terms.volume_bytes:
             return
         spent = self.quota.spent(self.terms, now)
+        spent |= self._strangers.spent(part(self.terms, own=False), now)
         for key in {circuit.near for circuit in self.circuits} if spent else touched:
-            if self.quota.left(key, self.terms, now) == 0:
+            if self._left(key, now) == 0:
                 self._end_reservation(key, Closing.VOLUME, now, actions)
             else:
                 self._relimit(key, now, actions)
@@ -539,12 +619,14 @@ class RelayService:
             if not self.terms.serves(own=link.own):
                 self._end_reservation(key, Closing.OFF, now, actions)
         # The newest go first: those that are older have more to lose.
+        for circuit in self._strange_circuits()[part(self.terms, own=False).circuits :]:
+            self._close(circuit, Closing.OFF, now, actions)
         for circuit in self._table.confirmed()[self.terms.circuits :]:
             self._close(circuit, Closing.OFF, now, actions)
         for key in {circuit.near for circuit in self.circuits}:
-            for circuit in self._table.confirmed(key)[self.terms.peer_circuits :]:
+            for circuit in self._table.confirmed(key)[self._terms_of(key).peer_circuits :]:
                 self._close(circuit, Closing.OFF, now, actions)
-            if self.quota.left(key, self.terms, now) == 0:
+            if self._left(key, now) == 0:
                 self._end_reservation(key, Closing.VOLUME, now, actions)
             self._relimit(key, now, actions)
 

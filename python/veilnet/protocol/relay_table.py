@@ -31,6 +31,7 @@ class Link:
 
     initiator: bool
     own: bool
+    place: bytes = b""
     circuits: dict[bytes, None] = field(factory=dict)
     labels: set[int] = field(factory=set)
 

@@ -156,11 +156,11 @@ class World:
         self.places[made.id] = (f"192.0.2.{len(self.peers)}", 41_000)
         return made
 
-    def link(self, first, second, *, own=True):
+    def link(self, first, second, *, own=True, place=b""):
         """Put a link up, or another session in the place of its session; *first* is initiator."""
         self.links.add(frozenset((first.id, second.id)))
         for one, other, initiator in ((first, second, True), (second, first, False)):
-            up = relay.LinkUp(one.key_of(other), initiator, own)
+            up = relay.LinkUp(one.key_of(other), initiator, own, place)
             one.act(one.switch.handle(up, self.now))
 
     def cut(self, first, second):

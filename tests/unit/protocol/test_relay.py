@@ -254,6 +254,115 @@ def test_an_id_in_use_is_refused(world):
     assert world.carries(world.origin, world.target, circuit)
 
 
+# --- strangers and members --------------------------------------------------------------------
+
+
+@pytest.fixture
+def open_house(world):
+    """Like `world`, but its relay serves strangers, and one of them can be asked for: sink."""
+    world.relay.set(for_strangers=True)
+    world.sink = stranger(world, "sink")
+    return world
+
+
+def stranger(world, name, place=b""):
+    """A node of the commons with a link to the relay."""
+    made = world.peer(name)
+    world.link(made, world.relay, own=False, place=place)
+    return made
+
+
+def carried(world, origin):
+    """Open a circuit between strangers and confirm it; None if it was refused or is closed."""
+    circuit = origin.open(world.relay, world.sink)
+    world.run()
+    for end in (origin, world.sink):
+        end.confirm(circuit)
+    world.run()
+    return circuit if world.carries(origin, world.sink, circuit) else None
+
+
+def test_strangers_have_half_of_the_circuits_and_members_take_them_back(open_house):
+    """Who came in from the street never keeps a member out."""
+    world = open_house
+    world.relay.set(for_strangers=True, circuits=4)
+    guests = [stranger(world, f"guest{n}") for n in range(4)]
+    assert [carried(world, guest) is not None for guest in guests] == [True, True, False, False]
+    assert guests[2].failed.popitem()[1] is Refusal.FULL
+    other = world.peer("other")
+    world.link(other, world.relay)
+    members = [opened(world, end) for end in (world.origin, other, world.origin, other)]
+    assert set(world.relay.forwards) == set(members)
+    assert [*guests[0].left.values(), *guests[1].left.values()] == [Closing.FULL] * 2
+    assert carried(world, guests[3]) is None
+
+
+def reserves(world, peer):
+    """Whether a peer that asks for a reservation gets one."""
+    peer.reserve(world.relay)
+    world.run()
+    return isinstance(world.said[-1][2], said.RelayReserved)
+
+
+def test_strangers_have_half_of_the_reservations(open_house, monkeypatch):
+    """Of one prefix a few; many of one prefix make room for another; members for nobody."""
+    monkeypatch.setattr(relay_service, "RESERVATIONS_MAX", 8)
+    monkeypatch.setattr(relay_service, "RESERVATIONS_OF_PLACE_MAX", 3)
+    world, service = open_house, open_house.relay.service
+    greedy = [stranger(world, f"greedy{n}", b"greedy") for n in range(4)]
+    assert [reserves(world, each) for each in greedy] == [True, True, True, False]
+    assert all(reserves(world, stranger(world, f"a{n}", b"a%d" % n)) for n in range(3))
+    assert service.reservations == 4
+    assert [service.needs(world.relay.key_of(each)) for each in greedy] == [False] * 2 + [True] + [
+        False
+    ]
+    assert not reserves(world, stranger(world, "late", b"late"))
+    for number in range(8):
+        member = world.peer(f"member{number}")
+        world.link(member, world.relay)
+        assert reserves(world, member)
+    assert service.reservations == 8
+    assert not reserves(world, stranger(world, "later", b"later"))
+    late = world.peer("late member")
+    world.link(late, world.relay)
+    assert not reserves(world, late)
+
+
+def test_strangers_have_half_of_the_rate_together(open_house):
+    """However many there are; a member's share is what it was."""
+    world = open_house
+    world.relay.set(for_strangers=True, rate_bps=96_000_000)
+    guests = [stranger(world, f"guest{n}") for n in range(4)]
+    circuits, rates = [], []
+    for guest in guests:
+        circuits.append(carried(world, guest))
+        shares = {world.relay.forwards[circuit].rate_bps for circuit in circuits}
+        rates.append(shares)
+    assert rates == [{24_000_000}, {24_000_000}, {16_000_000}, {12_000_000}]
+    member = opened(world)
+    assert world.relay.forwards[member].rate_bps == 48_000_000
+    for guest, circuit in zip(guests[:2], circuits[:2], strict=True):
+        guest.close(circuit)
+    world.run()
+    assert [world.relay.forwards[circuit].rate_bps for circuit in circuits[2:]] == [24_000_000] * 2
+
+
+def test_strangers_have_half_of_the_volume(open_house):
+    """A quarter each; then theirs close, and members have the other half."""
+    world = open_house
+    world.relay.set(for_strangers=True, volume_bytes=4_000_000)
+    guests = [stranger(world, f"guest{n}") for n in range(3)]
+    circuits = [carried(world, guest) for guest in guests]
+    member = opened(world)
+    assert [world.relay.forwards[each].limit_bytes for each in circuits] == [1_000_000] * 3
+    world.relay.count(dict.fromkeys(circuits[:2], 1_000_000))
+    world.run()
+    assert set(world.relay.forwards) == {member}
+    assert [list(guest.left.values()) for guest in guests] == [[Closing.VOLUME]] * 3
+    assert world.relay.forwards[member].limit_bytes == 2_000_000
+    assert carried(world, guests[2]) is None
+
+
 # --- caps -------------------------------------------------------------------------------------
 
 
