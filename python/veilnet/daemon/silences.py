@@ -30,7 +30,7 @@ import trio
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError
 from veilnet.nat.classify import Mapping
 from veilnet.nat.keepalive import Keepalive
-from veilnet.nat.place import place_of
+from veilnet.nat.place import is_private, place_of
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import nat_messages
 from veilnet.protocol.circuit import is_stand_in
@@ -180,6 +180,9 @@ class Silences:
         members: dict[int, Hashable] = {
             each.sid: each.peer_id for each in links if self._is_member(each)
         }
+        # To one on our own LAN no translator is in the way: it would hide what the others find.
+        near = {each.sid for each in links if is_private(each.endpoint.host)}
+        members = {sid: who for sid, who in members.items() if sid not in near} or members
         if members:
             return members, min(AGREEING, len(set(members.values())))
         # Ids in the commons are free.

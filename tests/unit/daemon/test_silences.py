@@ -127,6 +127,16 @@ def test_of_several_members_two_must_agree(node):
     assert node.made.keepalive.is_short
 
 
+def test_a_member_on_the_lan_does_not_hide_the_translator(node):
+    """It would come through any silence; where all are near, though, all count."""
+    far = node.add(OWN, host="20.1.0.1")
+    near = [node.add(OWN, host=f"192.168.0.{number}") for number in (1, 2)]
+    assert node.dies()[0] is node.dies()[0] is far
+    assert node.made.keepalive.is_short
+    node.links.remove(far)
+    assert node.dies()[0] in near
+
+
 @pytest.mark.parametrize("hosts", [("20.1.0.1",), ("20.1.0.1", "20.1.0.7")])
 def test_havens_in_one_place_teach_nothing(node, hosts):
     """Ids in the commons are free: they may be one and the same."""
