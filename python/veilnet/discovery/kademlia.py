@@ -13,6 +13,7 @@ told to others; every table is bounded; a question from a peer costs a bounded l
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from veilnet.discovery.contact import (
@@ -22,6 +23,7 @@ from veilnet.discovery.contact import (
     UNKNOWN_ID,
     Contact,
     Horizon,
+    block_of,
     pack_endpoint,
     split,
 )
@@ -101,6 +103,9 @@ as long each time, until there is news."""
 VERIFY_BURST: Final = 8
 VERIFY_S: Final = 2.0
 """A node that announces itself is asked back: 8 at once, then one in 2 s."""
+VERIFY_PREFIX_S: Final = 30.0
+"""... and of one prefix one in so long, or a single host would have all of it."""
+VERIFY_PREFIXES_MAX: Final = 64
 
 _ANSWERS: Final[dict[type[Any], tuple[type[Any], ...]]] = {
     FindNodes: (Nodes,),
@@ -145,6 +150,7 @@ class Kademlia:
         "_secret",
         "_seeds",
         "_service",
+        "_verified",
         "_verify_at",
         "_verify_left",
         "_votes",
@@ -205,6 +211,7 @@ class Kademlia:
         self._next_sweep = now + SWEEP_S
         self._verify_left = float(VERIFY_BURST)
         self._verify_at = now
+        self._verified: dict[bytes, float] = {}
 
     def __repr__(self) -> str:
         return f"<Kademlia {self.own_id.hex()[:8]} {self.table!r} {len(self.lookups)} lookups>"
@@ -476,8 +483,16 @@ class Kademlia:
         earned = (now - self._verify_at) / VERIFY_S
         self._verify_left = min(float(VERIFY_BURST), self._verify_left + earned)
         self._verify_at = now
+        prefix = block_of(packed)
+        if now < self._verified.get(prefix, -math.inf) + VERIFY_PREFIX_S:
+            return
         if self._verify_left >= 1.0 and len(self._queries) < MAX_QUERIES // 2:
             self._verify_left -= 1.0
+            # At the pace of all, what is forgotten was asked longer ago than a prefix waits.
+            self._verified.pop(prefix, None)
+            self._verified[prefix] = now
+            if len(self._verified) > VERIFY_PREFIXES_MAX:
+                del self._verified[next(iter(self._verified))]
             self._ask(packed, FindNodes(target=self._beside(packed)), actions)
 
     def _learned(self, event: Learned, now: float, actions: list[Action]) -> None:

@@ -162,6 +162,12 @@ class Table:
         if at >= 0:
             _, failures, heard, _ = _ENTRY.unpack_from(self._entries, at)
             return bool(failures) or not heard
+        group = self.horizon.group_of(packed)
+        same = self._same(packed[:ID_BYTES], group)
+        if same >= 0:
+            return self._is_poor(same)
+        if self._is_crowded(bucket, group):
+            return self._worst(bucket, group) >= 0
         return not self._is_full(bucket) or self._worst(bucket, b"") >= 0
 
     # who is asked, and who is told
@@ -287,23 +293,27 @@ class Table:
             self._remove(same)
         value = int.from_bytes(packed[:ID_BYTES], "big")
         bucket = min(shared_bits(value, self.value), BUCKETS - 1)
-        start = sum(self._counts[:bucket]) * ENTRY_BYTES
-        end = start + self._counts[bucket] * ENTRY_BYTES
-        crowded = (
-            self._count(group, start, end) >= PER_BUCKET
-            or self._count(group, 0, len(self._entries)) >= PER_TABLE
-        )
+        crowded = self._is_crowded(bucket, group)
         if crowded or self._is_full(bucket):
             worst = self._worst(bucket, group if crowded else b"") if proven else -1
             if worst < 0:
                 return False
             self._write(worst, entry)
             return True
+        end = sum(self._counts[: bucket + 1]) * ENTRY_BYTES
         self._entries = self._entries[:end] + entry + self._entries[end:]
         self._counts[bucket] += 1
         if proven:
             self._trim()
         return True
+
+    def _is_crowded(self, bucket: int, group: bytes) -> bool:
+        start = sum(self._counts[:bucket]) * ENTRY_BYTES
+        end = start + self._counts[bucket] * ENTRY_BYTES
+        return (
+            self._count(group, start, end) >= PER_BUCKET
+            or self._count(group, 0, len(self._entries)) >= PER_TABLE
+        )
 
     def _is_full(self, bucket: int) -> bool:
         size = self._counts[bucket]

@@ -103,6 +103,21 @@ def test_a_prefix_has_at_most_two_contacts_of_a_bucket(rng, template):
     assert len(mine) == PER_BUCKET
 
 
+@pytest.mark.parametrize("most", [PER_BUCKET, PER_TABLE])
+def test_what_would_be_taken_is_what_is_taken(rng, most):
+    """A prefix that has its share of a bucket or of the table is not asked whether it is there."""
+    mine = table()
+    for number in range(most + 2):
+        bits = 0 if most == PER_BUCKET else number
+        packed = contact(rng, 0, bits)[:32] + Contact(OWN, (f"8.8.8.{number}", 5)).packed[32:]
+        would = mine.would_take(packed)
+        assert would == (number < most)
+        assert mine.answered(packed, 1.0) == would
+    mine.unanswered(next(iter(mine)), 2.0)
+    packed = contact(rng, 0, 0)[:32] + Contact(OWN, ("8.8.8.99", 5)).packed[32:]
+    assert mine.would_take(packed) == mine.answered(packed, 3.0)
+
+
 def test_a_prefix_has_a_bounded_share_of_the_whole_table(rng):
     """... and eight of the table, over all its buckets."""
     mine = table()
