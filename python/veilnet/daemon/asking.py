@@ -1,18 +1,21 @@
 """Lookup sessions: what this node asks strangers, anonymously, and what it answers them.
 
-A lookup session is opened to an address and kept for a minute after its last use; neither end
-learns who the other is.  What comes back authenticates itself, or is a hint.
+A lookup session is opened to an address and lives for a minute; neither end learns who the other
+is.  What comes back authenticates itself, or is a hint.
 
-Invariant: at most `SESSIONS_MAX` are kept and `OPENINGS_MAX` opened at once; the one that was not
-used for longest makes room.
+Invariants: at most `SESSIONS_MAX` are kept and `OPENINGS_MAX` opened at once; the one that was not
+used for longest makes room.  A session that is left takes no further question, and is closed once
+those on it have ended: one that is not answered does not fail the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+import attrs
 import structlog
 import trio
 
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
     from veilnet.networks.endpoint import Endpoint
     from veilnet.protocol.messages import Message
 
-KEPT_S: Final = 60.0
+ASKED_S: Final = 55.0
+"""So long after it began a session is asked: both ends close it after 60 s."""
 SESSIONS_MAX: Final = 256
 OPENINGS_MAX: Final = 32
 OPEN_S: Final = 2.0
@@ -40,19 +44,34 @@ NOBODY: Final = PeerId(bytes(PEER_ID_BYTES))
 log = structlog.get_logger("veilnet.asking")
 
 
+@attrs.define(eq=False)
+class _Line:
+    """A session, and how many questions wait on it for an answer."""
+
+    session: Session
+    open: int = 0
+    heard_s: float = -math.inf
+    left: bool = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a question asked now will be answered before the session ends."""
+        is_young = trio.current_time() < self.session.established_s + ASKED_S
+        return is_young and not self.left and not self.session.link.closed.is_set()
+
+
 class Asking:
     """The lookup sessions that this node has opened, by the address asked."""
 
     def __init__(self, node: Node, commons: Commons) -> None:
         self._node = node
         self._commons = commons
-        self._sessions: OrderedDict[Endpoint, Session] = OrderedDict()
-        self._used_s: dict[Endpoint, float] = {}
+        self._lines: OrderedDict[Endpoint, _Line] = OrderedDict()
         self._opening: dict[Endpoint, trio.Event] = {}
         self._places = trio.CapacityLimiter(OPENINGS_MAX)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._lines)
 
     async def ask(
         self, endpoint: Endpoint, message: Message, *, timeout_s: float = ANSWER_S
@@ -62,36 +81,45 @@ class Asking:
         Units: *timeout_s* seconds for the answer alone.
         Raises: PeerUnreachable, TimedOut, LocalProtocolError: there is no answer.
         """
-        session = await self._session(endpoint)
-        self._used_s[endpoint] = trio.current_time()
-        self._sessions.move_to_end(endpoint)
+        line = await self._line(endpoint)
+        began_s = trio.current_time()
+        line.open += 1
         try:
-            return await session.link.ask(message, timeout_s=timeout_s)
+            answer = await line.session.link.ask(message, timeout_s=timeout_s)
         except VeilError:
             # A node that restarted knows nothing of it: the next question opens another.
-            self._drop(endpoint)
+            if line.heard_s < began_s:
+                self._leave(endpoint, line)
             raise
+        else:
+            line.heard_s = trio.current_time()
+            return answer
+        finally:
+            line.open -= 1
+            self._close_unused(line)
 
-    async def _session(self, endpoint: Endpoint) -> Session:
-        while (session := self._sessions.get(endpoint)) is None or session.link.closed.is_set():
+    async def _line(self, endpoint: Endpoint) -> _Line:
+        while (line := self._lines.get(endpoint)) is None or not line.is_usable:
             under_way = self._opening.get(endpoint)
             if under_way is None:
                 return await self._open(endpoint)
             await under_way.wait()
-            if endpoint not in self._sessions:
+            if endpoint not in self._lines:
                 raise LocalProtocolError(f"nobody answers at {endpoint}")
-        return session
+        self._lines.move_to_end(endpoint)
+        return line
 
-    async def _open(self, endpoint: Endpoint) -> Session:
+    async def _open(self, endpoint: Endpoint) -> _Line:
+        if (old := self._lines.get(endpoint)) is not None:
+            self._leave(endpoint, old)
         done = self._opening[endpoint] = trio.Event()
         try:
             async with self._places:
                 session = await self._node.blocked.reach((endpoint,), self._call)
-            self._sessions[endpoint] = session
-            self._used_s[endpoint] = trio.current_time()
-            while len(self._sessions) > SESSIONS_MAX:
-                self._drop(next(iter(self._sessions)))
-            return session
+            line = self._lines[endpoint] = _Line(session)
+            while len(self._lines) > SESSIONS_MAX:
+                self._leave(*next(iter(self._lines.items())))
+            return line
         finally:
             del self._opening[endpoint]
             done.set()
@@ -117,17 +145,22 @@ class Asking:
         primitives = self._node.primitives(commons.suite, commons)
         return await self._node.handshakes.run(machine, primitives, birth)
 
-    def _drop(self, endpoint: Endpoint) -> None:
-        session = self._sessions.pop(endpoint, None)
-        self._used_s.pop(endpoint, None)
-        if session is not None and not session.link.closed.is_set():
+    def _leave(self, endpoint: Endpoint, line: _Line) -> None:
+        """Ask nothing more on a session."""
+        line.left = True
+        if self._lines.get(endpoint) is line:
+            del self._lines[endpoint]
+        self._close_unused(line)
+
+    def _close_unused(self, line: _Line) -> None:
+        session = line.session
+        if line.left and not line.open and not session.link.closed.is_set():
             with contextlib.suppress(LocalProtocolError):
                 session.link.send(Close(reason="asked"))
             self._node.end(session, reason="asked")
 
     async def look(self) -> None:
-        """Close the sessions that were not used for a minute: one round."""
-        now = trio.current_time()
-        for endpoint, used_s in list(self._used_s.items()):
-            if now > used_s + KEPT_S:
-                self._drop(endpoint)
+        """Leave the sessions that end soon: one round."""
+        for endpoint, line in list(self._lines.items()):
+            if not line.is_usable:
+                self._leave(endpoint, line)
