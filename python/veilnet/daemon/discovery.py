@@ -54,6 +54,8 @@ CACHE_FILE: Final = "contacts.bin"
 LOOK_UP_S: Final = 8.0
 KNOWN_S: Final = 30.0
 """So long a descriptor that was found is believed without looking again."""
+KNOCKS_MAX: Final = 8
+"""At once, of those that the ladder comes upon: most of `asking.OPENINGS_MAX` is for questions."""
 PUBLISHED_MAX: Final = 1_024
 
 log = structlog.get_logger("veilnet.discovery")
@@ -90,6 +92,7 @@ class Discovery:
         self.publishing = Publishing(node, self.dht)
         self._published: OrderedDict[Key, _Published] = OrderedDict()
         self._cache = ContactCache()
+        self._knocks = trio.Semaphore(KNOCKS_MAX)
         self.climb: Climb = build(
             node.config,
             Surroundings(
@@ -189,9 +192,10 @@ class Discovery:
             await trio.to_thread.run_sync(store.write, CACHE_FILE, data, limiter=self._node.disk)
 
     async def _dial(self) -> None:
-        """Ask whoever the ladder comes upon."""
+        """Ask whoever the ladder comes upon, a few at a time: a flood of them waits its turn."""
         async for found in self.climb.ladder.contacts:
             if self._node.channels.outside((found.endpoint,)):
+                await self._knocks.acquire()
                 self._node.spawn(self._knock, found)
 
     async def _knock(self, found: Found) -> None:
@@ -201,6 +205,8 @@ class Discovery:
         except VeilError as error:
             log.debug("no contact", at=str(found.endpoint), step=found.step, reason=error.message)
             return
+        finally:
+            self._knocks.release()
         self.climb.ladder.worked(found)
 
     async def look(self) -> None:

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from veilnet.daemon.host import unix_now
+from veilnet.discovery.events import Failed, Reason
 from veilnet.discovery.locator import secret_of
 from veilnet.discovery.publisher import Content, Publisher
 from veilnet.errors import BrokenEngineError, ConfigError, VeilError
@@ -20,7 +21,7 @@ from veilnet.errors import BrokenEngineError, ConfigError, VeilError
 if TYPE_CHECKING:
     from veilnet.daemon.dht import Dht
     from veilnet.daemon.node import Node
-    from veilnet.discovery.events import Put
+    from veilnet.discovery.events import Put, Stored
     from veilnet.networks.endpoint import Endpoint
     from veilnet.networks.network import Network
     from veilnet.units import NetworkId
@@ -128,15 +129,17 @@ class Publishing:
         )
 
     async def _put(self, publisher: Publisher, put: Put) -> None:
+        ended: Stored | Failed = Failed(put.id, Reason.NOT_STORED)
         try:
             ended = await self._dht.run_put(put)
         except BrokenEngineError:
             raise
         except VeilError as error:
             log.debug("not published", reason=error.message)
-            return
-        if publisher.done(ended, trio.current_time()):
-            log.debug("published", storers=publisher.storers)
+        finally:
+            # However it ended: what the publisher believes to be under way it never tries again.
+            if publisher.done(ended, trio.current_time()):
+                log.debug("published", storers=publisher.storers)
 
 
 def _file(network: Network) -> str:

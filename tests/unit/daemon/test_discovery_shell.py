@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import trio
+import trio.testing
 
+from veilnet.daemon.asking import OPENINGS_MAX
 from veilnet.daemon.dht import Dht
-from veilnet.daemon.discovery import Discovery
+from veilnet.daemon.discovery import KNOCKS_MAX, Discovery
+from veilnet.daemon.ladder import Found
+from veilnet.daemon.publishing import Publishing
+from veilnet.discovery import events
+from veilnet.errors import LocalProtocolError, PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.dht_messages import FindNodes, Nodes
@@ -90,3 +98,53 @@ async def test_who_asks_us_shows_that_udp_leads_here():
     found._node = node
     found.met(session(vnh1.Mode.FULL, initiator=False))
     assert node.blocked.heard == [ASKED, ASKED]
+
+
+async def test_a_flood_on_the_ladder_leaves_room_for_questions(nursery):
+    """A few are knocked at, and another for each that ends."""
+    found = Discovery.__new__(Discovery)
+    send, contacts = trio.open_memory_channel(100)
+    going, begun = trio.Semaphore(0), []
+
+    async def knock(endpoint):
+        begun.append(endpoint)
+        await going.acquire()
+        raise PeerUnreachable("nobody")
+
+    found._node = SimpleNamespace(
+        channels=SimpleNamespace(outside=lambda endpoints: endpoints), spawn=nursery.start_soon
+    )
+    found.dht = SimpleNamespace(knock=knock)
+    found.climb = SimpleNamespace(ladder=SimpleNamespace(contacts=contacts))
+    found._knocks = trio.Semaphore(KNOCKS_MAX)
+    for port in range(1, 51):
+        send.send_nowait(Found(Endpoint("9.9.9.9", port), "lan"))
+    nursery.start_soon(found._dial)
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == KNOCKS_MAX < OPENINGS_MAX / 2
+    for _ in range(3):
+        going.release()
+    await trio.testing.wait_all_tasks_blocked()
+    assert len(begun) == KNOCKS_MAX + 3
+    send.close()
+    for _ in range(50):
+        going.release()
+
+
+@pytest.mark.parametrize("error", [LocalProtocolError("too many lookups"), ValueError("a bug")])
+async def test_a_put_that_breaks_off_is_over(error):
+    """The publisher hears of it, and tries again later; a bug is still told."""
+    ended = []
+
+    async def run_put(_):
+        raise error
+
+    publishing = Publishing.__new__(Publishing)
+    publishing._dht = SimpleNamespace(run_put=run_put)
+    publisher = SimpleNamespace(done=lambda result, _: ended.append(result))
+    put = events.Put(9, bytes(32), b"blob")
+    with (
+        pytest.raises(ValueError, match="a bug") if isinstance(error, ValueError) else nullcontext()
+    ):
+        await publishing._put(publisher, put)
+    assert ended == [events.Failed(9, events.Reason.NOT_STORED)]
