@@ -22,9 +22,10 @@ QUICK = """
 from veilnet.daemon import silences
 from veilnet.nat import keepalive
 silences.FIRST_TEST_S, silences.AGAIN_S, silences.SLACK_S = 0.5, 0.2, 0.5
+silences.TEST_PAUSE_S = 1.0
 keepalive.FIRST_TEST_S = 2.3
 """
-"""The first tests soon, and of silences about as long as this router's patience."""
+"""Tests soon, also after one that something disturbed, of silences about as long as it bears."""
 
 
 @pytest.fixture
