@@ -47,7 +47,7 @@ test-python:
 
 # The crates that know nothing of Python; the binding crate is tested from Python.
 test-rust:
-    {{ libclang }}; cargo test --quiet --release --workspace --exclude veilnet-py
+    {{ libclang }}; cargo test --quiet --release --workspace --exclude veilnet-py --tests
 
 # The real program in network namespaces, one test at a time.
 test-netns *args: _debian

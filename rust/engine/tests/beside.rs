@@ -1,13 +1,11 @@
 //! Sockets beside the main one: carriers, and the many of a birthday attempt.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::{at, expect, meet, open, pair, say, settle, stats, until};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::IntoRawFd as _;
 use veilnet_engine::sys::seq::Seq;
 use veilnet_engine::{Circuit, Engine, Event, State, StepLimits, carrier_number};
-use world::{at, expect, meet, open, pair, say, settle, stats, until};
 
 const QUEUE: usize = 256 << 10;
 

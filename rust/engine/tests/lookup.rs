@@ -1,12 +1,10 @@
 //! Lookup sessions between two engines on the loopback address.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::{DOOR, K_NET, NETWORK, SS, at, expect, meet, open, say, stats, until};
 use std::sync::{Arc, Mutex};
 use veilnet_engine::{Circuit, Core, Engine, Error, Event, Result, StepLimits};
 use veilnet_handshake::{Event as Contact, KeySchedule, Mode, OsRng, Suite};
-use world::{DOOR, K_NET, NETWORK, SS, at, expect, meet, open, say, stats, until};
 
 const NOBODY: [u8; 32] = [0; 32];
 

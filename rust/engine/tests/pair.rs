@@ -1,12 +1,10 @@
 //! Two engines on the loopback address, without a TUN device: sessions, control, probes, epochs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::{Nat, SS, at, expect, join, open, pair, say, settle, stats, until};
 use std::time::Duration;
 use veilnet_engine::{Event, StepLimits};
 use veilnet_handshake::OsRng;
-use world::{Nat, SS, at, expect, join, open, pair, say, settle, stats, until};
 
 /// Two engines agree, and control datagrams and probes cross both ways.
 #[test]

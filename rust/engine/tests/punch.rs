@@ -1,11 +1,9 @@
 //! Two engines find each other on a path that leads nowhere yet, through NATs and without.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::{Nat, Pair, at, expect, pair, say, settle, until};
 use std::net::{SocketAddr, UdpSocket};
 use veilnet_engine::{Cause, Engine, Event, PathStats, State, StepLimits};
-use world::{Nat, Pair, at, expect, pair, say, settle, until};
 
 /// An address where nobody answers, for as long as the socket lives.
 fn nowhere() -> (UdpSocket, SocketAddr) {

@@ -1,11 +1,9 @@
 //! Three engines: two that only talk over the third.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
+use crate::world::{Met, at, expect, meet, open, say, stats, until};
 use std::net::SocketAddr;
 use veilnet_engine::{Cause, Circuit, Engine, Event, State, StepLimits};
-use world::{Met, at, expect, meet, open, say, stats, until};
 
 const QUOTA: (u64, u64, u64) = (u64::MAX, 1 << 20, u64::MAX);
 

@@ -1,16 +1,14 @@
 //! The gate against strangers: silence, no amplification, bounds.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use crate::world::{Datagram, End, ID_R, K_NET, MS, NET, World, random};
 use proptest::prelude::*;
 use veilnet_handshake::{
     Action, Error, Event, Gate, Init, KeySchedule, Limits, Mode, Rate, SeededRng, Suite, door_key,
 };
-use world::{Datagram, End, ID_R, K_NET, MS, NET, World, random};
 
 /// A flipped bit anywhere in any message meets silence, moves nothing, and stops nothing.
 #[test]

@@ -1,15 +1,13 @@
 //! The handshake between two honest ends, with everything a network does to it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
 use std::sync::{Arc, Mutex};
 
+use crate::world::{Datagram, ID_R, K_NET, MS, NET, World, fake_kem, random, same_keys};
 use proptest::prelude::*;
 use veilnet_handshake::{
     Action, Class, Error, Gate, Init, KeySchedule, Mode, SeededRng, Suite, door_key,
 };
-use world::{Datagram, ID_R, K_NET, MS, NET, World, fake_kem, random, same_keys};
 
 /// Six messages make a session in both suites, and every size is inside the bounds.
 #[test]

@@ -1,16 +1,14 @@
 //! The lookup handshake: four messages, no identities, a public door.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use crate::world::{Datagram, End, ID_R, K_NET, MS, NET, World, fake_kem, random};
 use veilnet_handshake::{
     Action, Error, Event, Gate, Init, KeySchedule, Limits, Mode, Rate, SeededRng, Suite, Tried,
     door_key,
 };
-use world::{Datagram, End, ID_R, K_NET, MS, NET, World, fake_kem, random};
 
 fn lookup(suite: Suite, seed: u64) -> World {
     World::lookup(suite, seed, Limits::default())

@@ -2,12 +2,10 @@
 //! parser.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod reference;
-
 use std::net::IpAddr;
 
+use crate::reference::*;
 use proptest::prelude::*;
-use reference::*;
 use veilnet_wire::icmp::{self, Reason};
 use veilnet_wire::{
     Halves, Header, Kind, LAST, Outcome, PARTIAL, Run, SECOND_HALF, Super, Vnet, glue, ip, part,

@@ -1,12 +1,10 @@
 //! Reading packets, checksums, and the ICMP answers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod reference;
-
 use std::net::IpAddr;
 
+use crate::reference::*;
 use proptest::prelude::*;
-use reference::*;
 use veilnet_wire::icmp::{self, Reason};
 use veilnet_wire::ip;
 

@@ -1,10 +1,8 @@
 //! Parts: two halves make the packet again, bounded and fair.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod reference;
-
+use crate::reference::*;
 use proptest::prelude::*;
-use reference::*;
 use veilnet_wire::part::{Halves, SESSION_SLOTS, SLOTS, halves};
 use veilnet_wire::{Header, Kind, Outcome, PARTIAL, Run, SECOND_HALF, Vnet, glue};
 

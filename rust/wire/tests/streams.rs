@@ -2,10 +2,8 @@
 //! shown it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod reference;
-
+use crate::reference::*;
 use proptest::prelude::*;
-use reference::*;
 use veilnet_wire::split::{self, Super};
 use veilnet_wire::vnet::NEEDS_CSUM;
 use veilnet_wire::{Error, Kind, LAST, Outcome, Vnet, glue};
