@@ -33,7 +33,7 @@ pub struct Limits {
     pub stash: usize,
     /// Bytes of all assemblies and stashes.
     pub assembly_bytes: usize,
-    /// Tickets remembered as spent.
+    /// Tickets remembered as spent, each until it expires; beyond them tickets are refused.
     pub spent: usize,
     /// Datagrams behind AUTH that wait for its verification, per handshake with a ticket.
     pub early: usize,

@@ -9,7 +9,10 @@
 //! A public door (the commons) has its own rates and at most half of the places: strangers there
 //! never take a member's.
 //!
-//! Invariant: before a valid cookie only the ring of nonces moves; each com is processed once.
+//! A ticket proves an IP address of some time ago: before a fragment of AUTH opens, the RESP goes to
+//! the one place that the INIT came from, and at most three times the bytes that came from there.
+//!
+//! Invariant: before a valid cookie or ticket only the ring of nonces moves; each com is processed once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -36,9 +39,43 @@ use crate::transcript::hash_cut;
 /// Sources that one handshake may use.
 const SOURCES: usize = 8;
 
+/// Sent before AUTH for each byte that came, on the strength of a ticket alone.
+const PER_BYTE: usize = 3;
+
+/// What may still go to a place that only a ticket speaks for.
+#[derive(Clone, Copy, Default)]
+struct Allowance {
+    came: usize,
+    went: usize,
+    /// Datagrams of the RESP that the last sending left out.
+    owed: usize,
+}
+
+impl Allowance {
+    /// Take *bytes* if that much may go.
+    fn take(&mut self, bytes: usize) -> bool {
+        let fits = self.went + bytes <= PER_BYTE * self.came;
+        if fits {
+            self.went += bytes;
+        }
+        fits
+    }
+}
+
+/// Where a handshake's INIT came from.
+struct Place {
+    at: SocketAddr,
+    /// When a RESP last went there.
+    sent_ns: u64,
+    /// None once a cookie or AUTH proved it.
+    allowance: Option<Allowance>,
+}
+
 struct Assembly {
     com: [u8; 32],
     halves: [Option<Vec<u8>>; 2],
+    /// Bytes of the datagrams, in all.
+    came: usize,
     born_ns: u64,
 }
 
@@ -50,7 +87,7 @@ impl Assembly {
 
 /// A whole INIT that Python has not answered.
 struct Waiting {
-    sources: Vec<SocketAddr>,
+    places: Vec<Place>,
     born_ns: u64,
     public: bool,
 }
@@ -69,8 +106,7 @@ struct Answer {
     sealed: Option<(Outgoing, Seal)>,
     mask_tx: [u8; 32],
     mask_rx: [u8; 32],
-    /// Proven sources and when the RESP last went there.
-    sources: Vec<(SocketAddr, u64)>,
+    places: Vec<Place>,
     incoming: Incoming,
     /// Mode ticket: what came behind AUTH. Its masks fit, nothing else is known of it.
     early: Vec<(SocketAddr, Vec<u8>)>,
@@ -83,6 +119,7 @@ struct Answer {
 }
 
 impl Answer {
+    /// The whole RESP to *to*, sealed anew.
     fn send(&mut self, to: SocketAddr, rng: &mut dyn Rng, out: &mut Vec<Action>) -> Result<()> {
         for (k, half) in self.halves.iter().enumerate() {
             let body = RespPart {
@@ -104,6 +141,41 @@ impl Answer {
         }
     }
 
+    /// The RESP to *place*: as much of it as may go there. What was left out goes first next time.
+    fn send_to(
+        &mut self,
+        place: &mut Place,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Result<()> {
+        let first = out.len();
+        self.send(place.at, rng, out)?;
+        let Some(allowance) = &mut place.allowance else {
+            return Ok(());
+        };
+        let mut datagrams = out.split_off(first);
+        let count = datagrams.len();
+        let owed = if allowance.owed == 0 {
+            count
+        } else {
+            allowance.owed.min(count)
+        };
+        let mut left = owed;
+        for action in datagrams.drain(count - owed..) {
+            let bytes = match &action {
+                Action::Send { bytes, .. } => bytes.len(),
+                _ => 0,
+            };
+            if !allowance.take(bytes) {
+                break;
+            }
+            out.push(action);
+            left -= 1;
+        }
+        allowance.owed = left;
+        Ok(())
+    }
+
     /// Bytes held.
     fn bytes(&self) -> usize {
         let early: usize = self.early.iter().map(|(_, datagram)| datagram.len()).sum();
@@ -122,6 +194,32 @@ impl Answer {
 fn waits(waiting: &BTreeMap<[u8; 32], Waiting>, door: &Door, limits: &Limits) -> bool {
     let strangers = || waiting.values().filter(|other| other.public).count();
     waiting.len() < limits.waiting && (door.replay_set || strangers() < limits.waiting / 2)
+}
+
+/// An INIT came from *source*, *came* bytes if only a ticket speaks for it. False if the RESP must
+/// not go there: a ticket is good for one place, and a handshake for eight.
+fn note(places: &mut Vec<Place>, source: SocketAddr, came: Option<usize>) -> bool {
+    if let Some(place) = places.iter_mut().find(|place| place.at == source) {
+        match (&mut place.allowance, came) {
+            (Some(allowance), Some(came)) => allowance.came += came,
+            (allowance, None) => *allowance = None,
+            (None, Some(_)) => {}
+        }
+        return true;
+    }
+    let room = if came.is_some() { 1 } else { SOURCES };
+    if places.len() >= room {
+        return false;
+    }
+    places.push(Place {
+        at: source,
+        sent_ns: 0,
+        allowance: came.map(|came| Allowance {
+            came,
+            ..Allowance::default()
+        }),
+    });
+    true
 }
 
 /// Everything the responder knows.
@@ -234,7 +332,8 @@ impl Responder {
                 let valid = self.tickets.open(shown, source, &com, now_ns);
                 // Of our own making but spent, or of another run or for another address: let the
                 // address be proven now. One RETRY for both fragments.
-                let Some(valid) = valid.filter(|ticket| known || !self.tickets.is_spent(ticket))
+                let Some(valid) =
+                    valid.filter(|ticket| known || self.tickets.is_fresh(ticket, now_ns))
                 else {
                     let name = (part.sid_i, part.n_i, com);
                     let again = part.k == 0;
@@ -246,32 +345,34 @@ impl Responder {
                 Some(valid)
             }
         };
-        // From here on the source address is proven.
+        // From here on the source is proven, by a ticket its IP address only.
+        let came = ticket.as_ref().map(|_| received);
         if door.replay_set {
             self.coms.insert(com);
         }
         if let Some(sid) = self.by_com.get(&com).copied() {
-            return self.again(sid, source, now_ns, limits, rng, out);
+            return self.again(sid, (source, came), now_ns, limits, rng, out);
         }
         if let Some(waiting) = self.waiting.get_mut(&com) {
-            if !waiting.sources.contains(&source) && waiting.sources.len() < SOURCES {
-                waiting.sources.push(source);
-            }
+            note(&mut waiting.places, source, came);
             return None;
         }
         if self.processed.contains(&com) {
             return None;
         }
-        let mut init = self.assemble(part, com, door, source, now_ns, limits, memory)?;
+        let (mut init, whole) =
+            self.assemble(part, com, door, (source, received), now_ns, limits, memory)?;
         if let Some(ticket) = ticket {
             self.tickets.spend(&ticket);
             init.holder = Some(ticket.holder);
         }
         self.processed.insert(com);
+        let mut places = Vec::new();
+        note(&mut places, source, came.map(|_| whole));
         self.waiting.insert(
             com,
             Waiting {
-                sources: vec![source],
+                places,
                 born_ns: now_ns,
                 public: !door.replay_set,
             },
@@ -280,18 +381,18 @@ impl Responder {
         Some(())
     }
 
-    /// Join the halves. Each was checked alone against h_k and com, so equal com means equal rest.
+    /// Join the halves; with them, the bytes that came. Each was checked alone against h_k and com, so equal com means equal rest.
     #[allow(clippy::too_many_arguments)]
     fn assemble(
         &mut self,
         part: InitPart,
         com: [u8; 32],
         door: &Door,
-        source: SocketAddr,
+        (source, received): (SocketAddr, usize),
         now_ns: u64,
         limits: &Limits,
         memory: &mut usize,
-    ) -> Option<Init> {
+    ) -> Option<(Init, usize)> {
         let key = (source, part.sid_i);
         self.drop_stale(&key, now_ns, memory);
         if *memory + part.half.len() > limits.assembly_bytes {
@@ -309,13 +410,18 @@ impl Responder {
             let assembly = Assembly {
                 com,
                 halves: [None, None],
+                came: 0,
                 born_ns: now_ns,
             };
             self.assemblies.insert(key, assembly);
         }
         let assembly = self.assemblies.get_mut(&key)?;
         let slot = assembly.halves.get_mut(part.k)?;
-        if assembly.com != com || slot.is_some() {
+        if assembly.com != com {
+            return None;
+        }
+        assembly.came += received;
+        if slot.is_some() {
             return None;
         }
         *memory += part.half.len();
@@ -324,13 +430,14 @@ impl Responder {
             return None;
         };
         let bytes = [first.as_slice(), second].concat();
+        let came = assembly.came;
         *memory = memory.saturating_sub(assembly.bytes());
         self.assemblies.remove(&key);
         if !waits(&self.waiting, door, limits) {
             return None;
         }
         let (x, ek) = bytes.split_first_chunk::<32>()?;
-        Some(Init {
+        let init = Init {
             door: door.id,
             source,
             mode: part.mode,
@@ -341,7 +448,8 @@ impl Responder {
             x: *x,
             ek: ek.to_vec(),
             holder: None,
-        })
+        };
+        Some((init, came))
     }
 
     fn drop_stale(&mut self, key: &(SocketAddr, u32), now_ns: u64, memory: &mut usize) {
@@ -354,11 +462,11 @@ impl Responder {
         }
     }
 
-    /// The same com with a valid cookie: the cached RESP again, sealed anew.
+    /// The same com with a valid cookie or ticket: the cached RESP again, sealed anew.
     fn again(
         &mut self,
         sid: u32,
-        source: SocketAddr,
+        (source, came): (SocketAddr, Option<usize>),
         now_ns: u64,
         limits: &Limits,
         rng: &mut dyn Rng,
@@ -368,27 +476,27 @@ impl Responder {
         if answer.message.is_some() {
             return None;
         }
-        match answer
-            .sources
-            .iter_mut()
-            .find(|(known, _)| *known == source)
-        {
-            Some((_, sent_ns)) => {
-                if now_ns.saturating_sub(*sent_ns) < RESEND_GAP_NS {
-                    return None;
-                }
-                *sent_ns = now_ns;
-            }
-            None => {
-                let room = answer.sources.len() < SOURCES;
-                if !room || !self.sources.insert(source, sid, limits.per_source) {
-                    return None;
-                }
-                answer.sources.push((source, now_ns));
-            }
+        let known = answer.places.iter().any(|place| place.at == source);
+        if !note(&mut answer.places, source, came) {
+            return None;
         }
-        answer.touched_ns = now_ns;
-        answer.send(source, rng, out).ok()
+        if !known && !self.sources.insert(source, sid, limits.per_source) {
+            answer.places.retain(|place| place.at != source);
+            return None;
+        }
+        let at = answer.places.iter().position(|place| place.at == source)?;
+        let mut place = answer.places.swap_remove(at);
+        let owed = place.allowance.is_some_and(|allowance| allowance.owed > 0);
+        let due = !known || owed || now_ns.saturating_sub(place.sent_ns) >= RESEND_GAP_NS;
+        let sent = if due {
+            place.sent_ns = now_ns;
+            answer.touched_ns = now_ns;
+            answer.send_to(&mut place, rng, out)
+        } else {
+            Ok(())
+        };
+        answer.places.push(place);
+        sent.ok()
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -444,7 +552,15 @@ impl Responder {
         drop(inner);
 
         let waiting = self.waiting.remove(&init.com);
-        let proven = waiting.map_or_else(|| vec![init.source], |waiting| waiting.sources);
+        let places = waiting.map_or_else(
+            || {
+                let mut places = Vec::new();
+                // Nobody knows any more what came: nothing goes out on a ticket's strength.
+                note(&mut places, init.source, init.holder.map(|_| 0));
+                places
+            },
+            |waiting| waiting.places,
+        );
         self.make_room(public, limits, memory);
         let mut answer = Answer {
             schedule: schedule.clone(),
@@ -459,7 +575,7 @@ impl Responder {
             sealed,
             mask_tx,
             mask_rx,
-            sources: Vec::new(),
+            places: Vec::new(),
             incoming: Incoming::default(),
             early: Vec::new(),
             message: None,
@@ -467,10 +583,11 @@ impl Responder {
             established_ns: lookup.then_some(now_ns),
             touched_ns: now_ns,
         };
-        for source in proven {
-            if self.sources.insert(source, sid, limits.per_source) {
-                answer.send(source, rng, out)?;
-                answer.sources.push((source, now_ns));
+        for mut place in places {
+            if self.sources.insert(place.at, sid, limits.per_source) {
+                answer.send_to(&mut place, rng, out)?;
+                place.sent_ns = now_ns;
+                answer.places.push(place);
             }
         }
         self.by_com.insert(init.com, sid);
@@ -533,6 +650,10 @@ impl Responder {
             let Some(fragment) = auth.open_fragment(sid, datagram) else {
                 continue;
             };
+            // Whoever sealed it has read a RESP there.
+            if let Some(place) = answer.places.iter_mut().find(|place| place.at == source) {
+                place.allowance = None;
+            }
             let attempt = fragment.attempt;
             if answer.established_ns.is_some() {
                 // One ACK per attempt: a replayed fragment meets silence.
@@ -646,8 +767,8 @@ impl Responder {
             return false;
         };
         self.by_com.remove(&answer.com);
-        for (source, _) in &answer.sources {
-            self.sources.remove(*source, sid);
+        for place in &answer.places {
+            self.sources.remove(place.at, sid);
         }
         *memory = memory.saturating_sub(answer.bytes());
         true

@@ -7,8 +7,10 @@
 //! ```
 //! It replaces the cookie and nothing else. K_tk is random and never leaves this struct, so no
 //! ticket outlives the process; expiry is on its clock. A ticket opens one handshake: whose INIT
-//! was whole under it spends it.
+//! was whole under it spends it. A spent ticket is remembered until it expires, so no flood makes
+//! one fresh again; while there is no room for another, tickets open nothing.
 
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
@@ -17,7 +19,6 @@ use zeroize::Zeroizing;
 
 use crate::error::{Error, Result};
 use crate::labels::{self, Label};
-use crate::replay::Seen;
 use crate::rng::{self, Rng};
 use crate::transcript::expand;
 
@@ -57,7 +58,8 @@ pub(crate) struct Shown {
 
 /// A ticket that is ours, in time, and shown from the address that it is for.
 pub(crate) struct Valid {
-    pub(crate) nonce: [u8; NONCE],
+    nonce: [u8; NONCE],
+    expiry_ns: u64,
     /// Whom the issuer's Python gave it to.
     pub(crate) holder: [u8; 32],
 }
@@ -79,14 +81,19 @@ fn address(ip: IpAddr) -> [u8; 16] {
 /// The issuer's side.
 pub(crate) struct Tickets {
     key: Zeroizing<[u8; 32]>,
-    spent: Seen<[u8; NONCE]>,
+    limit: usize,
+    spent: HashSet<[u8; NONCE]>,
+    /// The same, by expiry.
+    ends: BTreeSet<(u64, [u8; NONCE])>,
 }
 
 impl Tickets {
     pub(crate) fn new(limit: usize, rng: &mut dyn Rng) -> Result<Tickets> {
         Ok(Tickets {
             key: Zeroizing::new(rng::array(rng)?),
-            spent: Seen::new(limit),
+            limit,
+            spent: HashSet::new(),
+            ends: BTreeSet::new(),
         })
     }
 
@@ -166,19 +173,30 @@ impl Tickets {
         let (from, holder) = rest.split_first_chunk::<16>()?;
         let key = self.derive(labels::TICKET_KEY, nonce);
         let fits = constant_time::verify_slices_are_equal(&mac(&key, com), &shown.mac).is_ok();
-        let good = fits && now_ns < u64::from_be_bytes(*expiry) && *from == address(source.ip());
+        let expiry_ns = u64::from_be_bytes(*expiry);
+        let good = fits && now_ns < expiry_ns && *from == address(source.ip());
         good.then_some(Valid {
             nonce: *nonce,
+            expiry_ns,
             holder: holder.first_chunk::<32>().copied()?,
         })
     }
 
-    pub(crate) fn is_spent(&self, valid: &Valid) -> bool {
-        self.spent.contains(&valid.nonce)
+    /// Whether it may open a handshake: it has not yet, and there is room to remember that it did.
+    pub(crate) fn is_fresh(&mut self, valid: &Valid, now_ns: u64) -> bool {
+        while let Some((end_ns, nonce)) = self.ends.first().copied()
+            && end_ns <= now_ns
+        {
+            self.ends.pop_first();
+            self.spent.remove(&nonce);
+        }
+        self.spent.len() < self.limit && !self.spent.contains(&valid.nonce)
     }
 
-    /// It has opened a handshake.
+    /// It has opened a handshake. Only after `is_fresh`.
     pub(crate) fn spend(&mut self, valid: &Valid) {
-        self.spent.insert(valid.nonce);
+        if self.spent.insert(valid.nonce) {
+            self.ends.insert((valid.expiry_ns, valid.nonce));
+        }
     }
 }

@@ -1,12 +1,10 @@
 //! Coming back with a ticket: one round trip, one use, one address.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod world;
-
 use std::net::SocketAddr;
 
-use veilnet_handshake::{Error, Limits, Suite, TICKET, Ticket};
-use world::{Datagram, HOLDER, MS, World};
+use crate::world::{Datagram, HOLDER, MS, World};
+use veilnet_handshake::{Error, Limits, Rate, Suite, TICKET, Ticket};
 
 const HOUR: u64 = 3_600_000;
 
@@ -28,13 +26,15 @@ fn one_round_trip() {
     for suite in [Suite::S1, Suite::S2] {
         let (mut world, ticket) = returning(suite, 1);
         world.present(&ticket);
-        assert_eq!(world.wire.len(), 2, "INIT, and no HELLO");
+        let said = world.wire.len();
+        let copies = if suite == Suite::S1 { 2 } else { 3 };
+        assert_eq!(said, 2 * copies, "INIT, and no HELLO");
         world.settle();
         world.assert_agreed();
         assert!(world.log.iter().all(|d| d.bytes.len() <= 1100));
         assert_eq!(world.r.inits[0].holder, Some(HOLDER));
-        assert_eq!(world.log[2].from, world.r.address);
-        assert!(world.log[2].bytes.len() > 300, "no RETRY");
+        assert_eq!(world.log[said].from, world.r.address);
+        assert!(world.log[said].bytes.len() > 300, "no RETRY");
     }
 }
 
@@ -79,15 +79,18 @@ fn a_changed_ticket_is_none() {
     falls_back(&mut world, &ticket);
 }
 
-/// The ticket brings one RETRY, no larger than what came, and the cookie a session in its second trip.
+/// Each INIT by ticket brings one RETRY, no larger than its half, and the cookie a session in its
+/// second trip.
 fn falls_back(world: &mut World, ticket: &Ticket) {
     world.present(ticket);
-    let init = world.wire.pop_front().unwrap();
-    world.deliver(&init);
-    let other = world.wire.pop_front().unwrap();
-    world.deliver(&other);
-    assert_eq!(world.wire.len(), 1, "one RETRY");
-    assert!(world.wire[0].bytes.len() <= init.bytes.len());
+    let inits: Vec<Datagram> = world.wire.drain(..).collect();
+    for pair in inits.chunks(2) {
+        let before = world.wire.len();
+        world.deliver(&pair[0]);
+        world.deliver(&pair[1]);
+        assert_eq!(world.wire.len(), before + 1, "one RETRY");
+        assert!(world.wire[before].bytes.len() <= pair[0].bytes.len());
+    }
     assert!(world.r.inits.is_empty());
     world.settle();
     world.assert_agreed();
@@ -126,12 +129,114 @@ fn a_ticket_is_spent() {
     world.present(&ticket);
     world.settle();
     world.assert_agreed();
-    let mut second = World::returning(Suite::S1, 10, Limits::default());
-    std::mem::swap(&mut second.r, &mut world.r);
+    falls_back(&mut next(world, 10), &ticket);
+}
+
+/// The same responder and another handshake.
+fn next(world: World, seed: u64) -> World {
+    let mut second = World::returning(Suite::S1, seed, Limits::default());
+    second.now = world.now;
+    second.r = world.r;
     second.r.inits.clear();
     second.r.established = None;
-    second.now = world.now;
-    falls_back(&mut second, &ticket);
+    second
+}
+
+/// A spent ticket is remembered until it expires; without room for another, tickets are refused.
+#[test]
+fn spent_tickets_make_room_by_expiry() {
+    let limits = Limits {
+        spent: 2,
+        ..Limits::default()
+    };
+    let mut world = World::returning(Suite::S1, 20, limits);
+    let tickets: Vec<Ticket> = [HOUR, HOUR / 2, 2 * HOUR, 2 * HOUR]
+        .map(|life| world.ticket(life))
+        .into();
+    for (ticket, seed) in tickets[..2].iter().zip(21..) {
+        world.present(ticket);
+        world.settle();
+        world.assert_agreed();
+        assert_eq!(world.r.inits[0].holder, Some(HOLDER));
+        world = next(world, seed);
+    }
+    falls_back(&mut world, &tickets[2]);
+    world = next(world, 23);
+    falls_back(&mut world, &tickets[0]);
+    world = next(world, 24);
+    world.now += HOUR / 2 * MS;
+    world.present(&tickets[2]);
+    world.settle();
+    world.assert_agreed();
+    assert_eq!(world.r.inits[0].holder, Some(HOLDER), "room by expiry");
+    world = next(world, 25);
+    falls_back(&mut world, &tickets[0]);
+    world = next(world, 26);
+    falls_back(&mut world, &tickets[3]);
+}
+
+/// Before AUTH no more than three times what came goes out, and only to where the INIT came from,
+/// however often and from wherever it is said; AUTH ends that.
+#[test]
+fn a_ticket_reflects_little() {
+    let plenty = Rate {
+        per_s: 1 << 20,
+        burst: 1 << 20,
+    };
+    let limits = Limits {
+        unproven_address: plenty,
+        unproven_prefix: plenty,
+        ..Limits::default()
+    };
+    let mut world = World::returning(Suite::S1, 27, limits);
+    let ticket = world.ticket(HOUR);
+    world.r.identity = 16_000;
+    world.present(&ticket);
+    let home = world.i.address;
+    let mut elsewhere = home;
+    let (mut came, mut went, mut silent) = (0, 0, 0);
+    let mut answers = Vec::new();
+    for round in 0..6 {
+        let mut inits: Vec<Datagram> = world.wire.drain(..).collect();
+        if round == 3 {
+            // Sealed anew, so no replay: but shown from another port, as a spoofer would.
+            elsewhere.set_port(9);
+            for init in inits.drain(..) {
+                world.r.receive(elsewhere, &init.bytes, world.now);
+                silent += 1;
+                assert!(world.r.sends().is_empty());
+            }
+        }
+        for init in inits {
+            world.r.receive(home, &init.bytes, world.now);
+            came += init.bytes.len();
+            for answer in world.r.sends() {
+                assert_eq!(answer.to, home);
+                went += answer.bytes.len();
+                answers.push(answer);
+            }
+            assert!(went <= 3 * came, "{went} bytes for {came}");
+        }
+        world.now += 300 * MS;
+        let to = world.r.address;
+        assert!(world.i.hello(to, world.now));
+        let mut said = world.i.sends();
+        if said.len() == 1 {
+            // In turn it is HELLO, which the door meets with silence now.
+            world.deliver(&said[0]);
+            assert!(world.wire.is_empty());
+            assert!(world.i.hello(to, world.now));
+            said = world.i.sends();
+        }
+        world.wire.extend(said);
+    }
+    assert!(
+        went > 16_000 && silent == 2,
+        "{went} bytes, {silent} silent"
+    );
+    world.wire = answers.into();
+    world.settle();
+    world.assert_agreed();
 }
 
 /// What was recorded of it, sent again, gets nothing: not even a RETRY.
