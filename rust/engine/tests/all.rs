@@ -1,4 +1,5 @@
 //! Every test of the crate's surface, in one program: each program is linked with everything anew.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod beside;
 mod lookup;

@@ -1,5 +1,4 @@
 //! Sockets beside the main one: carriers, and the many of a birthday attempt.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::{at, expect, meet, open, pair, say, settle, stats, until};
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,5 +1,4 @@
 //! Lookup sessions between two engines on the loopback address.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::{DOOR, K_NET, NETWORK, SS, at, expect, meet, open, say, stats, until};
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
 //! Two engines on the loopback address, without a TUN device: sessions, control, probes, epochs.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::{Nat, SS, at, expect, join, open, pair, say, settle, stats, until};
 use std::time::Duration;

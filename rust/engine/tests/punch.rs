@@ -1,5 +1,4 @@
 //! Two engines find each other on a path that leads nowhere yet, through NATs and without.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::{Nat, Pair, at, expect, pair, say, settle, until};
 use std::net::{SocketAddr, UdpSocket};

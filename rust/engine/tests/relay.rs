@@ -1,5 +1,4 @@
 //! Three engines: two that only talk over the third.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::world::{Met, at, expect, meet, open, say, stats, until};
 use std::net::SocketAddr;

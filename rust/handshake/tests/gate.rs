@@ -1,5 +1,4 @@
 //! The gate against strangers: silence, no amplification, bounds.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
 //! The handshake between two honest ends, with everything a network does to it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,4 @@
 //! The lookup handshake: four messages, no identities, a public door.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,5 +1,4 @@
 //! Coming back with a ticket: one round trip, one use, one address.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::SocketAddr;
 

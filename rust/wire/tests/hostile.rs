@@ -1,6 +1,5 @@
 //! What a relay or a peer may try against the receive side, and what arbitrary bytes do to every
 //! parser.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::IpAddr;
 

@@ -1,5 +1,4 @@
 //! Reading packets, checksums, and the ICMP answers.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::net::IpAddr;
 

@@ -1,5 +1,4 @@
 //! Parts: two halves make the packet again, bounded and fair.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::reference::*;
 use proptest::prelude::*;

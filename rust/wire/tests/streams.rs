@@ -1,6 +1,5 @@
 //! Split, lose, reorder, glue: the reader at the far end sees what a per-packet path would have
 //! shown it.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use crate::reference::*;
 use proptest::prelude::*;
