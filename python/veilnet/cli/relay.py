@@ -17,11 +17,6 @@ relay_app = typer.Typer(
     no_args_is_help=True,
 )
 
-NO_STRANGERS_YET = (
-    "Strangers come by the commons, which this release does not have yet: "
-    "until then this node relays for its own networks alone."
-)
-
 
 @relay_app.command("status")
 def relay_status(
@@ -47,8 +42,6 @@ def relay_on(
 ) -> None:
     """Relay for own networks, and for strangers too."""
     _show(context, ask(context, "relay_set", relay="own" if own else "all"))
-    if not own:
-        output.note(NO_STRANGERS_YET)
 
 
 @relay_app.command("off")

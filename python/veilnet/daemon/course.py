@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from attrs import define, field, frozen
 
-from veilnet.daemon.ways import PathIds, Way, best_of
+from veilnet.daemon.ways import TOLL_S, PathIds, Way, best_of
 from veilnet.paths import DIRECT, Arm, Decision
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Course:
         own, hint = leg(arm[0]), self.hints.get(arm[-1])
         return Arm(
             arm,
-            math.nan if own is None or own.rtt_s is None else own.rtt_s,
+            math.nan if own is None or own.rtt_s is None else own.rtt_s + TOLL_S * len(arm),
             math.nan if hint is None or hint.rtt_s is None else hint.rtt_s,
             prefixes_of(own.endpoint) if own is not None else frozenset(),
         )

@@ -412,10 +412,12 @@ class Paths:
         self._wish(course, [arm.id for arm in arms], now_s)
 
     def _candidates(self, network: Network, course: Course) -> list[PeerId]:
-        """Return the relays that may be tried: members first, then the peer's havens."""
+        """Return the relays that may be tried: members, and where no direct way lives, havens."""
         peer_id = course.session.peer_id
         members = self._node.detours.candidates(network, peer_id)
-        havens = [haven.relay for haven in self._node.detours.havens(network, peer_id)]
+        havens: list[PeerId] = []
+        if not course.usable_direct():
+            havens += [haven.relay for haven in self._node.detours.havens(network, peer_id)]
         return list(dict.fromkeys((*members, *havens)))[:CANDIDATES_MAX]
 
     def _samples(

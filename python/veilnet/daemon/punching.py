@@ -277,7 +277,7 @@ class Punchings:
             "direct way found",
             peer=course.session.peer_id.hex()[:12],
             at=str(Endpoint(*way.endpoint)),
-            failed_before=caller.machine.tried,
+            tries_before=caller.machine.tried,
         )
         caller.machine.met(now_s)
         self._node.paths.drive(course)

@@ -31,6 +31,9 @@ PROBING: Final = "probing"
 OPEN_MAX: Final = 8
 """Paths of one session, as the engine has it."""
 LAST_ID: Final = 254
+TOLL_S: Final = 0.004
+"""Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
+better than going straight, by more than a busy host's clocks are off."""
 PROBE_PATIENCE_S: Final = 1.0
 """A probe without an answer after this, or four round trips, found nothing."""
 UNJUDGED_S: Final = 1.0
@@ -157,10 +160,12 @@ class Way:
         judged = stats.judged_datagrams - before.judged_datagrams
         lost = stats.lost_datagrams - before.lost_datagrams
         loss = min(max(lost / judged, 0.0), 1.0) if judged > 0 else min(max(stats.loss, 0.0), 1.0)
-        rtt_s = None if stats.state == DEAD else stats.rtt_s
+        toll_s = TOLL_S * len(self.arm)
+        rtt_s = None if stats.state == DEAD or stats.rtt_s is None else stats.rtt_s + toll_s
         dead = stats.state == DEAD
         unjudged = self._is_unjudged(stats, before, now_s)
-        minimum_s = min((v for v in (stats.rtt_min_s, stats.rtt_s) if v is not None), default=0.0)
+        seen = [v + toll_s for v in (stats.rtt_min_s, stats.rtt_s) if v is not None]
+        minimum_s = min(seen, default=0.0)
         # What it carried counts even if the engine has just taken the share away.
         if (stats.share > 0 or before.share > 0) and (rtt_s is not None or dead or unjudged):
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
@@ -183,7 +188,7 @@ class Way:
         found += [
             Sample(
                 arm=self.arm,
-                rtt_s=probed_s,
+                rtt_s=None if probed_s is None else probed_s + toll_s,
                 loss=0.0 if probed_s is not None else 1.0,
                 jitter_s=stats.jitter_s,
                 rtt_min_s=minimum_s,
