@@ -17,7 +17,7 @@ from veilnet.daemon.course import (
     prefixes_of,
     told,
 )
-from veilnet.daemon.ways import ALIVE, BROWNED, DEAD, PROBING, PathIds, Way, best_of
+from veilnet.daemon.ways import ALIVE, BROWNED, DEAD, PROBING, TOLL_S, PathIds, Way, best_of
 from veilnet.paths import DIRECT, Decision
 from veilnet.protocol.circuit import is_circuit, link_of
 
@@ -284,7 +284,7 @@ def test_arms_are_what_is_open_and_what_could_be():
     arms = made.arms([ONE, TWO, b"3" * 32], legs.get, 1.0)
     assert [arm.id for arm in arms] == [(ONE,), (TWO,)]
     assert math.isnan(arms[0].own_leg_s)
-    assert (arms[1].own_leg_s, arms[1].far_leg_s) == (0.02, 0.01)
+    assert (arms[1].own_leg_s, arms[1].far_leg_s) == (0.02 + TOLL_S, 0.01)
 
 
 def test_a_relay_that_the_peer_cannot_reach_is_no_arm_for_a_while():
