@@ -266,6 +266,12 @@ class Config:
         ),
         "The commons to be found in, and to find others by; empty = keep to one's own networks.",
     )
+    contacts: tuple[str, ...] = _key(
+        (),
+        _check(lambda value: len(value) <= 16, "at most 16 HOST:PORT"),
+        "HOST:PORT of nodes of the commons to begin with, beside all that is found.",
+        converter=_endpoints_of("contacts"),
+    )
     tcp_listen: str = _key(
         "auto",
         _check(lambda value: value in TCP_LISTEN, f"one of {', '.join(TCP_LISTEN)}"),

@@ -25,12 +25,12 @@ from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder import Found, Scope
 from veilnet.daemon.ladder.build import Climb, Surroundings, build
 from veilnet.daemon.publishing import Publishing
-from veilnet.daemon.underlay import is_reachable
+from veilnet.daemon.underlay import is_reachable, resolve
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
-from veilnet.errors import PeerUnreachable, VeilError
+from veilnet.errors import ConfigError, PeerUnreachable, VeilError
 from veilnet.protocol.circuit import is_stand_in
 from veilnet.units import NetworkId, PeerId
 
@@ -92,6 +92,8 @@ class Discovery:
         self.publishing = Publishing(node, self.dht)
         self._published: OrderedDict[Key, _Published] = OrderedDict()
         self._cache = ContactCache()
+        self._named: list[Endpoint] = []
+        """First contacts that the operator named."""
         self._knocks = trio.Semaphore(KNOCKS_MAX)
         self.climb: Climb = build(
             node.config,
@@ -152,7 +154,9 @@ class Discovery:
         return found
 
     def _known(self) -> Iterator[Found]:
-        """Yield where members of our networks were seen last."""
+        """Yield what the operator named, then where members of our networks were seen last."""
+        for endpoint in self._named:
+            yield Found(endpoint, "known", self._commons.id)
         for network in self._node.networks:
             for member in network.members:
                 if member.peer_id != network.peer_id:
@@ -166,10 +170,19 @@ class Discovery:
         """
         await self._look_around()
         await self._restore()
+        await self._resolve_named()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.dht.run)
             nursery.start_soon(self.climb.ladder.run)
             nursery.start_soon(self._dial)
+
+    async def _resolve_named(self) -> None:
+        """Look up the operator's first contacts; a name that means nothing now is left out."""
+        for text in self._node.config.contacts:
+            try:
+                self._named += await trio.to_thread.run_sync(resolve, (text,))
+            except ConfigError as error:
+                log.warning("contact not resolved", reason=error.message)
 
     async def _restore(self) -> None:
         """Read the contacts of the last run."""

@@ -41,3 +41,12 @@ async def test_who_holds_a_haven_is_reached_over_it(tmp_path):
         (haven,) = bob.strangers.havens()
         circuit = await alice.strangers.circuit(haven)
         assert circuit.relays == (relay.commons.peer_id,)
+
+
+async def test_a_named_contact_is_met(tmp_path):
+    """Who is named in the configuration is asked at the start."""
+    async with commons(tmp_path, "alice") as (alice,):
+        place = f"127.0.0.1:{alice.engine.port}"
+        async with commons(tmp_path, "bob", contacts=[place]) as (bob,):
+            await until(lambda: bob.discovery.contacts == 1)
+            assert bob.discovery.climb.ladder.first.step == "known"
