@@ -10,7 +10,8 @@ from veilnet.cli.output import ago, columns, line, milliseconds, short_id, size,
 
 def path_words(path: Mapping[str, Any]) -> str:
     """Return *path* in a few words: kind, relays, endpoint, round trip."""
-    words = f"{way_words(path)} {path['endpoint']}, rtt {milliseconds(path.get('rtt_ms'))}"
+    place = "" if path["endpoint"] == "-" else f" {path['endpoint']}"
+    words = f"{way_words(path)}{place}, rtt {milliseconds(path.get('rtt_ms'))}"
     share = path.get("share", 1.0)
     if 0 < share < 1:
         words += f", {share:.0%} of the traffic"
@@ -42,6 +43,12 @@ def status(value: Mapping[str, Any]) -> None:
         )
         for warning in network.get("warnings", ()):
             line(f"         warning: {warning}")
+    found = value.get("discovery", {})
+    if "commons" in found:
+        line(
+            f"commons  {found['commons']}  contacts {found['contacts']}  "
+            f"havens {len(found['havens'])}  nat {found['nat']}"
+        )
     for words in columns([peer_words(peer) for peer in by_name(value["peers"])]):
         line(f"peer     {words}")
     if not value["peers"]:
