@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 QUIET = 'commons = ""\nlan = "off"\nport_mapping = false\n'
-"""A started node must not speak to this machine's own network."""
+
+
+def quiet(state: Path) -> None:
+    """Keep the node that starts in *state* from speaking to this machine's own network."""
+    if not (state / "config.toml").exists():
+        state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (state / "config.toml").write_text(QUIET)
+        (state / "config.toml").chmod(0o600)
 
 
 @dataclass
@@ -53,9 +60,6 @@ class Host:
 
     def run(self, *words, timeout_s=60, **environ) -> Ran:
         """Run `veilnet WORDS` for this host and wait for its end."""
-        if words[0] == "up" and not (self.state / "config.toml").exists():
-            self.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self.state / "config.toml").write_text(QUIET)
         clean = {key: value for key, value in os.environ.items() if not key.startswith("VEILNET_")}
         done = subprocess.run(
             [sys.executable, "-m", "veilnet", *words, *self.arguments],
@@ -68,7 +72,9 @@ class Host:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     def ok(self, *words, **more) -> Ran:
-        """Run a command that must succeed."""
+        """Run a command that must succeed; a node that it starts is a quiet one."""
+        if words[0] in {"up", "connect"}:
+            quiet(self.state)
         ran = self.run(*words, **more)
         assert ran.code == 0, f"{words}: exit {ran.code}\n{ran.out}\n{ran.err}"
         return ran

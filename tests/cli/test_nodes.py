@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import quiet
+
 
 def start(host, name, *more):
     """Start a node with a network of its own; return its status."""
@@ -73,7 +75,8 @@ def test_two_commands_make_a_tunnel(hosts):
         assert (peer["paths"][0]["loss"], peer["paths"][0]["share"]) == (0.0, 1.0)
     status = bob.ok("status", "--json").json
     assert (status["relay"]["for"], status["relay"]["circuits"]) == (["own"], 0)
-    assert "discovery" not in status
+    assert status["discovery"]["contacts"] == 0
+    assert "commons" not in status["discovery"]
 
 
 def test_whoever_joined_is_found_by_every_name(pair):
@@ -175,6 +178,7 @@ def test_a_node_is_found_by_its_state_folder_alone(tmp_path):
             argv, env=clean | environ, capture_output=True, text=True, check=False, timeout=60
         )
 
+    quiet(tmp_path / "node")
     assert run("up", "--no-tun").returncode == 0
     try:
         assert (tmp_path / "node" / "veilnet.sock").exists()
@@ -372,6 +376,7 @@ def test_a_port_that_is_taken_is_7(hosts):
 def test_a_foreground_node_says_up_and_stops_on_a_signal(hosts):
     """`up --foreground` prints `up`, logs to stderr, and ends with 0 on SIGTERM and Ctrl-C."""
     alice = hosts("alice")
+    quiet(alice.state)
     for number in (signal.SIGTERM, signal.SIGINT):
         process = subprocess.Popen(
             [sys.executable, "-m", "veilnet", "up", "--foreground", "--no-tun", *alice.arguments],

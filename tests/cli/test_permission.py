@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import quiet
+
 OPERATOR, STRANGER = 64_001, 64_002
 
 
@@ -38,6 +40,7 @@ def node():
         folder = Path(name)
         folder.chmod(0o755)
         sudo = {"SUDO_UID": str(OPERATOR), "SUDO_GID": str(OPERATOR)}
+        quiet(folder / "state")
         started = _run(folder, None, "up", "--no-tun", **sudo)
         assert started.returncode == 0, started.stderr
         yield folder
