@@ -31,6 +31,9 @@ PROBING: Final = "probing"
 OPEN_MAX: Final = 8
 """Paths of one session, as the engine has it."""
 LAST_ID: Final = 254
+SLOW_S: Final = 60.0
+"""So long what a slow way was asked to carry is held against it."""
+SENT_FADES: Final = 0.8
 TOLL_S: Final = 0.004
 """Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
 better than going straight, by more than a busy host's clocks are off."""
@@ -76,9 +79,22 @@ class Way:
     _counted_s: float = 0.0
     _unjudged_s: float | None = None
     """Since when data goes out and no report covers any of it."""
+    _sent_bps: float = 0.0
+    """The most that was sent lately."""
+    _wanted_bps: float = 0.0
+    """What was to go over it when the engine found it slow."""
+    _slow_until_s: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.lived_s = self.opened_s
+
+    def slowed(self, now_s: float) -> None:
+        """Remember what it was asked to carry when the engine found it slow.
+
+        TCP soon asks for no more than comes through, and then nothing is amiss to be seen.
+        """
+        self._wanted_bps = max(self._sent_bps, self._wanted_bps)
+        self._slow_until_s = now_s + SLOW_S
 
     @property
     def is_direct(self) -> bool:
@@ -170,6 +186,8 @@ class Way:
         if (stats.share > 0 or before.share > 0) and (rtt_s is not None or dead or unjudged):
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
             came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
+            self._sent_bps = max(sent_bps, SENT_FADES * self._sent_bps)
+            wanted_bps = self._wanted_bps if now_s < self._slow_until_s else 0.0
             if sent_bps > 0 or dead:
                 found.append(
                     Sample(
@@ -178,7 +196,7 @@ class Way:
                         loss=1.0 if dead or unjudged else loss,
                         jitter_s=stats.jitter_s,
                         rtt_min_s=minimum_s,
-                        demand_bps=max(sent_bps, 0.0),
+                        demand_bps=max(sent_bps, wanted_bps, 0.0),
                         # Reports lag behind: what is not judged yet is not lost, for a while.
                         goodput_bps=0.0 if unjudged else max(came_bps, sent_bps * (1 - loss), 0.0),
                         probe=False,

@@ -96,6 +96,21 @@ def test_data_is_what_the_peers_reports_say_of_it():
     assert sample.goodput_bps == pytest.approx(720_000)
 
 
+def test_a_slow_path_is_measured_by_what_was_wanted_of_it():
+    """TCP asks for no more than comes through; for a minute it is not taken at its word."""
+    made = way(share=1.0)
+    made.samples(1.0)
+    made.look(stats(share=1.0, tx_bytes=1_000_000, delivered_bytes=1_000_000), 2.0)
+    assert made.samples(2.0)[0].demand_bps == pytest.approx(8_000_000)
+    made.slowed(2.0)
+    made.look(stats(share=1.0, tx_bytes=1_100_000, delivered_bytes=1_100_000), 3.0)
+    (sample,) = made.samples(3.0)
+    assert sample.demand_bps == pytest.approx(8_000_000)
+    assert sample.goodput_bps == pytest.approx(800_000)
+    made.look(stats(share=1.0, tx_bytes=1_200_000, delivered_bytes=1_200_000), 64.0)
+    assert made.samples(64.0)[0].demand_bps < 100_000
+
+
 def test_a_path_that_nothing_was_sent_on_shows_nothing():
     """A share alone is no sample."""
     made = way(share=1.0)
