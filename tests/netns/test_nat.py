@@ -103,7 +103,7 @@ def test_the_channel_follows_its_peer_to_a_new_mapping(nodes, router):
     # An entry takes the new life with its next packet; after that nobody may touch it.
     assert ping(laptop.host, server.address(), count=1) == 1
     with router.capture("eth1") as tap:
-        _wait_for_silence(tap, 2.0)
+        _wait_for_silence(tap, 1.5)
     # A second of silence until the return key is used, a quarter of one to ask both endpoints.
     eventually(lambda: ping(laptop.host, server.address(), count=1, wait_s=0.2) == 1, timeout_s=5)
     assert _port(server) in range(50000, 51000)
