@@ -95,9 +95,7 @@ class Addresses:
         A name of the operator's that does not resolve now means what it last meant.
         Raises: ConfigError: *strict*, and such a name never meant anything.
         """
-        prefixes: list[IPv4Network | IPv6Network] = []
-        for network in self._node.networks:
-            prefixes += [network.prefix, network.genesis.ipv4_range]
+        prefixes = self._node.networks.overlay
         port, name = self._node.engine.port, self._node.engine.tun_name
         given = list(self._node.config.endpoints)
 

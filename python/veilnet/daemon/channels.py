@@ -212,10 +212,7 @@ class Channels:
 
     def _is_overlay(self, endpoint: Endpoint) -> bool:
         address = ipaddress.ip_address(endpoint.host)
-        return any(
-            address in network.prefix or address in network.genesis.ipv4_range
-            for network in self._node.networks
-        )
+        return any(address in prefix for prefix in self._node.networks.overlay)
 
     async def call(
         self,

@@ -79,8 +79,6 @@ class CommonsLinks:
         self._silences: dict[PeerId, int] = {}
         """How often in a row it gave none."""
         self._shunned: dict[tuple[PeerId, Endpoint], float] = {}
-        self.changed = trio.Event()
-        """Set, and replaced, when the havens are others than before."""
 
     def __repr__(self) -> str:
         return f"<CommonsLinks, {len(self.havens())} havens>"
@@ -241,8 +239,6 @@ class CommonsLinks:
                 self._node.relaying.reserve(link)
         if set(before) != set(held):
             log.info("havens", count=len(held))
-            self.changed.set()
-            self.changed = trio.Event()
 
     def _probe_one(self, now: float) -> None:
         """Ask one of the havens for a sign of life, each in its turn."""

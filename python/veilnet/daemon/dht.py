@@ -3,7 +3,7 @@
 ```
 Kademlia.Ask       a lookup session to the contact's address; a full one for a Store
 Asked              a question that came in such a session here
-find, get, put     one search each, and its end
+get, put           one search each, and its end
 ```
 """
 
@@ -70,8 +70,6 @@ class Dht:
         self._searches: dict[int, _Search] = {}
         self._numbers = itertools.count(1)
         self._wake = trio.Event()
-        self.answered = trio.Event()
-        """Set once somebody has answered."""
 
     def __repr__(self) -> str:
         return f"<Dht {self.machine!r}>"
@@ -87,11 +85,6 @@ class Dht:
 
     # --- searches --------------------------------------------------------------------------------
 
-    async def find(self, target: bytes) -> events.Found:
-        """Return the contacts nearest to *target*.   Raises: PeerUnreachable."""
-        ended = await self._search(events.Find(self.next_id(), target))
-        return _found(ended)
-
     async def get(self, locator: bytes, check: events.Check | None = None) -> events.Found:
         """Return what is under *locator*, the first that passes *check* if there is one.
 
@@ -105,7 +98,7 @@ class Dht:
         ended = await self._search(put)
         return ended if isinstance(ended, events.Stored) else _failed(put.id, ended)
 
-    async def _search(self, event: events.Find | events.Get | events.Put) -> End:
+    async def _search(self, event: events.Get | events.Put) -> End:
         search = self._searches[event.id] = _Search()
         try:
             self._handle(event)
@@ -133,10 +126,6 @@ class Dht:
         if not isinstance(answer, dht_messages.Nodes) or answer.id == self.machine.own_id:
             raise PeerUnreachable(f"nobody of the commons, or this node itself, is at {endpoint}")
         self.learned((endpoint,))
-
-    def restored(self, contacts: Iterable[Contact]) -> None:
-        """Take in contacts of an earlier run."""
-        self._handle(events.Learned(tuple(contacts)))
 
     def asked(self, session: Session, envelope: Envelope) -> None:
         """Answer a question that came in a session of the commons.
@@ -197,7 +186,6 @@ class Dht:
         try:
             answer = await self._answer(ask)
             event = events.Answered(ask.query, answer)
-            self.answered.set()
         except BrokenEngineError:
             raise
         except VeilError as error:

@@ -102,7 +102,7 @@ class Discovery:
                 scopes=self._scopes,
                 rng=node.rng,
                 tun=node.engine.tun_name,
-                overlay=self._overlay,
+                overlay=lambda: node.networks.overlay,
                 commons=commons.id,
                 cache=_Saved(lambda: self._cache, node.rng),
                 known=self._known,
@@ -146,12 +146,6 @@ class Discovery:
         commons = self._commons
         own = [Scope(network.id, network.peer_id, network.k_net) for network in self._node.networks]
         return [Scope(commons.id, commons.peer_id, commons.k_net, public=True), *own]
-
-    def _overlay(self) -> list[IPv4Network | IPv6Network]:
-        found: list[IPv4Network | IPv6Network] = []
-        for network in self._node.networks:
-            found += [network.prefix, network.genesis.ipv4_range]
-        return found
 
     def _known(self) -> Iterator[Found]:
         """Yield what the operator named, then where members of our networks were seen last."""
@@ -235,7 +229,7 @@ class Discovery:
         local = await self._node.addresses.local_endpoints()
         machine = self.dht.machine
         near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
-        machine.look_around(Horizon(tuple(near), tuple(self._overlay())))
+        machine.look_around(Horizon(tuple(near), tuple(self._node.networks.overlay)))
         open_ = any(is_reachable(endpoint) for endpoint in local)
         machine.announce = open_
         strangers = self._node.relaying.service.offer(trio.current_time()).for_strangers

@@ -11,7 +11,7 @@ from veilnet.networks.network import Network, network_ids
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from ipaddress import IPv4Network
+    from ipaddress import IPv4Network, IPv6Network
 
     from veilnet.networks.credential import Signer
     from veilnet.networks.member import Member
@@ -50,6 +50,11 @@ class Networks:
     def get(self, network_id: NetworkId) -> Network | None:
         """Return the network with that id."""
         return self._networks.get(network_id)
+
+    @property
+    def overlay(self) -> list[IPv4Network | IPv6Network]:
+        """Every prefix of ours: what lies in one is never an address of the underlay."""
+        return [prefix for item in self for prefix in (item.prefix, item.genesis.ipv4_range)]
 
     def add(self, network: Network) -> None:
         """Take a network in, renamed if its name is another's here.
