@@ -236,8 +236,8 @@ async def test_what_carries_nothing_is_closed(lines, autojump_clock):
     engine = FakeEngine()
     async with running(Carriers(engine, lines)) as carriers:
         used = await carriers.connect(RELAY)
+        engine.in_use.add(tuple(used))  # before the clock jumps over the next thread's work
         idle = await carriers.connect(Endpoint(RELAY.host, 1))
-        engine.in_use.add(tuple(used))
         await trio.sleep(IDLE_S + 2 * module.LOOK_S)
         assert carriers.remote(idle) is None
         assert lines.given_back(1)
