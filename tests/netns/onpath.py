@@ -9,6 +9,7 @@ What is injected bears the addresses of the true sender; the receiver's kernel c
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import socket
 import struct
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 from tests.netns.scenes import eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from veilnet.testing import Capture, Frame, Host
 
@@ -58,6 +59,7 @@ class Mallory:
             end: _mac(host, "eth0") + _mac(router, _LINKS[end]) + b"\x08\x00"
             for end, host in ((LEFT, left), (RIGHT, right))
         }
+        self._addresses = {LEFT: _addresses(left), RIGHT: _addresses(right)}
         # Frames that come in by a link travel to the other end.
         self._taps = {
             RIGHT: router.capture(_LINKS[LEFT]),
@@ -80,9 +82,11 @@ class Mallory:
     # -- hearing ------------------------------------------------------------------------------
 
     def heard(self, to: str) -> list[Heard]:
-        """Return every datagram so far on its way to *to*."""
+        """Return every datagram so far that is addressed to *to*."""
         return [
-            item for frame in tuple(self._taps[to].frames) if (item := _datagram(frame)) is not None
+            item
+            for frame in tuple(self._taps[to].frames)
+            if (item := _datagram(frame)) is not None and item.head[30:34] in self._addresses[to]
         ]
 
     def wait_for(self, to: str, count: int, *, timeout_s: float = 10.0) -> list[Heard]:
@@ -96,13 +100,14 @@ class Mallory:
 
     # -- holding ------------------------------------------------------------------------------
 
-    def hold(self) -> None:
-        """Let nothing pass from now on; it is still heard."""
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let nothing pass meanwhile; it is still heard."""
         self.host.nft(_HOLD)
-
-    def release(self) -> None:
-        """Let everything pass again."""
-        self.host.nft("delete table inet held")
+        try:
+            yield
+        finally:
+            self.host.nft("delete table inet held")
 
     def narrow(self, mtu_bytes: int) -> None:
         """Swallow what is larger than *mtu_bytes*, without a word."""
@@ -122,6 +127,12 @@ class Mallory:
             self._mouths[to].sendall(self._ethernet[to] + ip + udp + payload)
             count += 1
         return count
+
+
+def _addresses(host: Host) -> set[bytes]:
+    """Return the host's IPv4 addresses."""
+    found = host.netlink("get_addr", family=socket.AF_INET)
+    return {socket.inet_aton(item.get("address")) for item in found}
 
 
 def _mac(host: Host, link: str) -> bytes:

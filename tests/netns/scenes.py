@@ -70,8 +70,9 @@ class World:
         return self.lab.hosts.get(name) or self.lab.host(name)
 
     def node(self, name: str, host: Host | None = None) -> Node:
-        """Make a node, not yet started, on *host* or on one of its own name."""
+        """Make a node, not yet started and quiet, on *host* or on one of its own name."""
         made = self.nodes[name] = Node(host or self.host(name), self.folder, name=name)
+        configure(made)
         return made
 
     def founder(self, name: str, host: Host | None = None, **config: object) -> Node:

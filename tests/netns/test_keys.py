@@ -117,19 +117,21 @@ def test_both_ends_begin_a_generation_at_once(tmp_path):
                 # Just after a generation nobody offers, then both are about to.
                 _wait_for_another(left)
                 eventually(lambda: _keys(right)["last_rekey_s"] > 0.7)
-                mallory.hold()
-                over = time.monotonic() + 1.2
-                heard = {end: len(mallory.heard(end)) for end in (LEFT, RIGHT)}
+                with mallory.holding():
+                    over = time.monotonic() + 1.2
+                    heard = {end: len(mallory.heard(end)) for end in (LEFT, RIGHT)}
 
-                def both_offered(heard=heard):
-                    return all(
-                        any(1000 < len(item.payload) < 1400 for item in mallory.heard(end)[then:])
-                        for end, then in heard.items()
-                    )
+                    def both_offered(heard=heard):
+                        return all(
+                            any(
+                                1000 < len(item.payload) < 1400
+                                for item in mallory.heard(end)[then:]
+                            )
+                            for end, then in heard.items()
+                        )
 
-                eventually(lambda over=over: both_offered() or time.monotonic() > over)
-                collided += both_offered()
-                mallory.release()
+                    eventually(lambda over=over: both_offered() or time.monotonic() > over)
+                    collided += both_offered()
                 _wait_for_another(left)
                 eventually(lambda: _keys(left)["epoch"] == _keys(right)["epoch"])
                 if collided == 2:

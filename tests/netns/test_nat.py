@@ -9,8 +9,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.netns.scenes import (
@@ -24,6 +22,7 @@ from tests.netns.scenes import (
     status,
 )
 from veilnet.testing import nft
+from veilnet.testing.nat import forget_mappings
 
 pytestmark = [needs_nft, needs_ping]
 
@@ -98,12 +97,7 @@ def test_the_channel_follows_its_peer_to_a_new_mapping(nodes, router):
     router.nft(nft.clear("lab_nat", family="ip"))
     ports = "meta l4proto udp masquerade to :50000-50999"
     router.nft(nft.masquerade("eth1").replace("masquerade", ports))
-    for name in ("udp_timeout", "udp_timeout_stream"):
-        router.sysctl(f"net/netfilter/nf_conntrack_{name}", "1")
-    # An entry takes the new life with its next packet; after that nobody may touch it.
-    assert ping(laptop.host, server.address(), count=1) == 1
-    with router.capture("eth1") as tap:
-        _wait_for_silence(tap, 1.5)
+    forget_mappings(router)
     # A second of silence until the return key is used, a quarter of one to ask both endpoints.
     eventually(lambda: ping(laptop.host, server.address(), count=1, wait_s=0.2) == 1, timeout_s=5)
     assert _port(server) in range(50000, 51000)
@@ -114,15 +108,3 @@ def test_the_channel_follows_its_peer_to_a_new_mapping(nodes, router):
 def _port(server):
     (path,) = peer(server, "laptop")["paths"]
     return int(path["endpoint"].rpartition(":")[2])
-
-
-def _wait_for_silence(tap, seconds):
-    seen, since_s = tap.seen, time.monotonic()
-
-    def silent():
-        nonlocal seen, since_s
-        if tap.seen != seen:
-            seen, since_s = tap.seen, time.monotonic()
-        return time.monotonic() - since_s > seconds
-
-    eventually(silent, timeout_s=60)

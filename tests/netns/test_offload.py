@@ -157,6 +157,7 @@ def test_a_flow_survives_a_path_that_becomes_narrow(tmp_path, beside):
         small = flows.Ticking(left.host, right.host, _address(right, left))
         with _in_mid_flow(left, right) as poured, small if beside else contextlib.nullcontext():
             mallory.narrow(1300)
+            eventually(lambda: _mtu(left, "right") <= 1300 - _IP_AND_UDP, timeout_s=20.0)
             poured.wait_for(4 << 20, more=True, timeout_s=20.0)
         assert _mtu(left, "right") <= 1300 - _IP_AND_UDP
         if beside:
@@ -171,5 +172,7 @@ def test_a_flow_survives_a_link_of_its_own_that_becomes_narrow(tmp_path):
         left, right = _joined(world)
         with _in_mid_flow(left, right) as poured:
             left.host.mtu("eth0", 1300)
+            # What is in flight fits into the receiver's buffer.
+            eventually(lambda: _mtu(left, "right") <= 1300 - _IP_AND_UDP)
             poured.wait_for(4 << 20, more=True, timeout_s=10.0)
         assert _mtu(left, "right") <= 1300 - _IP_AND_UDP

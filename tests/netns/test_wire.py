@@ -156,12 +156,13 @@ def test_a_changed_datagram_reaches_nobody_and_its_original_exactly_once(scene):
     Nor does it spoil the original, which is delivered when it comes, once, however often.
     """
     mallory, canary = scene.mallory, secrets.token_bytes(64)
-    with scene.tun(RIGHT, canary) as inside:
-        mallory.hold()
+    size = _UDP_OVERHEAD + len(canary)
+    _settled(mallory)
+    with scene.tun(RIGHT, canary) as inside, mallory.holding():
+        before = len(_of_size(mallory, size))
         scene.say(RIGHT, canary)
-        size = _UDP_OVERHEAD + len(canary)
-        eventually(lambda: len(mallory.heard(RIGHT)[-1].payload) == size)
-        original = mallory.heard(RIGHT)[-1].payload
+        eventually(lambda: len(_of_size(mallory, size)) > before)
+        original = _of_size(mallory, size)[before]
         changed = _changed(original)
 
         def attack() -> None:
@@ -175,8 +176,11 @@ def test_a_changed_datagram_reaches_nobody_and_its_original_exactly_once(scene):
         _in_bursts(scene.right, [original] * 100, lambda some: mallory.say(RIGHT, some))
         assert peer(scene.right, "left")["rejected"] == rejected + 100
         assert inside.hits == 1
-        mallory.release()
     assert inside.dropped == 0
+
+
+def _of_size(mallory: Mallory, size: int) -> list[bytes]:
+    return [item.payload for item in mallory.heard(RIGHT) if len(item.payload) == size]
 
 
 def test_everything_said_so_far_is_said_again_and_meets_silence(scene):
@@ -194,28 +198,27 @@ def test_everything_said_so_far_is_said_again_and_meets_silence(scene):
     # What one of them still waits for an answer to would make it call the other anew.
     _settled(mallory)
     keys = {end: scene.node(end).ask("key", "status")["keys"] for end in ends}
-    mallory.hold()
-    for end in ends:
-        other = scene.node(RIGHT if end == LEFT else LEFT)
-        name = other.name
-        said = [item.payload for item in mallory.heard(end) if item.payload]
-        assert len(said) > 300
-        again = said + random.Random(1).sample(said, len(said))
-        rejected = peer(scene.node(end), name)["rejected"]
-        with scene.tun(end) as inside:
+    with mallory.holding():
+        for end in ends:
+            other = scene.node(RIGHT if end == LEFT else LEFT)
+            name = other.name
+            said = [item.payload for item in mallory.heard(end) if item.payload]
+            assert len(said) > 300
+            again = said + random.Random(1).sample(said, len(said))
+            rejected = peer(scene.node(end), name)["rejected"]
+            with scene.tun(end) as inside:
 
-            def attack(end=end, again=again) -> None:
-                _in_bursts(scene.node(end), again, lambda some: mallory.say(end, some))
+                def attack(end=end, again=again) -> None:
+                    _in_bursts(scene.node(end), again, lambda some: mallory.say(end, some))
 
-            assert _quiet(mallory, end, attack)
-        assert [frame for frame in inside.frames if not frame.outgoing] == []
-        assert inside.dropped == 0
-        assert peer(scene.node(end), name)["rejected"] >= rejected + 300
-        with scene.tun(end) as inside, _stranger(scene, end) as (say, answers):
-            _in_bursts(scene.node(end), again, say)
-            assert answers() == 0
-        assert [frame for frame in inside.frames if not frame.outgoing] == []
-    mallory.release()
+                assert _quiet(mallory, end, attack)
+            assert [frame for frame in inside.frames if not frame.outgoing] == []
+            assert inside.dropped == 0
+            assert peer(scene.node(end), name)["rejected"] >= rejected + 300
+            with scene.tun(end) as inside, _stranger(scene, end) as (say, answers):
+                _in_bursts(scene.node(end), again, say)
+                assert answers() == 0
+            assert [frame for frame in inside.frames if not frame.outgoing] == []
     for end in ends:
         (now,), (then,) = scene.node(end).ask("key", "status")["keys"], keys[end]
         assert now["epoch"] == then["epoch"]
@@ -294,39 +297,40 @@ def test_first_contact_answers_only_what_is_whole_and_new(tmp_path):
         contextlib.ExitStack() as stack,
     ):
         left, right = world.founder("left"), world.node("right")
-        mallory.hold()
-        joining = stack.enter_context(
-            programs.started(right, "connect", left.invite(), "--timeout", "60")
-        )
+        with mallory.holding():
+            joining = stack.enter_context(
+                programs.started(right, "connect", left.invite(), "--timeout", "60")
+            )
 
-        def to_left(payloads: Sequence[bytes]) -> None:
-            _in_bursts(left, payloads, lambda some: mallory.say(LEFT, some))
+            def to_left(payloads: Sequence[bytes]) -> None:
+                _in_bursts(left, payloads, lambda some: mallory.say(LEFT, some))
 
-        hello = mallory.wait_for(LEFT, 1, timeout_s=30)[0].payload
-        to_left(_changed(hello))
-        assert mallory.heard(RIGHT) == []
-        to_left([hello])
-        (retry,) = mallory.wait_for(RIGHT, 1)
-        assert len(retry.payload) <= len(hello)
-        to_left([hello] * 50)
-        assert len(mallory.heard(RIGHT)) == 1
+            hello = mallory.wait_for(LEFT, 1, timeout_s=30)[0].payload
+            to_left(_changed(hello))
+            assert mallory.heard(RIGHT) == []
+            to_left([hello])
+            (retry,) = mallory.wait_for(RIGHT, 1)
+            assert len(retry.payload) <= len(hello)
+            to_left([hello] * 50)
+            assert len(mallory.heard(RIGHT)) == 1
 
-        # The second flight: some of what comes now may be a HELLO again, sealed anew.
-        before = len(mallory.heard(LEFT))
-        mallory.say(RIGHT, [retry.payload])
-        fresh = [item.payload for item in mallory.wait_for(LEFT, before + 2)[before:]]
-        for datagram in fresh:
-            to_left(_changed(datagram))
-        left.ask("status")
-        assert len(mallory.heard(RIGHT)) == 1
-        to_left(fresh)
-        eventually(lambda: len(mallory.heard(RIGHT)) > 1 + 2 + len(fresh))  # RESP: many fragments
-        left.ask("status")
-        answered = len(mallory.heard(RIGHT))
-        to_left([hello, *fresh] * 20)
-        left.ask("status")
-        assert len(mallory.heard(RIGHT)) == answered
-        mallory.release()
+            # The second flight: some of what comes now may be a HELLO again, sealed anew.
+            before = len(mallory.heard(LEFT))
+            mallory.say(RIGHT, [retry.payload])
+            fresh = [item.payload for item in mallory.wait_for(LEFT, before + 2)[before:]]
+            for datagram in fresh:
+                to_left(_changed(datagram))
+            left.ask("status")
+            assert len(mallory.heard(RIGHT)) == 1
+            to_left(fresh)
+            eventually(
+                lambda: len(mallory.heard(RIGHT)) > 1 + 2 + len(fresh)
+            )  # RESP: many fragments
+            left.ask("status")
+            answered = len(mallory.heard(RIGHT))
+            to_left([hello, *fresh] * 20)
+            left.ask("status")
+            assert len(mallory.heard(RIGHT)) == answered
         out, err = joining.communicate(timeout=60)
         assert joining.returncode == 0, err
         assert "connected" in out

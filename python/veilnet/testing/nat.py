@@ -213,7 +213,7 @@ class Nat:
     def forget(self) -> None:
         """Let the routers forget every connection, as after a power cut."""
         for router in self.routers:
-            router.call(_flush)
+            forget_mappings(router)
 
     def count(self, other: Nat) -> None:
         """Count from now on what leaves towards *other* in UDP, a super-packet as one."""
@@ -249,8 +249,13 @@ class Nat:
         return f"{net}2"
 
 
-def _flush() -> None:
-    from pyroute2 import NFCTSocket
+def forget_mappings(router: Host) -> None:
+    """Let *router* forget every flow that it translates or lets pass."""
 
-    with NFCTSocket() as table:
-        table.flush()
+    def flush() -> None:
+        from pyroute2 import NFCTSocket
+
+        with NFCTSocket() as table:
+            table.flush()
+
+    router.call(flush)
