@@ -144,6 +144,16 @@ def status(node: Node) -> dict[str, Any]:
     return dict(client.ask(node.socket, "status"))
 
 
+def counted(node: Node) -> int:
+    """Return how many datagrams its engine has taken in."""
+    return int(status(node)["engine"]["rx_datagrams"])
+
+
+def wait_counted(node: Node, wanted: int) -> None:
+    """Wait until its engine has taken in *wanted* datagrams."""
+    eventually(lambda: counted(node) >= wanted)
+
+
 def peer(node: Node, name: str) -> dict[str, Any]:
     """Return what *node* says of its peer *name*."""
     return next(item for item in status(node)["peers"] if item["name"] == name)

@@ -24,7 +24,17 @@ import pytest
 
 from tests.netns import flows, programs
 from tests.netns.onpath import RIGHT, Mallory
-from tests.netns.scenes import World, configure, eventually, needs_nft, ping, status, two_lines
+from tests.netns.scenes import (
+    World,
+    configure,
+    counted,
+    eventually,
+    needs_nft,
+    ping,
+    status,
+    two_lines,
+    wait_counted,
+)
 from veilnet.testing import Backbone, Flow
 
 if TYPE_CHECKING:
@@ -345,13 +355,9 @@ def _inject(leg: Leg, payloads: list[bytes]) -> None:
     """Say *payloads* to the relay and return when its engine has looked at every one."""
     for at in range(0, len(payloads), 64):
         burst = payloads[at : at + 64]
-        wanted = _counted(leg.relay) + len(burst)
+        wanted = counted(leg.relay) + len(burst)
         leg.mallory.say(RIGHT, burst)
-        eventually(lambda wanted=wanted: _counted(leg.relay) >= wanted)
-
-
-def _counted(node: Node) -> int:
-    return int(status(node)["engine"]["rx_datagrams"])
+        wait_counted(leg.relay, wanted)
 
 
 @needs_nft

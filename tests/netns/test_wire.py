@@ -21,7 +21,16 @@ import pytest
 
 from tests.netns import flows, programs
 from tests.netns.onpath import LEFT, RIGHT, Mallory, udp_packet
-from tests.netns.scenes import World, eventually, peer, ping, routed, status
+from tests.netns.scenes import (
+    World,
+    counted,
+    eventually,
+    peer,
+    ping,
+    routed,
+    status,
+    wait_counted,
+)
 from veilnet.testing import nft
 
 if TYPE_CHECKING:
@@ -89,22 +98,14 @@ def scene(tmp_path_factory):
                 yield Scene(world, left, right, mallory, addresses)
 
 
-def _counted(node: Node) -> int:
-    return int(status(node)["engine"]["rx_datagrams"])
-
-
-def _wait_counted(node: Node, wanted: int) -> None:
-    eventually(lambda: _counted(node) >= wanted)
-
-
 def _in_bursts(node: Node, payloads: Sequence[bytes], say: Callable[[Iterable[bytes]], object]):
     """Say all *payloads* to *node*; return when its engine has taken every one of them."""
     for at in range(0, len(payloads), _BURST):
         burst = payloads[at : at + _BURST]
         # An empty datagram ends before it is counted.
-        wanted = _counted(node) + sum(map(bool, burst))
+        wanted = counted(node) + sum(map(bool, burst))
         say(burst)
-        _wait_counted(node, wanted)
+        wait_counted(node, wanted)
 
 
 def _flipped(datagram: bytes, at: int) -> bytes:
@@ -278,12 +279,12 @@ def test_ten_thousand_probes_meet_silence(scene):
             case _:
                 cut = rng.randrange(len(recorded))
                 probes.append(recorded[:cut] + rng.randbytes(len(recorded) - cut))
-    before = _counted(scene.right)
+    before = counted(scene.right)
     with scene.tun(RIGHT) as inside, _stranger(scene, RIGHT) as (say, answers):
         _in_bursts(scene.right, probes, say)
         assert answers() == 0
     assert [frame for frame in inside.frames if not frame.outgoing] == []
-    assert _counted(scene.right) >= before + 10_000
+    assert counted(scene.right) >= before + 10_000
 
 
 def test_first_contact_answers_only_what_is_whole_and_new(tmp_path):

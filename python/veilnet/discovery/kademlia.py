@@ -8,7 +8,8 @@ time         --> probes: the contact whose life is least sure is asked the way s
 ```
 Invariants: nothing here waits, draws randomness of its own or reads a clock; an endpoint that
 `Horizon` does not allow is never asked, whoever told of it; only contacts that answered us are
-told to others; every table is bounded; a question from a peer costs a bounded look at ours.
+told to others; nobody is a contact who cannot be reached by all (it stores nothing), but on our own
+LAN; every table is bounded; a question from a peer costs a bounded look at ours.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from veilnet.discovery.contact import (
     ADDRESS,
     ID_BYTES,
     MAX_CONTACTS,
+    STORES,
     UNKNOWN_ID,
     Contact,
     Horizon,
@@ -423,7 +425,10 @@ class Kademlia:
                 # What breaks the format has not answered.
                 self._unanswered(event.query, now, actions)
                 return
-            self.table.answered(packed, now)
+            if self._serves(packed):
+                self.table.answered(packed, now)
+            else:
+                self.table.remove(packed)
             if isinstance(message, Nodes):
                 # On the way most are honest; next to a locator all may be who wants it hidden.
                 self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
@@ -448,8 +453,17 @@ class Kademlia:
         return [
             packed
             for packed in split(message.contacts)
-            if self.horizon.allows(packed, teller[:16]) and not packed.startswith(self.own_id)
+            if self.horizon.allows(packed, teller[:16])
+            and not packed.startswith(self.own_id)
+            and self._serves(packed)
         ]
+
+    def _serves(self, packed: bytes) -> bool:
+        """Tell whether a contact is of use to others than those whom it called.
+
+        Behind a translator a node answers whom it has asked itself, and after that nobody.
+        """
+        return bool(packed[-1] & STORES) or self.horizon.is_near(packed[ADDRESS][:16])
 
     def _unanswered(self, number: int, now: float, actions: list[Action]) -> None:
         query = self._queries.pop(number, None)

@@ -193,9 +193,12 @@ class Veil:
         column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] + score)
         if column[rows.SUSPECT] > settings.suspect_limit:
             column[rows.SUSPECT] = 0.0
-            column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
             if index == ledger.direct:
                 ledger.grudge = min(2.0 * max(ledger.grudge, 0.5), _MAX_GRUDGE)
+            elif difference >= settings.abrupt_ms:
+                # All alike: of relays that were found out, the one of the last time is the worst.
+                difference = settings.bias_max_ms
+            column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
 
     def _fade(self, ledger: Ledger, now_s: float) -> None:
         """Let confidence and bias fade for the time that has passed."""

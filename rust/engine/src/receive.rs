@@ -19,6 +19,7 @@ use crate::session::REPORT_NS;
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
+use crate::timers::QUIET_NS;
 use crate::underlay::{LABEL, Target, class};
 use std::net::SocketAddr;
 use veilnet_handshake::{Action, Class, Gate, OsRng};
@@ -542,8 +543,13 @@ impl Core {
                 self.underlay
                     .seal_to(session, place, &target, kind, &answer, now_ns);
                 session.sent(now_ns, false);
+                if place == session.main() {
+                    session.kept_alive(now_ns);
+                }
                 // A report too: it tells what became of the data before the probe.
-                self.report_soon(sid, place, now_ns);
+                if session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS) {
+                    self.report_soon(sid, place, now_ns);
+                }
             }
             Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, (source, port), now_ns),
             None => {}

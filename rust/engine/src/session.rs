@@ -7,6 +7,7 @@ use crate::path::Path;
 use crate::prefix::Prefix;
 use crate::sys::crypto::Mask;
 use std::net::SocketAddr;
+use veilnet_handshake::{OsRng, Rng as _};
 
 /// After so much silence a datagram is masked with the peer's return key (its NAT may have moved).
 pub const MASK_SILENCE_NS: u64 = 1_000_000_000;
@@ -16,6 +17,8 @@ pub const SILENT_NS: u64 = 1_500_000_000;
 pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
 /// A receiver reports at least this often while data flows.
 pub const REPORT_NS: u64 = 100_000_000;
+/// Keepalives come log-uniformly between these: no clock to recognise.
+const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -79,6 +82,12 @@ impl Session {
         self.heard_ns = Some(now_ns);
         self.waiting_ns = None;
         self.silent_told_ns = None;
+    }
+
+    /// Note that a probe went one way and its answer goes the other: for both ends the next is due
+    /// later.
+    pub fn kept_alive(&mut self, now_ns: u64) {
+        self.keepalive_ns = now_ns + keepalive_gap();
     }
 
     /// Note that something was sent, and whether the peer must answer it.
@@ -157,4 +166,12 @@ impl Session {
     pub fn owns(&self, source: std::net::IpAddr) -> bool {
         self.sources.iter().any(|p| p.contains(source))
     }
+}
+
+fn keepalive_gap() -> u64 {
+    let mut random = [0u8; 4];
+    let _ = OsRng.fill(&mut random);
+    let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
+    let (low, high) = KEEPALIVE_NS;
+    (low * (high / low).powf(part)) as u64
 }

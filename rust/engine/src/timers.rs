@@ -15,13 +15,12 @@ use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
 
-/// Keepalives come log-uniformly between these, with random sizes: no clock to recognise.
-const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
-const KEEPALIVE_PAD: usize = 400;
+/// Keepalives have random sizes.
+const KEEPALIVE_PAD: usize = 200;
 const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
-const QUIET_NS: u64 = 30_000_000_000;
+pub const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
 const WARM_NS: u64 = 1_000_000_000;
 /// A path that died is asked this often while data flows: Python may be away when it is needed.
@@ -141,7 +140,7 @@ fn run(
             let at = session.main();
             let _ = send_probe(underlay, session, at, None, false, now_ns);
         }
-        session.keepalive_ns = now_ns + keepalive_gap();
+        session.kept_alive(now_ns);
     }
     if let Some(since) = session.waiting_ns
         && now_ns >= since + SILENT_NS
@@ -325,12 +324,4 @@ fn send_probe(
     let tells = size.is_none() && at == session.main();
     session.sent(now_ns, tells);
     Ok(())
-}
-
-fn keepalive_gap() -> u64 {
-    let mut random = [0u8; 4];
-    let _ = OsRng.fill(&mut random);
-    let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
-    let (low, high) = KEEPALIVE_NS;
-    (low * (high / low).powf(part)) as u64
 }

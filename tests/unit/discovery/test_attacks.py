@@ -136,7 +136,7 @@ def test_no_answer_makes_us_ask_inside(host):
     node, other = crowd.grown(2)
     (ask,) = node.machine.handle(Find(1, bytes(32)), 0.0)
     trap = Contact(b"\1" * 32, (host, 22), STORES).packed
-    answer = Nodes(id=other.machine.own_id, contacts=trap)
+    answer = Nodes(id=other.machine.own_id, flags=STORES, contacts=trap)
     actions = node.machine.handle(Answered(ask.query, answer), 0.1)
     assert not [one for one in actions if isinstance(one, Ask)]
     assert len(node.machine.table) == 1
