@@ -48,7 +48,7 @@ _RELAYED_OVERHEAD = 20 + 8 + 32 + 36
 """Inner UDP and IP header, the channel's datagram, the relay frame around it."""
 
 NEVER_CONFIRMS = """
-from veilnet.daemon.relaying import Relaying
+from veilnet.daemon.relays.relaying import Relaying
 
 Relaying.confirm = lambda self, circuit: None
 """

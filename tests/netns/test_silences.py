@@ -19,7 +19,7 @@ from veilnet.testing import Internet, Nat
 pytestmark = needs_nft
 
 QUICK = """
-from veilnet.daemon import silences
+from veilnet.daemon.nat import silences
 from veilnet.nat import keepalive
 silences.FIRST_TEST_S, silences.AGAIN_S, silences.SLACK_S = 0.5, 0.2, 0.5
 silences.TEST_PAUSE_S = 1.0

@@ -13,9 +13,11 @@ import trio
 
 from veilnet import __version__
 from veilnet.crypto import suite
-from veilnet.daemon import lending, nat_views, underlay
+from veilnet.daemon import underlay
 from veilnet.daemon.host import own_name, unix_now
-from veilnet.daemon.path_views import PathViews
+from veilnet.daemon.nat import views as nat_views
+from veilnet.daemon.paths.views import PathViews
+from veilnet.daemon.relays import lending
 from veilnet.daemon.sessions import DISCONNECTED
 from veilnet.errors import PeerUnreachable, UnknownPeer, UsageError, VeilError
 from veilnet.networks.invite import Invite, looks_like_invite

@@ -16,33 +16,27 @@ import trio
 
 from veilnet import crypto
 from veilnet._engine import Engine, KeySchedule
-from veilnet.daemon import (
-    channels,
-    commons,
-    discovery,
-    doors,
-    events,
-    gossip,
-    homes,
-    paths,
-    publishing,
-)
+from veilnet.daemon import channels, doors, events, gossip
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.blocked import Blocked
 from veilnet.daemon.channels import Channels
-from veilnet.daemon.commons import CommonsLinks
-from veilnet.daemon.detours import Detours
-from veilnet.daemon.discovery import Discovery
+from veilnet.daemon.commons import discovery, publishing
+from veilnet.daemon.commons import havens as commons
+from veilnet.daemon.commons.discovery import Discovery
+from veilnet.daemon.commons.havens import CommonsLinks
 from veilnet.daemon.doors import Doors
 from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes, Kind
-from veilnet.daemon.homes import Homes
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
-from veilnet.daemon.paths import Paths
+from veilnet.daemon.paths import choosing as paths
+from veilnet.daemon.paths.choosing import Paths
 from veilnet.daemon.rekeying import Rekeying
-from veilnet.daemon.relaying import Relaying
+from veilnet.daemon.relays import homes
+from veilnet.daemon.relays.detours import Detours
+from veilnet.daemon.relays.homes import Homes
+from veilnet.daemon.relays.relaying import Relaying
 from veilnet.daemon.remembered import RECENT_MAX
 from veilnet.daemon.sessions import GOING, Session, SessionTable, SharedKeys
 from veilnet.daemon.tickets import Tickets

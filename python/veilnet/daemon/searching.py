@@ -20,10 +20,10 @@ from veilnet.errors import PeerUnreachable, VeilError
 from veilnet.networks.endpoint import Endpoint
 
 if TYPE_CHECKING:
-    from veilnet.daemon.commons import CommonsLinks, Haven
-    from veilnet.daemon.discovery import Discovery
+    from veilnet.daemon.commons.discovery import Discovery
+    from veilnet.daemon.commons.havens import CommonsLinks, Haven
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
     from veilnet.units import PeerId

@@ -30,6 +30,7 @@ ROWS: Final = 12
 KEPT: Final = (LEVEL, COUNT, SPREAD, BIAS, SUSPECT, OWN_THEN, FAR_THEN)
 """What of an arm outlives its absence."""
 NEVER_S: Final = -1e6
+MAX_GRUDGE: Final = 1_024.0
 MAX_GONE: Final = 32
 """Arms that are not offered now, of which a destination keeps the memory."""
 _UNKNOWN_LEG_MS: Final = 100.0
@@ -43,7 +44,7 @@ class Ledger:
 
     __slots__ = (
         "active", "arms", "asked", "born_s", "burnt", "clock_s", "credit", "decided_s", "direct",
-        "gone", "grudge", "opinion", "priced", "standby", "suspicion", "swings", "table",
+        "gone", "grudges", "opinion", "priced", "standby", "suspicion", "swings", "table",
         "unsettled",
     )  # fmt: skip
 
@@ -65,8 +66,8 @@ class Ledger:
         """Column and cost of a data sample so bad that a probe has to stand beside it."""
         self.asked = 0
         """How often that probe was asked for."""
-        self.grudge = 0.0
-        """Times its first half-life is how slowly the direct arm's bias fades; below 1: as 1."""
+        self.grudges: dict[ArmId, float] = {}
+        """Times its first half-life is how slowly an arm's bias fades; below 1: as 1."""
         self.swings: dict[int, float] = {}
         """By column, how far the last sample was from the level; SWING is what two agree on."""
         self.priced: set[int] = set()
@@ -145,6 +146,13 @@ class Ledger:
         else:
             self.active = []
         return arms
+
+    def bear_grudge(self, arm: ArmId) -> None:
+        """Let what *arm* is charged fade half as fast as the last time."""
+        grudge = min(2.0 * max(self.grudges.pop(arm, 0.0), 0.5), MAX_GRUDGE)
+        while len(self.grudges) >= MAX_GONE + MAX_ARMS:
+            del self.grudges[next(iter(self.grudges))]
+        self.grudges[arm] = grudge
 
     def is_over(self, index: int, since_s: float) -> bool:
         """Say whether data found no arm at *index* very bad after *since_s*; forget it if so."""

@@ -63,9 +63,14 @@ class VeilSettings:
     suspect_patience: int = 3
     """A probe that was asked for so often is not of the same second any more."""
     bias_half_life_s: float = 600.0
+    """At most; the first one is shorter, and doubles each time that the arm is found out."""
+    relay_half_life_s: float = 30.0
+    """The first: a relay that was throttled for a moment is no liar yet."""
+    relay_forgiving: float = 0.998
+    """Part of the grudge that a second of data without surprise leaves."""
     direct_half_life_s: float = 1.0
-    """Of the direct path, the first time: it may be shaped for a while, it has no relay that lies.
-    Doubles with each time, and goes back while data fares well there.
-    """
+    """Of the direct path: it may be shaped for a while, it has no relay that lies."""
     direct_forgiving: float = 0.98
     bias_max_ms: float = 1_000.0
+    bias_relief: float = 0.5
+    """How far one second of data goes from the charge to what it cost beyond the forecast."""

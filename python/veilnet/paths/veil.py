@@ -46,8 +46,6 @@ from veilnet.paths.words import Standing, say
 
 Costs = NDArray[np.float64]
 
-_MAX_GRUDGE = 1_024.0
-
 
 class Veil:
     """The policy "veil"."""
@@ -121,8 +119,15 @@ class Veil:
                 ledger.suspicion, ledger.asked = (index, cost), 0
             else:
                 column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] - settings.suspect_relief)
-                if index == ledger.direct:
-                    ledger.grudge *= settings.direct_forgiving
+                # What data costs now says more than what it was charged for once.
+                over = max(0.0, cost - forecast)
+                if over < column[rows.BIAS]:
+                    column[rows.BIAS] += settings.bias_relief * (over - column[rows.BIAS])
+                arm = ledger.arms[index].id
+                if arm in ledger.grudges:
+                    direct = index == ledger.direct
+                    forgiving = settings.direct_forgiving if direct else settings.relay_forgiving
+                    ledger.grudges[arm] *= forgiving
         elif ledger.suspicion is not None and ledger.suspicion[0] == index:
             self._compare(ledger, index, column, cost)
         if cost < DEAD_MS:
@@ -193,9 +198,8 @@ class Veil:
         column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] + score)
         if column[rows.SUSPECT] > settings.suspect_limit:
             column[rows.SUSPECT] = 0.0
-            if index == ledger.direct:
-                ledger.grudge = min(2.0 * max(ledger.grudge, 0.5), _MAX_GRUDGE)
-            elif difference >= settings.abrupt_ms:
+            ledger.bear_grudge(ledger.arms[index].id)
+            if index != ledger.direct and difference >= settings.abrupt_ms:
                 # All alike: of relays that were found out, the one of the last time is the worst.
                 difference = settings.bias_max_ms
             column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
@@ -207,15 +211,16 @@ class Veil:
             return
         ledger.clock_s = now_s
         ledger.table[rows.COUNT] *= self.settings.count_keep**passed_s
-        keep = 0.5 ** (passed_s / self.settings.bias_half_life_s)
-        ledger.table[rows.SUSPECT] *= keep
-        ledger.table[rows.BIAS] *= keep
-        if ledger.direct >= 0 and ledger.table[rows.BIAS, ledger.direct] > 0.0:
-            half_life_s = min(
-                self.settings.direct_half_life_s * max(ledger.grudge, 1.0),
-                self.settings.bias_half_life_s,
-            )
-            ledger.table[rows.BIAS, ledger.direct] *= 0.5 ** (passed_s / half_life_s) / keep
+        settings = self.settings
+        ledger.table[rows.SUSPECT] *= 0.5 ** (passed_s / settings.bias_half_life_s)
+        for index in np.flatnonzero(ledger.table[rows.BIAS]).tolist():
+            first_s = settings.relay_half_life_s
+            if index == ledger.direct:
+                first_s = settings.direct_half_life_s
+            # Of an arm that is charged since before a restart nobody knows how often it was.
+            grudge = ledger.grudges.get(ledger.arms[index].id, inf)
+            half_life_s = min(first_s * max(grudge, 1.0), settings.bias_half_life_s)
+            ledger.table[rows.BIAS, index] *= 0.5 ** (passed_s / half_life_s)
 
     def forecast_ms(self, ledger: Ledger, now_s: float) -> tuple[Costs, Costs]:
         """Return what data and what a probe would cost on every arm, in the order of the arms.

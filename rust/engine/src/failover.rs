@@ -10,8 +10,9 @@ use crate::session::Session;
 
 /// A standby that was not heard for so long is no longer warm.
 const WARM_NS: u64 = 4_000_000_000;
-/// After a brownout moved a share none moves another for the first of these; the pause doubles while
-/// they go on, up to the second: where everything is full, running around makes it worse.
+/// After a brownout moved a share none moves another for the first of these; the pause doubles, up to
+/// the second, unless nothing was amiss for as long again: where everything is full, running around
+/// makes it worse.
 const CALM_NS: (u64, u64) = (5_000_000_000, 60_000_000_000);
 /// A browned path is alive again when its last second lost less than this part.
 const MENDED: f64 = 0.05;
@@ -157,7 +158,7 @@ fn may_run(session: &mut Session, now_ns: u64) -> bool {
         return false;
     }
     let (first, longest) = CALM_NS;
-    let rested = now_ns > session.calm_ns + longest;
+    let rested = now_ns > session.calm_ns + session.calm_for_ns;
     session.calm_for_ns = if rested {
         first
     } else {

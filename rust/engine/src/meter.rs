@@ -76,6 +76,7 @@ pub struct Meter {
     pub probes_sent: u64,
     pub probes_answered: u64,
     pub srtt_ns: Option<u64>,
+    last_rtt_ns: u64,
     pub rttvar_ns: u64,
     min_ns: Option<(u64, u64)>,
     /// The least that an answered probe took: no report makes a path shorter than this.
@@ -104,6 +105,7 @@ impl Default for Meter {
             probes_sent: 0,
             probes_answered: 0,
             srtt_ns: None,
+            last_rtt_ns: 0,
             rttvar_ns: 0,
             min_ns: None,
             probed_min_ns: None,
@@ -219,6 +221,7 @@ impl Meter {
 
     /// Fold a round trip in. Source: RFC 6298 section 2.
     pub fn sample(&mut self, rtt_ns: u64, now_ns: u64) {
+        self.last_rtt_ns = rtt_ns;
         match self.srtt_ns {
             None => {
                 self.srtt_ns = Some(rtt_ns);
@@ -309,7 +312,9 @@ impl Meter {
             return None;
         }
         let rate = bytes as f64 * 1e9 / for_ns as f64;
-        let queue_ns = self.queue_ns();
+        // The newest too: the smoothed one may remember a queue that is gone.
+        let lately_ns = self.srtt_ns.unwrap_or(0).min(self.last_rtt_ns);
+        let queue_ns = lately_ns.saturating_sub(self.rtt_min_ns().unwrap_or(0));
         // Less is only bad with a sign that more was wanted: an application may simply rest.
         let wanted = queue_ns > QUEUE_NS.max(self.rtt_min_ns().unwrap_or(0)) || lost * 50 > judged;
         if wanted && rate < self.usual / 2.0 {
@@ -475,6 +480,31 @@ mod tests {
                 seen = seen.or(m.judge((k * 100 + rtt) * MS));
             }
             assert_eq!(seen, (queue_ms > 0).then_some(Brownout::Slow));
+        }
+    }
+    /// What begins slowly after an episode is not slow: the smoothed round trip remembers a queue.
+    #[test]
+    fn a_queue_that_is_gone_makes_no_path_slow() {
+        let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
+        let mut now = 0;
+        for k in 0..57u64 {
+            // Much at 5 ms, then a little behind a queue, then a little without one.
+            let (count, rtt) = match k {
+                0..50 => (200, 5),
+                50..53 => (1, 300),
+                _ => (60, 5),
+            };
+            send(&mut m, &mut next, count, now);
+            received += count;
+            now += rtt * MS;
+            m.report(&told(next - 1, received, 0), now);
+            if k >= 53 {
+                assert!(m.queue_ns() > QUEUE_NS);
+                assert_eq!(m.judge(now), None, "{k}");
+            } else {
+                m.judge(now);
+            }
+            now += (100 - rtt.min(99)) * MS;
         }
     }
 }

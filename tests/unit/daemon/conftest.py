@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from veilnet.daemon import birth, commands, doors, gossip, host, joining, node, relaying, underlay
+from veilnet.daemon import birth, commands, doors, gossip, host, joining, node, underlay
+from veilnet.daemon.relays import relaying
 from veilnet.networks.endpoint import Endpoint
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import trio
 
-from veilnet.daemon.asking import ASKED_S, SESSIONS_MAX, Asking
+from veilnet.daemon.commons.asking import ASKED_S, SESSIONS_MAX, Asking
 from veilnet.errors import TimedOut
 from veilnet.networks.endpoint import Endpoint
 

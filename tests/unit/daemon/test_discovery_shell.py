@@ -10,11 +10,11 @@ import pytest
 import trio
 import trio.testing
 
-from veilnet.daemon.asking import OPENINGS_MAX
-from veilnet.daemon.dht import Dht
-from veilnet.daemon.discovery import KNOCKS_MAX, Discovery
+from veilnet.daemon.commons.asking import OPENINGS_MAX
+from veilnet.daemon.commons.dht import Dht
+from veilnet.daemon.commons.discovery import KNOCKS_MAX, Discovery
+from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.ladder import Found
-from veilnet.daemon.publishing import Publishing
 from veilnet.discovery import events
 from veilnet.errors import LocalProtocolError, PeerUnreachable
 from veilnet.networks.endpoint import Endpoint

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from veilnet.daemon.commons import PROBE_S, SHUNNED_S, CommonsLinks, Haven
+from veilnet.daemon.commons.havens import PROBE_S, SHUNNED_S, CommonsLinks, Haven
 from veilnet.daemon.searching import Search
 from veilnet.errors import PeerUnreachable, TimedOut
 from veilnet.networks.endpoint import Endpoint

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon import channels, homes
+from veilnet.daemon import channels
+from veilnet.daemon.relays import homes
 
 NODES = [number.to_bytes(32) for number in range(200)]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from veilnet.config import Config
-from veilnet.daemon.lending import Lending
+from veilnet.daemon.relays.lending import Lending
 from veilnet.daemon.remembered import Remembered
 from veilnet.errors import UsageError
 from veilnet.protocol.relay import Terms

@@ -9,7 +9,9 @@ import pytest
 import trio
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon import course, homes, openings, paths
+from veilnet.daemon.paths import choosing as paths
+from veilnet.daemon.paths import course, openings
+from veilnet.daemon.relays import homes
 from veilnet.errors import ConfigError, LocalProtocolError, PeerUnreachable, RemoteProtocolError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, make_policy
@@ -119,7 +121,7 @@ def carrying(made, other):
 
 def commands_paths(made):
     """Return what shows paths."""
-    from veilnet.daemon.path_views import PathViews
+    from veilnet.daemon.paths.views import PathViews
 
     return PathViews(made)
 

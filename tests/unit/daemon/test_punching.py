@@ -8,8 +8,11 @@ import trio
 
 from tests.unit.daemon.nodes import ask, only, session_of, until
 from tests.unit.daemon.test_paths import carrying, connected, crossing, network, own_id, path_ids
-from veilnet.daemon import homes, hops, nat_views, paths, punching
-from veilnet.daemon.hops import Hops
+from veilnet.daemon.nat import hops, punching
+from veilnet.daemon.nat import views as nat_views
+from veilnet.daemon.nat.hops import Hops
+from veilnet.daemon.paths import choosing as paths
+from veilnet.daemon.relays import homes
 from veilnet.nat.attempt import Punch, Side
 from veilnet.nat.punching import Refusal
 from veilnet.networks.endpoint import Endpoint

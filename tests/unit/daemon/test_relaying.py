@@ -9,8 +9,9 @@ import trio
 import trio.testing
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon import birth, relaying
-from veilnet.daemon.circuits import Circuits
+from veilnet.daemon import birth
+from veilnet.daemon.relays import relaying
+from veilnet.daemon.relays.circuits import Circuits
 from veilnet.errors import ClosedError, LocalProtocolError, PeerUnreachable, UsageError
 from veilnet.protocol import relay, relay_messages
 from veilnet.protocol.circuit import is_circuit

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from tests.unit.daemon.nodes import running, until
-from veilnet.daemon import silences
-from veilnet.daemon.silences import Silences
+from veilnet.daemon.nat import silences
+from veilnet.daemon.nat.silences import Silences
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Ping

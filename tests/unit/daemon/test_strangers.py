@@ -7,7 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 
 from tests.unit.daemon.nodes import join, only, running, session_of, until
-from veilnet.daemon import channels, handshakes, node, relaying, sessions
+from veilnet.daemon import channels, handshakes, node, sessions
+from veilnet.daemon.relays import relaying
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1

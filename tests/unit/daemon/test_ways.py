@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from veilnet.daemon.course import (
+from veilnet.daemon.paths.course import (
     HINTS_MAX,
     OPENINGS_BURST,
     SHUNNED_MAX,
@@ -17,7 +17,7 @@ from veilnet.daemon.course import (
     prefixes_of,
     told,
 )
-from veilnet.daemon.ways import ALIVE, BROWNED, DEAD, PROBING, TOLL_S, PathIds, Way, best_of
+from veilnet.daemon.paths.ways import ALIVE, BROWNED, DEAD, PROBING, TOLL_S, PathIds, Way, best_of
 from veilnet.paths import DIRECT, Decision
 from veilnet.protocol.circuit import is_circuit, link_of
 
@@ -109,6 +109,22 @@ def test_a_slow_path_is_measured_by_what_was_wanted_of_it():
     assert sample.goodput_bps == pytest.approx(800_000)
     made.look(stats(share=1.0, tx_bytes=1_200_000, delivered_bytes=1_200_000), 64.0)
     assert made.samples(64.0)[0].demand_bps < 100_000
+
+
+def test_nothing_is_held_against_a_way_for_what_others_carry():
+    """With a small share little comes through because little is sent; nor once it carried it."""
+    made = way(share=1.0)
+    made.look(stats(share=1.0, tx_bytes=1_000_000, delivered_bytes=1_000_000), 1.0)
+    made.samples(1.0)
+    made.slowed(1.0)
+    made.look(stats(share=0.1, tx_bytes=1_010_000, delivered_bytes=1_010_000), 2.0)
+    assert made.samples(2.0)[0].demand_bps == pytest.approx(80_000)
+    made.look(stats(share=1.0, tx_bytes=1_020_000, delivered_bytes=1_020_000), 3.0)
+    made.samples(3.0)
+    made.look(stats(share=1.0, tx_bytes=2_020_000, delivered_bytes=2_020_000), 4.0)
+    assert made.samples(4.0)[0].demand_bps == pytest.approx(8_000_000)
+    made.look(stats(share=1.0, tx_bytes=2_030_000, delivered_bytes=2_030_000), 5.0)
+    assert made.samples(5.0)[0].demand_bps == pytest.approx(80_000)
 
 
 def test_a_path_that_nothing_was_sent_on_shows_nothing():

@@ -21,9 +21,9 @@ from veilnet.errors import PeerUnreachable, VeilError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from veilnet.daemon.commons import Haven
+    from veilnet.daemon.commons.havens import Haven
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.network import Network
     from veilnet.paths import ArmId

@@ -23,11 +23,11 @@ import numpy as np
 import structlog
 import trio
 
-from veilnet.daemon import course as courses
-from veilnet.daemon.course import Course, Leg
-from veilnet.daemon.direct import DirectTries
-from veilnet.daemon.openings import NO_PATH, Openings, refusal
-from veilnet.daemon.ways import DEAD, PathIds, Way, arm_words
+from veilnet.daemon.nat.direct import DirectTries
+from veilnet.daemon.paths import course as courses
+from veilnet.daemon.paths.course import Course, Leg
+from veilnet.daemon.paths.openings import NO_PATH, Openings, refusal
+from veilnet.daemon.paths.ways import DEAD, PathIds, Way, arm_words
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from veilnet._engine import PathChanged, PathStats, SessionStats
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.network import Network
     from veilnet.paths import ArmId, Decision, Policy

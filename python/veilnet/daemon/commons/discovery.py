@@ -19,12 +19,12 @@ import attrs
 import structlog
 import trio
 
-from veilnet.daemon.commons import Haven
-from veilnet.daemon.dht import Dht
+from veilnet.daemon.commons.dht import Dht
+from veilnet.daemon.commons.havens import Haven
+from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder import Found, Scope
 from veilnet.daemon.ladder.build import Climb, Surroundings, build
-from veilnet.daemon.publishing import Publishing
 from veilnet.daemon.underlay import is_reachable, resolve
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint

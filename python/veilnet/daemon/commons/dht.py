@@ -17,7 +17,7 @@ import attrs
 import structlog
 import trio
 
-from veilnet.daemon.asking import Asking
+from veilnet.daemon.commons.asking import Asking
 from veilnet.discovery import events
 from veilnet.discovery.contact import UNKNOWN_ID, Contact
 from veilnet.discovery.kademlia import Kademlia

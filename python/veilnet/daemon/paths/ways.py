@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from veilnet._engine import PathStats
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.paths import ArmId
     from veilnet.protocol.fields import Endpoint
 
@@ -32,7 +32,9 @@ OPEN_MAX: Final = 8
 """Paths of one session, as the engine has it."""
 LAST_ID: Final = 254
 SLOW_S: Final = 60.0
-"""So long what a slow way was asked to carry is held against it."""
+"""So long what a slow way was asked to carry is held against it, unless it carries that ..."""
+MOST: Final = 0.8
+"""... or so much of it; and while it has this share: what others carry is not its fault."""
 SENT_FADES: Final = 0.8
 TOLL_S: Final = 0.004
 """Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
@@ -187,7 +189,10 @@ class Way:
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
             came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
             self._sent_bps = max(sent_bps, SENT_FADES * self._sent_bps)
-            wanted_bps = self._wanted_bps if now_s < self._slow_until_s else 0.0
+            if came_bps >= MOST * self._wanted_bps:
+                self._slow_until_s = -math.inf
+            is_held = now_s < self._slow_until_s and min(stats.share, before.share) >= MOST
+            wanted_bps = self._wanted_bps if is_held else 0.0
             if sent_bps > 0 or dead:
                 found.append(
                     Sample(

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from veilnet.config import format_endpoint
-from veilnet.daemon.course import destination
-from veilnet.daemon.ways import DEAD, PROBING, Way
+from veilnet.daemon.paths.course import destination
+from veilnet.daemon.paths.ways import DEAD, PROBING, Way
 from veilnet.paths import DIRECT
 from veilnet.protocol.circuit import is_circuit
 
 if TYPE_CHECKING:
     from veilnet._engine import SessionStats
-    from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
+    from veilnet.daemon.paths.course import Course
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network

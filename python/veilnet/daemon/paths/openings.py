@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 import trio
 
-from veilnet.daemon.ways import OPEN_MAX, Way, arm_words
+from veilnet.daemon.paths.ways import OPEN_MAX, Way, arm_words
 from veilnet.errors import (
     ClosedError,
     LocalProtocolError,
@@ -37,9 +37,9 @@ from veilnet.protocol import relay_messages as messages
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.paths.course import Course
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.network import Network
     from veilnet.paths import ArmId

@@ -21,9 +21,9 @@ import attrs
 import structlog
 import trio
 
-from veilnet.daemon import lending
-from veilnet.daemon.circuits import Circuit, Circuits
 from veilnet.daemon.host import unix_now
+from veilnet.daemon.relays import lending
+from veilnet.daemon.relays.circuits import Circuit, Circuits
 from veilnet.daemon.sessions import place_of
 from veilnet.errors import (
     BrokenEngineError,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from veilnet.daemon.node import Node
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.networks.commons import Commons
     from veilnet.units import PeerId

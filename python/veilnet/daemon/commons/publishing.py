@@ -19,7 +19,7 @@ from veilnet.discovery.publisher import Content, Publisher
 from veilnet.errors import BrokenEngineError, ConfigError, VeilError
 
 if TYPE_CHECKING:
-    from veilnet.daemon.dht import Dht
+    from veilnet.daemon.commons.dht import Dht
     from veilnet.daemon.node import Node
     from veilnet.discovery.events import Put, Stored
     from veilnet.networks.endpoint import Endpoint

@@ -21,9 +21,9 @@ import attrs
 import structlog
 import trio
 
-from veilnet.daemon.hops import Hops
-from veilnet.daemon.silences import Silences
-from veilnet.daemon.ways import OPEN_MAX, Way
+from veilnet.daemon.nat.hops import Hops
+from veilnet.daemon.nat.silences import Silences
+from veilnet.daemon.paths.ways import OPEN_MAX, Way
 from veilnet.errors import ClosedError, LocalProtocolError, RemoteProtocolError
 from veilnet.nat.attempt import Punch, Side, Spread
 from veilnet.nat.budget import ProbeBudget
@@ -36,9 +36,9 @@ from veilnet.protocol import nat_messages as messages
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
-    from veilnet.daemon.openings import Openings
+    from veilnet.daemon.paths.course import Course
+    from veilnet.daemon.paths.openings import Openings
     from veilnet.daemon.sessions import Session
     from veilnet.nat.punching import Action
     from veilnet.protocol import fields

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Final
 import trio
 from attrs import define, field, frozen
 
-from veilnet.daemon.ways import TOLL_S, PathIds, Way, best_of
+from veilnet.daemon.paths.ways import TOLL_S, PathIds, Way, best_of
 from veilnet.paths import DIRECT, Arm, Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from veilnet.daemon.relaying import Circuit
+    from veilnet.daemon.relays.relaying import Circuit
     from veilnet.daemon.sessions import Session
     from veilnet.paths import ArmId
     from veilnet.protocol.fields import Endpoint

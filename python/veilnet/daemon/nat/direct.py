@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from veilnet.daemon import course as courses
-from veilnet.daemon.punching import Punchings
-from veilnet.daemon.ways import PROBING
+from veilnet.daemon.nat.punching import Punchings
+from veilnet.daemon.paths import course as courses
+from veilnet.daemon.paths.ways import PROBING
 from veilnet.errors import BrokenEngineError, VeilError
 from veilnet.paths import DIRECT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
-    from veilnet.daemon.openings import Openings
+    from veilnet.daemon.paths.course import Course
+    from veilnet.daemon.paths.openings import Openings
     from veilnet.protocol.fields import Endpoint
 
 AT_A_TIME: Final = 2

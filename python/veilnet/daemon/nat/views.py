@@ -13,8 +13,8 @@ from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol.circuit import is_carrier, is_stand_in
 
 if TYPE_CHECKING:
-    from veilnet.daemon.course import Course
     from veilnet.daemon.node import Node
+    from veilnet.daemon.paths.course import Course
     from veilnet.nat.classify import Verdict
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network

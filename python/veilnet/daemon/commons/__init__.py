@@ -1,0 +1,1 @@
+"""The commons, where strangers find each other: asking, the DHT, what is published, havens."""

@@ -1,0 +1,1 @@
+"""The paths of a session: which ways there are, which are opened, and what each carries."""
