@@ -1,7 +1,6 @@
 """Many pairs, few relays with little room: does the traffic spread, and does it rest? Experiment G.
 
     python bench/crowd.py [--quick] [--json FILE] [--pairs N] [--relays N] [--seconds S]
-                          [--policies veil,greedy,...]
 
 ```
 s1 ... sN --+              +-- r1 ... rM      relays; towards each no more than `capacity`
@@ -165,17 +164,14 @@ def rates(watch: Watch, step: int = 5) -> tuple[list[float], dict[str, list[floa
 class Crowd:
     """The nodes, their flows, and a look at all of them once a second."""
 
-    def __init__(self, circle: Circle, pairs: int, relays: int, policy: str) -> None:
+    def __init__(self, circle: Circle, pairs: int, relays: int) -> None:
         self.circle = circle
-        config: dict[str, Any] = {"path_policy": policy} if policy else {}
-        self.relays = [
-            circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S, **config) for n in range(relays)
-        ]
+        self.relays = [circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S) for n in range(relays)]
         backbone = circle.backbone
         self.pairs: list[tuple[Node, Node]] = []
         for number in range(pairs):
             source, sink = (
-                circle.add(f"{letter}{number + 1}", zone=zone, relay="off", **config)
+                circle.add(f"{letter}{number + 1}", zone=zone, relay="off")
                 for letter, zone in (("s", 2), ("t", 3))
             )
             self.pairs.append((source, sink))
@@ -268,8 +264,8 @@ def _say(text: str) -> None:
 # -- the results ----------------------------------------------------------------------------------
 
 
-def rows(policy: str, watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
-    """Return one row per measure of one run."""
+def rows(watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
+    """Return one row per measure."""
     parts = windows(watch)
     totals = [series[-1] - series[0] for series in watch.loads.values()]
     swings = [
@@ -297,7 +293,7 @@ def rows(policy: str, watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
             "metric": name,
             "unit": unit,
             "congestion_control": ["paced"],
-            "systems": {policy: {"median": round(value, 5)}},
+            "systems": {"veil": {"median": round(value, 5)}},
         }
         for name, title, unit, value in measures
     ]
@@ -329,7 +325,6 @@ def main() -> int:
     parser.add_argument("--pairs", type=int, default=10, help="of ends (%(default)s)")
     parser.add_argument("--relays", type=int, default=5, help="(%(default)s)")
     parser.add_argument("--seconds", type=float, help="to watch (300; --quick: 60)")
-    parser.add_argument("--policies", default="veil", help="one after the other (%(default)s)")
     options = parser.parse_args()
     enter()
     seconds = options.seconds or (60.0 if options.quick else 300.0)
@@ -337,26 +332,22 @@ def main() -> int:
     failures: list[dict[str, str]] = []
     goals: list[dict[str, Any]] = []
     drawn: dict[str, Any] = {}
-    for policy in options.policies.split(","):
-        with (
-            tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
-            Circle(Path(folder)) as circle,
-        ):
-            try:
-                name = "" if policy == "veil" else policy
-                crowd = Crowd(circle, options.pairs, options.relays, name)
-                crowd.connect()
-                watch, intact = crowd.run(seconds)
-            except (VeilError, OSError) as error:
-                failures.append({"what": policy, "reason": f"{error}\n{circle.logs()}"})
-                _say(f"FAILED {policy}: {failures[-1]['reason']}")
-                continue
-            ours = rows(policy, watch, intact=intact)
-            found += ours
-            if policy == "veil":
-                goals.append(goal(ours, len(circle.nodes), seconds))
+    with (
+        tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
+        Circle(Path(folder)) as circle,
+    ):
+        try:
+            crowd = Crowd(circle, options.pairs, options.relays)
+            crowd.connect()
+            watch, intact = crowd.run(seconds)
+        except (VeilError, OSError) as error:
+            failures.append({"what": "crowd", "reason": f"{error}\n{circle.logs()}"})
+            _say(f"FAILED {failures[-1]['reason']}")
+        else:
+            found = rows(watch, intact=intact)
+            goals = [goal(found, len(circle.nodes), seconds)]
             times, series = rates(watch)
-            drawn[policy] = {"times_s": times, "mbps": series}
+            drawn = {"times_s": times, "mbps": series}
     document = {
         "commit": commit(),
         "machine": machine(),
@@ -372,15 +363,12 @@ def main() -> int:
     }
     if options.json:
         write(options.json, document)
-        if "veil" in drawn:
-            loads = drawn["veil"]
-            draw(options.json.with_suffix(".svg"), loads["times_s"], loads["mbps"])
+        if drawn:
+            draw(options.json.with_suffix(".svg"), drawn["times_s"], drawn["mbps"])
     lines = [
-        [row["title"], policy, f"{value['median']:.4g}", row["unit"]]
-        for row in found
-        for policy, value in row["systems"].items()
+        [row["title"], f"{row['systems']['veil']['median']:.4g}", row["unit"]] for row in found
     ]
-    print(table(["measure", "policy", "value", "unit"], lines))
+    print(table(["measure", "value", "unit"], lines))
     print()
     print(goals_table(goals))
     return 0

@@ -161,7 +161,8 @@ class Node:
             )
         engine = open_engine(config, remembered)
         try:
-            if remembered.listen_port != engine.port:
+            # A port that somebody else has for once is asked for again the next time.
+            if config.listen_port or not remembered.listen_port:
                 remembered.listen_port = engine.port
             await trio.to_thread.run_sync(remembered.save, store)
             if (seen := store.read(SEEN_INITS)) is not None:

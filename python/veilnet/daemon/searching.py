@@ -141,13 +141,13 @@ class Search:
             return
         if self.known:
             await trio.sleep_until(self.began_s + PUBLISHED_S)
-        if await self._ask_published(discovery, strangers, nursery):
-            nursery.start_soon(self._search_published_again, discovery, strangers, nursery)
+        await self._ask_published(discovery, strangers, nursery)
+        nursery.start_soon(self._search_published_again, discovery, strangers, nursery)
 
     async def _search_published_again(
         self, discovery: Discovery, strangers: CommonsLinks, nursery: trio.Nursery
     ) -> None:
-        """Ask again and again: it may just be moving, and what was found be of before."""
+        """Ask again and again: it may be moving or starting, or we may have few contacts yet."""
         while True:
             await trio.sleep(PUBLISHED_AGAIN_S)
             await self._ask_published(discovery, strangers, nursery, anew=True)
@@ -159,20 +159,19 @@ class Search:
         nursery: trio.Nursery,
         *,
         anew: bool = False,
-    ) -> bool:
-        """Look once; return whether the peer has published anything."""
+    ) -> None:
+        """Look once, and call the peer wherever it says that it is."""
         try:
             found = await discovery.locate(self.network, self.member.peer_id, anew=anew)
         except VeilError as error:
             log.debug("not found in the commons", reason=error.message)
-            return False
+            return
         for endpoint in self._node.channels.outside(found.endpoints):
             self.offer(endpoint)
         for haven in discovery.havens(self.network, self.member.peer_id):
             if haven not in self._havens:
                 self._havens.add(haven)
                 nursery.start_soon(self._try_haven, strangers, haven)
-        return True
 
     async def _try_haven(self, strangers: CommonsLinks, haven: Haven) -> None:
         if (place := strangers.guest(haven)) is not None:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from veilnet.networks.credential import Signer
     from veilnet.networks.keys import Rng
 
-REFRESH_S: Final = 1_800.0
+REFRESH_S: Final = 2_700.0
 NAME_REFRESH_S: Final = 4_500.0
 """A name says nothing that ages; storers forget it after two hours."""
 RETRY_S: Final = 30.0

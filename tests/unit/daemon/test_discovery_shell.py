@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import trio.testing
 
 from veilnet.daemon.commons.asking import OPENINGS_MAX
 from veilnet.daemon.commons.dht import Dht
-from veilnet.daemon.commons.discovery import KNOCKS_MAX, Discovery
+from veilnet.daemon.commons.discovery import KNOCKS_MAX, LOOK_S, Discovery
 from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.ladder import Found
 from veilnet.discovery import events
@@ -148,3 +149,26 @@ async def test_a_put_that_breaks_off_is_over(error):
     ):
         await publishing._put(publisher, put)
     assert ended == [events.Failed(9, events.Reason.NOT_STORED)]
+
+
+async def test_where_nobody_becomes_a_contact_the_climbs_grow_rare():
+    """Members who are all behind translators answer each other, and no table takes them."""
+    found = Discovery.__new__(Discovery)
+    table, climbs = [], []
+    found.dht = SimpleNamespace(machine=SimpleNamespace(table=table))
+    ladder = SimpleNamespace(has_won=True, lost=lambda: climbs.append(now_s))
+    found.climb = SimpleNamespace(ladder=ladder)
+    found._again_s, found._again_pause_s = 0.0, LOOK_S
+    for number in range(3_600):
+        now_s = float(number)
+        found._climb_if_lost(now_s)
+    pauses = [after - before for before, after in itertools.pairwise(climbs)]
+    assert pauses[:4] == [5.0, 10.0, 20.0, 40.0]
+    assert set(pauses[7:]) == {300.0}
+    # A contact that was there and is gone is missed at once.
+    table.append(b"contact")
+    found._climb_if_lost(now_s)
+    del table[:]
+    now_s += 1.0
+    found._climb_if_lost(now_s)
+    assert climbs[-1] == now_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 
 import pytest
 import trio
@@ -129,6 +130,18 @@ async def test_who_has_moved_is_asked_for(tmp_path, monkeypatch):
                 # A path over alice may have come first.
                 await until(lambda: now in [tuple(p.endpoint) for p in carol.engine.paths()])
     assert now[1] != old_port
+
+
+async def test_a_port_that_was_taken_for_once_is_asked_for_again(tmp_path):
+    """A node whose port another program has takes any; the next time it has its own again."""
+    async with running(tmp_path, "alice") as alice:
+        own_port = alice.engine.port
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as other:
+        other.bind(("::", own_port))
+        async with running(tmp_path, "alice") as alice:
+            assert alice.engine.port != own_port
+    async with running(tmp_path, "alice") as alice:
+        assert alice.engine.port == own_port
 
 
 async def test_both_sides_count_the_same_generation(tmp_path):

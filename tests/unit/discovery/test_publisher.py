@@ -103,7 +103,7 @@ def test_changes_settle_before_they_are_published(world):
 
 
 def test_the_refresh_offers_the_same_blob_to_the_same_storers(world):
-    """Every half hour by digest: nothing is signed again while nothing changes."""
+    """Every 45 minutes by digest: nothing is signed again while nothing changes."""
     (put,) = world.say(HERE)
     world.stored(put)
     assert world.publisher.storers == 20

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import math
 from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -25,6 +26,7 @@ from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder import Found, Scope
 from veilnet.daemon.ladder.build import Climb, Surroundings, build
+from veilnet.daemon.ladder.ladder import MAX_PAUSE_S
 from veilnet.daemon.underlay import is_reachable, resolve
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
@@ -95,6 +97,10 @@ class Discovery:
         self._named: list[Endpoint] = []
         """First contacts that the operator named."""
         self._knocks = trio.Semaphore(KNOCKS_MAX)
+        self._again_s = -math.inf
+        """When to climb again at the earliest ..."""
+        self._again_pause_s = LOOK_S
+        """... and how long after that."""
         self.climb: Climb = build(
             node.config,
             Surroundings(
@@ -219,11 +225,22 @@ class Discovery:
     async def look(self) -> None:
         """See where we are, what we do for others, and whether there is anybody: one round."""
         await self._look_around()
-        ladder = self.climb.ladder
-        if ladder.has_won and len(self.dht.machine.table) == 0:
-            ladder.lost()
+        self._climb_if_lost(trio.current_time())
         await self.dht.asking.look()
         self._node.blocked.look()
+
+    def _climb_if_lost(self, now_s: float) -> None:
+        """Begin anew where no contact is left; ever more seldom where nobody becomes one.
+
+        So it is among members who are all behind translators, and know nobody else.
+        """
+        ladder = self.climb.ladder
+        if len(self.dht.machine.table):
+            self._again_s, self._again_pause_s = -math.inf, LOOK_S
+        elif ladder.has_won and now_s >= self._again_s:
+            self._again_s = now_s + self._again_pause_s
+            self._again_pause_s = min(2 * self._again_pause_s, MAX_PAUSE_S)
+            ladder.lost()
 
     async def _look_around(self) -> None:
         local = await self._node.addresses.local_endpoints()

@@ -34,8 +34,8 @@ MODELS: Final = (10_000, 100_000, 1_000_000)
 LIVING: Final = 200
 STALE: Final = 0.1
 """Of the contacts in the tables of a living network fewer are away: its machines look."""
-GONE: Final = 0.08
-"""Of all who are up, so many have left half an hour later: a descriptor may be that old."""
+GONE: Final = 0.11
+"""Of all who are up, so many have left 45 minutes later: a descriptor may be that old."""
 
 
 @frozen

@@ -15,6 +15,7 @@ from attrs import define, field, frozen
 from veilnet.discovery.contact import RELAYS, STORES, Contact
 from veilnet.discovery.events import Stored
 from veilnet.discovery.kademlia import Kademlia
+from veilnet.discovery.publisher import REFRESH_S
 from veilnet.sim.discovery.churn import Churn
 from veilnet.sim.discovery.internet import Internet
 from veilnet.sim.discovery.loop import Loop
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from veilnet.sim.discovery.machine import Outcome
     from veilnet.sim.traces import Trace
 
-REPUBLISH_S: Final = 1_800.0
 REMEMBERED: Final = 200
 SETTLED_S: Final = 60.0
 """Who asks has been there for so long."""
@@ -138,7 +138,7 @@ class Living:
                 entry.storers, entry.done = outcome.storers, True
 
         machine.put(entry.locator, entry.blob, done, known=entry.storers, owner=entry.owner)
-        again = REPUBLISH_S * self.rng.uniform(0.9, 1.1)
+        again = REFRESH_S * self.rng.uniform(0.9, 1.1)
         self.loop.at(self.loop.now + again, self._publish, number, entry)
 
     def lookups(
