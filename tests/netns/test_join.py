@@ -133,7 +133,7 @@ def test_a_garbled_invite_is_exit_7(founder, phone, position):
     other = "b" if text[at] != "b" else "c"
     done = phone.run("connect", text[:at] + other + text[at + 1 :])
     assert (done.returncode, two_lines(done)) == (7, True), done.stderr
-    assert not phone.state.exists()
+    assert [item.name for item in phone.state.iterdir()] == ["config.toml"]
 
 
 def test_a_used_up_invite_is_exit_6(founder, laptop, phone):
