@@ -220,16 +220,17 @@ class Relay(RuleBasedStateMachine):
     def traffic(self, part, busy):
         """The engine forwards up to the limit of every circuit, and no more.
 
-        Peers that send at once may together spend more than is left of the day, until it is
-        counted: then nothing passes any more.
+        Each peer may have what is left of the day until it is counted who had it: then nothing
+        passes any more.
         """
-        was_over = self.spent.total() >= VOLUME
+        left = max(0, VOLUME - self.spent.total())
         for circuit, forward in self.forwards.items():
             room = max(0, self.limits[circuit] - self.counts[circuit])
             more = min(int(part * room), 10**6)
             self.counts[circuit] += more
             self.spent[forward.a[0]] += more
-            assert not (was_over and more), "more than a day's volume"
+            assert left or not more, "more than a day's volume"
+        assert self.spent.total() <= VOLUME + left * (len(PEERS) - 1), "more than each has left"
         assert max(self.spent.values(), default=0) <= VOLUME // 2, "more than a peer's half"
         counts = {each: relay_steps.Count(self.counts[each], busy=busy) for each in self.forwards}
         self.handle(relay_steps.Counted(counts))

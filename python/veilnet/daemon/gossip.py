@@ -465,6 +465,8 @@ class Gossip:
         if listening != self._listening:
             self.reflexive.clear()  # other addresses, other translators
             self._node.blocked.moved()
+            if self._node.discovery is not None:
+                self._node.discovery.moved()
             self._node.paths.direct.punching.moved()
             for session in self._node.sessions.carriers():
                 if self._network(session) is not None:

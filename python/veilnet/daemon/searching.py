@@ -148,8 +148,10 @@ class Search:
         self, discovery: Discovery, strangers: CommonsLinks, nursery: trio.Nursery
     ) -> None:
         """Ask again and again: it may be moving or starting, or we may have few contacts yet."""
+        pause_s = PUBLISHED_AGAIN_S
         while True:
-            await trio.sleep(PUBLISHED_AGAIN_S)
+            await trio.sleep(pause_s)
+            pause_s *= 2
             await self._ask_published(discovery, strangers, nursery, anew=True)
 
     async def _ask_published(

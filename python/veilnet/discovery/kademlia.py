@@ -8,8 +8,8 @@ time         --> probes: the contact whose life is least sure is asked the way s
 ```
 Invariants: nothing here waits, draws randomness of its own or reads a clock; an endpoint that
 `Horizon` does not allow is never asked, whoever told of it; only contacts that answered us are
-told to others; nobody is a contact who cannot be reached by all (it stores nothing), but on our own
-LAN; every table is bounded; a question from a peer costs a bounded look at ours.
+told to others; nobody is a contact who says that it stores nothing (not all can reach it), but on
+our own LAN; every table is bounded; a question from a peer costs a bounded look at ours.
 """
 
 from __future__ import annotations
@@ -428,7 +428,8 @@ class Kademlia:
             if self._serves(packed):
                 self.table.answered(packed, now)
             else:
-                self.table.remove(packed)
+                # It may just be without an address: silence is forgiven a few times, too.
+                self.table.unanswered(packed, now)
             if isinstance(message, Nodes):
                 # On the way most are honest; next to a locator all may be who wants it hidden.
                 self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
@@ -492,7 +493,12 @@ class Kademlia:
         """Ask a node back that says it can be reached, within a budget."""
         packed = announce[:ID_BYTES] + pack_endpoint(sender) + announce[ID_BYTES:]
         own = packed.startswith((self.own_id, UNKNOWN_ID))
-        if own or not self.horizon.allows(packed) or not self.table.would_take(packed):
+        if (
+            own
+            or not self._serves(packed)
+            or not self.horizon.allows(packed)
+            or not self.table.would_take(packed)
+        ):
             return
         earned = (now - self._verify_at) / VERIFY_S
         self._verify_left = min(float(VERIFY_BURST), self._verify_left + earned)

@@ -2,7 +2,7 @@
 
 ```
 content changes | a new day | the signature grows old  -> sealed anew, sent to whoever lacks it
-every 30 min, of a name 75 min                         -> storers are asked by its digest
+every 45 min, of a name 75 min                         -> storers are asked by its digest
 ```
 One for each network.  `tick` returns `Put` events for the machine, `done` takes their ends.
 Invariant: a sequence number is used for one content only and none is lower than one used before,

@@ -146,12 +146,6 @@ class Table:
             failures = min(failures + 1, 255 if alive else FAILURES_MAX - 1)
             self._write(at, entry + _STATE.pack(failures, heard, since))
 
-    def remove(self, packed: bytes) -> None:
-        """Let the contact at an address go, whatever it is called there."""
-        at = self._find(packed[ADDRESS], ID_BYTES)
-        if at >= 0:
-            self._remove(at)
-
     def heard_of(self, packed: bytes) -> bool:
         """Take hearsay in where there is room; tell whether it was."""
         value = int.from_bytes(packed[:ID_BYTES], "big")

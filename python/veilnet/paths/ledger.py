@@ -147,9 +147,14 @@ class Ledger:
             self.active = []
         return arms
 
-    def bear_grudge(self, arm: ArmId) -> None:
-        """Let what *arm* is charged fade half as fast as the last time."""
-        grudge = min(2.0 * max(self.grudges.pop(arm, 0.0), 0.5), MAX_GRUDGE)
+    def bear_grudge(self, arm: ArmId, *, least: float = 0.0) -> None:
+        """Let what *arm* is charged fade half as fast as the last time.
+
+        *least*: where that is not known.
+        """
+        before = self.grudges.pop(arm, None)
+        grudge = least if before is None else 2.0 * before
+        grudge = min(max(grudge, 1.0), MAX_GRUDGE)
         while len(self.grudges) >= MAX_GONE + MAX_ARMS:
             del self.grudges[next(iter(self.grudges))]
         self.grudges[arm] = grudge

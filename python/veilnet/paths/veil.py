@@ -119,11 +119,13 @@ class Veil:
                 ledger.suspicion, ledger.asked = (index, cost), 0
             else:
                 column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] - settings.suspect_relief)
-                # What data costs now says more than what it was charged for once.
-                over = max(0.0, cost - forecast)
-                if over < column[rows.BIAS]:
-                    column[rows.BIAS] += settings.bias_relief * (over - column[rows.BIAS])
                 arm = ledger.arms[index].id
+                # What data costs now says more than what it was charged for once; less so the
+                # oftener that was, and nothing of one that calls itself busy: it may only repel.
+                over = max(0.0, cost - forecast)
+                if over < column[rows.BIAS] and not priced:
+                    part = settings.bias_relief / max(ledger.grudges.get(arm, 1.0), 1.0)
+                    column[rows.BIAS] += part * (over - column[rows.BIAS])
                 if arm in ledger.grudges:
                     direct = index == ledger.direct
                     forgiving = settings.direct_forgiving if direct else settings.relay_forgiving
@@ -198,11 +200,17 @@ class Veil:
         column[rows.SUSPECT] = max(0.0, column[rows.SUSPECT] + score)
         if column[rows.SUSPECT] > settings.suspect_limit:
             column[rows.SUSPECT] = 0.0
-            ledger.bear_grudge(ledger.arms[index].id)
+            known = column[rows.BIAS] > 0.0 and index != ledger.direct
+            ledger.bear_grudge(ledger.arms[index].id, least=self._slowest if known else 0.0)
             if index != ledger.direct and difference >= settings.abrupt_ms:
                 # All alike: of relays that were found out, the one of the last time is the worst.
                 difference = settings.bias_max_ms
             column[rows.BIAS] = min(max(column[rows.BIAS], difference), settings.bias_max_ms)
+
+    @property
+    def _slowest(self) -> float:
+        """The grudge with which a relay's charge fades as slowly as any."""
+        return self.settings.bias_half_life_s / self.settings.relay_half_life_s
 
     def _fade(self, ledger: Ledger, now_s: float) -> None:
         """Let confidence and bias fade for the time that has passed."""
@@ -217,8 +225,9 @@ class Veil:
             first_s = settings.relay_half_life_s
             if index == ledger.direct:
                 first_s = settings.direct_half_life_s
-            # Of an arm that is charged since before a restart nobody knows how often it was.
-            grudge = ledger.grudges.get(ledger.arms[index].id, inf)
+            # Of a relay that is charged since before a restart nobody knows how often it was.
+            unknown = 0.0 if index == ledger.direct else self._slowest
+            grudge = ledger.grudges.get(ledger.arms[index].id, unknown)
             half_life_s = min(first_s * max(grudge, 1.0), settings.bias_half_life_s)
             ledger.table[rows.BIAS, index] *= 0.5 ** (passed_s / half_life_s)
 

@@ -389,6 +389,7 @@ impl Core {
             flows: Flows::default(),
             calm_ns: 0,
             calm_for_ns: 0,
+            amiss_ns: 0,
             path_ids: PathIds::default(),
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),

@@ -45,6 +45,9 @@ impl Core {
             (State::Browned, Some(_)) => path.browned_ns = now_ns,
             _ => {}
         }
+        if verdict.is_some() {
+            session.amiss_ns = now_ns;
+        }
     }
 
     /// The peer sends on another path than we do: if ours is silent meanwhile, the peer knows why.
@@ -158,7 +161,7 @@ fn may_run(session: &mut Session, now_ns: u64) -> bool {
         return false;
     }
     let (first, longest) = CALM_NS;
-    let rested = now_ns > session.calm_ns + session.calm_for_ns;
+    let rested = now_ns > session.calm_ns.max(session.amiss_ns) + session.calm_for_ns;
     session.calm_for_ns = if rested {
         first
     } else {

@@ -76,6 +76,7 @@ pub struct Meter {
     pub probes_sent: u64,
     pub probes_answered: u64,
     pub srtt_ns: Option<u64>,
+    /// By the newest report: an answered probe is small, and may overtake a queue.
     last_rtt_ns: u64,
     pub rttvar_ns: u64,
     min_ns: Option<(u64, u64)>,
@@ -182,8 +183,9 @@ impl Meter {
             self.span(judged, lost, came_bytes, now_ns);
         }
         if held_ns < elapsed_ns {
-            let rtt_ns = elapsed_ns - held_ns;
-            self.sample(rtt_ns.max(self.probed_min_ns.unwrap_or(0)), now_ns);
+            let rtt_ns = (elapsed_ns - held_ns).max(self.probed_min_ns.unwrap_or(0));
+            self.last_rtt_ns = rtt_ns;
+            self.sample(rtt_ns, now_ns);
         }
         self.told = Some((report.received, report.bytes));
         self.covered = total;
@@ -221,7 +223,6 @@ impl Meter {
 
     /// Fold a round trip in. Source: RFC 6298 section 2.
     pub fn sample(&mut self, rtt_ns: u64, now_ns: u64) {
-        self.last_rtt_ns = rtt_ns;
         match self.srtt_ns {
             None => {
                 self.srtt_ns = Some(rtt_ns);

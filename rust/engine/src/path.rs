@@ -134,6 +134,8 @@ pub struct Path {
     /// When the highest data counter came: what a report was held for is counted from here.
     pub highest_ns: u64,
     pub reported_ns: u64,
+    /// When the peer last asked.
+    pub requested_ns: u64,
     pub report_due: bool,
     /// When it was last asked so that it stays warm, and because it was doubted.
     pub asked_ns: u64,
@@ -165,6 +167,7 @@ impl Path {
             heard_ns: None,
             highest_ns: 0,
             reported_ns: 0,
+            requested_ns: 0,
             report_due: false,
             asked_ns: 0,
             doubted_ns: 0,

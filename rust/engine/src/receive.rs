@@ -15,7 +15,7 @@ use crate::keys::Epoch;
 use crate::path::Cause;
 use crate::ports::MAIN;
 use crate::probe::{PROBE, Probe, Report};
-use crate::session::REPORT_NS;
+use crate::session::{KEEPALIVE_NS, REPORT_NS};
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
@@ -414,6 +414,8 @@ impl Core {
         if !allowed || !session.confirmed {
             session.counters.rejected += 1;
             self.run.restore(&mut self.out);
+            // It came, whatever it is worth: that its path lost it would be false.
+            self.report_soon(sid, place, now_ns);
             return;
         }
         session.counters.rx_packets += 1;
@@ -546,8 +548,14 @@ impl Core {
                 if place == session.main() {
                     session.kept_alive(now_ns);
                 }
-                // A report too: it tells what became of the data before the probe.
-                if session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS) {
+                let data = session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
+                let Some(path) = session.paths.get_mut(place) else {
+                    return;
+                };
+                // Keepalives come seldom; who asks in a hurry doubts what became of its data.
+                let hurry = now_ns < path.requested_ns + KEEPALIVE_NS.0 as u64;
+                path.requested_ns = now_ns;
+                if data || hurry {
                     self.report_soon(sid, place, now_ns);
                 }
             }

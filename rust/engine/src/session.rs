@@ -18,7 +18,7 @@ pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
 /// A receiver reports at least this often while data flows.
 pub const REPORT_NS: u64 = 100_000_000;
 /// Keepalives come log-uniformly between these: no clock to recognise.
-const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
+pub const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -50,6 +50,8 @@ pub struct Session {
     /// Until when a brownout moves nothing, and for how long the last one made it so.
     pub calm_ns: u64,
     pub calm_for_ns: u64,
+    /// When a path was last judged bad.
+    pub amiss_ns: u64,
     /// Path ids given out in this generation.
     pub path_ids: PathIds,
     pub mask_tx: Mask,

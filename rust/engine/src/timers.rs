@@ -178,6 +178,8 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
         return;
     };
     if session.data_ns.is_none_or(|t| now_ns > t + QUIET_NS) {
+        // What is sent from now on is judged by itself, not with the silence before it.
+        path.meter.write_off();
         path.meter.rest();
     }
     if is_searched(path, session.data_ns, now_ns) {

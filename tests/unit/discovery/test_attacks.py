@@ -264,3 +264,29 @@ def test_a_lie_about_the_region_moves_it_by_two_bits_at_most(crowd):
             node.machine.handle(Answered(ask.query, lie), crowd.now)
     assert node.machine.bits(crowd.now) == own + 2
     assert own <= math.log2(len(crowd.nodes))
+
+
+def test_who_serves_nobody_is_no_contact():
+    """A node behind a translator is not taken in, and not asked when others tell of it."""
+    crowd = Crowd(3)
+    node, other = crowd.grown(2)
+    (ask,) = node.machine.handle(Find(1, bytes(32)), 0.0)
+    hidden = Contact(b"\1" * 32, ("9.9.9.9", 22), 0).packed
+    open_ = Contact(b"\2" * 32, ("8.8.8.8", 22), STORES).packed
+    answer = Nodes(id=other.machine.own_id, flags=STORES, contacts=hidden + open_)
+    asked = node.machine.handle(Answered(ask.query, answer), 0.1)
+    assert [one.contact.packed for one in asked if isinstance(one, Ask)] == [open_]
+    # It may have lost its address for a moment: like silence, that is forgiven a few times.
+    for round_ in range(4):
+        (ask,) = [
+            one
+            for one in node.machine.handle(Find(2 + round_, other.machine.own_id), 1.0 + round_)
+            if isinstance(one, Ask) and one.contact.id == other.machine.own_id
+        ] or (None,)
+        if ask is None:
+            break
+        node.machine.handle(
+            Answered(ask.query, Nodes(id=other.machine.own_id, flags=0)), 1.5 + round_
+        )
+    assert 1 < round_ < 4
+    assert other.contact.packed not in list(node.machine.table)

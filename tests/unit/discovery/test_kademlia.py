@@ -378,7 +378,7 @@ def test_those_who_announce_themselves_are_asked_back_within_a_budget():
     asks = []
     for at in range(1_000):
         sender = (f"30.{at // 250}.{at % 250}.1", 7)
-        message = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(33))
+        message = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(32) + bytes((STORES,)))
         actions = machine.handle(Asked(None, sender, at, False, message), 0.0)
         asks += [one for one in actions if isinstance(one, Ask)]
     assert len(asks) == VERIFY_BURST
@@ -386,13 +386,15 @@ def test_those_who_announce_themselves_are_asked_back_within_a_budget():
     for at in range(10):
         # One host with many ports, and whatever IPv6 it has, is asked back once in a while.
         for host in ("9.9.9.9", f"2600:1:{at}::1"):
-            message = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(33))
+            message = FindNodes(
+                target=bytes(32), announce=crowd.rng.randbytes(32) + bytes((STORES,))
+            )
             actions = machine.handle(Asked(None, (host, at + 1), at, False, message), 50.0)
             assert len([one for one in actions if isinstance(one, Ask)]) == (at == 0)
-    message = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(33))
+    message = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(32) + bytes((STORES,)))
     other = Asked(None, ("9.9.8.9", 1), "other", False, message)
     assert any(isinstance(one, Ask) for one in machine.handle(other, 50.0))
-    inside = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(33))
+    inside = FindNodes(target=bytes(32), announce=crowd.rng.randbytes(32) + bytes((STORES,)))
     actions = machine.handle(Asked(None, ("127.0.0.1", 22), "x", False, inside), 100.0)
     assert [type(one) for one in actions] == [Reply]
 

@@ -235,12 +235,16 @@ class Discovery:
         So it is among members who are all behind translators, and know nobody else.
         """
         ladder = self.climb.ladder
-        if len(self.dht.machine.table):
-            self._again_s, self._again_pause_s = -math.inf, LOOK_S
+        if self.dht.machine.table.answering:
+            self.moved()
         elif ladder.has_won and now_s >= self._again_s:
             self._again_s = now_s + self._again_pause_s
             self._again_pause_s = min(2 * self._again_pause_s, MAX_PAUSE_S)
             ladder.lost()
+
+    def moved(self) -> None:
+        """Climb at once the next time that no contact is left."""
+        self._again_s, self._again_pause_s = -math.inf, LOOK_S
 
     async def _look_around(self) -> None:
         local = await self._node.addresses.local_endpoints()

@@ -189,10 +189,11 @@ class Way:
             sent_bps = (stats.tx_bytes - before.tx_bytes) * 8 / since_s
             came_bps = (stats.delivered_bytes - before.delivered_bytes) * 8 / since_s
             self._sent_bps = max(sent_bps, SENT_FADES * self._sent_bps)
-            if came_bps >= MOST * self._wanted_bps:
-                self._slow_until_s = -math.inf
-            is_held = now_s < self._slow_until_s and min(stats.share, before.share) >= MOST
-            wanted_bps = self._wanted_bps if is_held else 0.0
+            if came_bps >= MOST * self._wanted_bps or now_s >= self._slow_until_s:
+                self._wanted_bps = 0.0
+            # The engine may just have taken all of it away.
+            carries = stats.share >= MOST or (stats.share <= 0 and before.share >= MOST)
+            wanted_bps = self._wanted_bps if carries else 0.0
             if sent_bps > 0 or dead:
                 found.append(
                     Sample(
