@@ -214,7 +214,7 @@ def test_a_bias_fades():
 
 
 def test_a_charge_fades_half_as_fast_each_time():
-    """Up to where nothing is slower; of one of before a restart it is not known how often it was."""
+    """Up to where nothing is slower; how often one of before a restart was, is not known."""
     ledger = Ledger(0.0)
     for expected in (1.0, 2.0, 4.0):
         ledger.bear_grudge(over(1))
