@@ -223,14 +223,15 @@ class Relay(RuleBasedStateMachine):
         Each peer may have what is left of the day until it is counted who had it: then nothing
         passes any more.
         """
-        left = max(0, VOLUME - self.spent.total())
+        before = self.spent.total()
+        left = max(0, VOLUME - before)
         for circuit, forward in self.forwards.items():
             room = max(0, self.limits[circuit] - self.counts[circuit])
             more = min(int(part * room), 10**6)
             self.counts[circuit] += more
             self.spent[forward.a[0]] += more
             assert left or not more, "more than a day's volume"
-        assert self.spent.total() <= VOLUME + left * (len(PEERS) - 1), "more than each has left"
+        assert self.spent.total() - before <= left * len(PEERS), "more than each has left"
         assert max(self.spent.values(), default=0) <= VOLUME // 2, "more than a peer's half"
         counts = {each: relay_steps.Count(self.counts[each], busy=busy) for each in self.forwards}
         self.handle(relay_steps.Counted(counts))
