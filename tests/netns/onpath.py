@@ -89,6 +89,10 @@ class Mallory:
             if (item := _datagram(frame)) is not None and item.head[30:34] in self._addresses[to]
         ]
 
+    def of_size(self, to: str, size_bytes: int) -> list[bytes]:
+        """Return the payloads of that size so far that are addressed to *to*."""
+        return [item.payload for item in self.heard(to) if len(item.payload) == size_bytes]
+
     def wait_for(self, to: str, count: int, *, timeout_s: float = 10.0) -> list[Heard]:
         """Return all that was heard on its way to *to* once it is at least *count*."""
         eventually(lambda: len(self.heard(to)) >= count, timeout_s=timeout_s)

@@ -24,7 +24,7 @@ from veilnet.errors import TimedOut
 from veilnet.testing import Lab, Node, nft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from veilnet.testing import Host
@@ -34,6 +34,8 @@ needs_nft = pytest.mark.skipif(not nft.available(), reason="nft is not installed
 needs_ping = pytest.mark.skipif(shutil.which("ping") is None, reason="ping is not installed")
 
 _LOOK_S = 0.02
+_BURST = 64
+"""Datagrams in flight at once: a small socket buffer holds them."""
 _FETCH = """
 import hashlib, sys, urllib.request
 digest, size = hashlib.sha256(), 0
@@ -152,6 +154,18 @@ def counted(node: Node) -> int:
 def wait_counted(node: Node, wanted: int) -> None:
     """Wait until its engine has taken in *wanted* datagrams."""
     eventually(lambda: counted(node) >= wanted)
+
+
+def in_bursts(
+    node: Node, payloads: Sequence[bytes], say: Callable[[Iterable[bytes]], object]
+) -> None:
+    """Say all *payloads* to *node*; return when its engine has taken every one of them."""
+    for at in range(0, len(payloads), _BURST):
+        burst = payloads[at : at + _BURST]
+        # An empty datagram ends before it is counted.
+        wanted = counted(node) + sum(map(bool, burst))
+        say(burst)
+        wait_counted(node, wanted)
 
 
 def peer(node: Node, name: str) -> dict[str, Any]:

@@ -27,13 +27,12 @@ from tests.netns.onpath import RIGHT, Mallory
 from tests.netns.scenes import (
     World,
     configure,
-    counted,
     eventually,
+    in_bursts,
     needs_nft,
     ping,
     status,
     two_lines,
-    wait_counted,
 )
 from veilnet.testing import Backbone, Flow
 
@@ -353,11 +352,7 @@ def _spoiled(frame: bytes) -> list[bytes]:
 
 def _inject(leg: Leg, payloads: list[bytes]) -> None:
     """Say *payloads* to the relay and return when its engine has looked at every one."""
-    for at in range(0, len(payloads), 64):
-        burst = payloads[at : at + 64]
-        wanted = counted(leg.relay) + len(burst)
-        leg.mallory.say(RIGHT, burst)
-        wait_counted(leg.relay, wanted)
+    in_bursts(leg.relay, payloads, lambda some: leg.mallory.say(RIGHT, some))
 
 
 @needs_nft
@@ -371,10 +366,10 @@ def test_what_is_changed_on_a_leg_dies_at_the_relay_and_the_original_passes_once
         leg.relay.host.capture("eth1") as far,
         leg.mallory.holding(),
     ):
-        before = len(_of_size(leg, size))
+        before = len(leg.mallory.of_size(RIGHT, size))
         _say(leg, canary)
-        eventually(lambda: len(_of_size(leg, size)) > before)
-        original = _of_size(leg, size)[before]
+        eventually(lambda: len(leg.mallory.of_size(RIGHT, size)) > before)
+        original = leg.mallory.of_size(RIGHT, size)[before]
         passed = len(_sizes(far, size))
         _inject(leg, _spoiled(original))
         assert inside.hits == 0
@@ -386,10 +381,6 @@ def test_what_is_changed_on_a_leg_dies_at_the_relay_and_the_original_passes_once
     assert inside.hits == 1
     assert len(_sizes(far, size)) == passed + 1
     assert inside.dropped == far.dropped == 0
-
-
-def _of_size(leg: Leg, size: int) -> list[bytes]:
-    return [item.payload for item in leg.mallory.heard(RIGHT) if len(item.payload) == size]
 
 
 def _sizes(tap: Capture, size: int) -> list[bytes]:
@@ -411,13 +402,13 @@ def test_no_two_bytes_blocks_are_the_same_on_both_legs(leg):
     """Of a stream through the relay no 16 bytes in a row that one tap saw are seen by the other."""
     size = _RELAYED_OVERHEAD + 200
     with _listening(leg), leg.relay.host.capture("eth1") as far:
-        before = len(_of_size(leg, size))
+        before = len(leg.mallory.of_size(RIGHT, size))
         for number in range(220):  # some may get lost at a tap of this machine
             _say(leg, struct.pack("!I", number) * 50)
         far.wait_until(lambda tap: len(_sizes(tap, size)) >= 200)
         # Either tap may be behind the other.
-        eventually(lambda: len(_of_size(leg, size)) >= before + 200)
-        near = _of_size(leg, size)[before:]
+        eventually(lambda: len(leg.mallory.of_size(RIGHT, size)) >= before + 200)
+        near = leg.mallory.of_size(RIGHT, size)[before:]
     seen = {payload[at : at + 16] for payload in near for at in range(size - 15)}
     again = [
         p for p in _sizes(far, size) if any(p[at : at + 16] in seen for at in range(size - 15))

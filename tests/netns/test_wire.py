@@ -25,11 +25,11 @@ from tests.netns.scenes import (
     World,
     counted,
     eventually,
+    in_bursts,
     peer,
     ping,
     routed,
     status,
-    wait_counted,
 )
 from veilnet.testing import nft
 
@@ -44,8 +44,6 @@ PORT = 7000
 _UDP_OVERHEAD = 20 + 8 + 32
 SETTLED_S = 6.0
 """Longer than from one confirmation of the path's MTU to the next, made until data is long ago."""
-_BURST = 64
-"""Datagrams in flight at once: a small socket buffer holds them."""
 
 
 @attrs.frozen
@@ -96,16 +94,6 @@ def scene(tmp_path_factory):
             addresses = {LEFT: left.address(network), RIGHT: right.address(network)}
             with _listening(left, addresses[LEFT]), _listening(right, addresses[RIGHT]):
                 yield Scene(world, left, right, mallory, addresses)
-
-
-def _in_bursts(node: Node, payloads: Sequence[bytes], say: Callable[[Iterable[bytes]], object]):
-    """Say all *payloads* to *node*; return when its engine has taken every one of them."""
-    for at in range(0, len(payloads), _BURST):
-        burst = payloads[at : at + _BURST]
-        # An empty datagram ends before it is counted.
-        wanted = counted(node) + sum(map(bool, burst))
-        say(burst)
-        wait_counted(node, wanted)
 
 
 def _flipped(datagram: bytes, at: int) -> bytes:
@@ -160,28 +148,24 @@ def test_a_changed_datagram_reaches_nobody_and_its_original_exactly_once(scene):
     size = _UDP_OVERHEAD + len(canary)
     _settled(mallory)
     with scene.tun(RIGHT, canary) as inside, mallory.holding():
-        before = len(_of_size(mallory, size))
+        before = len(mallory.of_size(RIGHT, size))
         scene.say(RIGHT, canary)
-        eventually(lambda: len(_of_size(mallory, size)) > before)
-        original = _of_size(mallory, size)[before]
+        eventually(lambda: len(mallory.of_size(RIGHT, size)) > before)
+        original = mallory.of_size(RIGHT, size)[before]
         changed = _changed(original)
 
         def attack() -> None:
-            _in_bursts(scene.right, changed, lambda some: mallory.say(RIGHT, some))
+            in_bursts(scene.right, changed, lambda some: mallory.say(RIGHT, some))
 
         assert _quiet(mallory, RIGHT, attack)
         assert inside.hits == 0
         rejected = peer(scene.right, "left")["rejected"]
         mallory.say(RIGHT, [original])
         inside.wait_until(lambda tap: tap.hits == 1)
-        _in_bursts(scene.right, [original] * 100, lambda some: mallory.say(RIGHT, some))
+        in_bursts(scene.right, [original] * 100, lambda some: mallory.say(RIGHT, some))
         assert peer(scene.right, "left")["rejected"] == rejected + 100
         assert inside.hits == 1
     assert inside.dropped == 0
-
-
-def _of_size(mallory: Mallory, size: int) -> list[bytes]:
-    return [item.payload for item in mallory.heard(RIGHT) if len(item.payload) == size]
 
 
 def test_everything_said_so_far_is_said_again_and_meets_silence(scene):
@@ -210,14 +194,14 @@ def test_everything_said_so_far_is_said_again_and_meets_silence(scene):
             with scene.tun(end) as inside:
 
                 def attack(end=end, again=again) -> None:
-                    _in_bursts(scene.node(end), again, lambda some: mallory.say(end, some))
+                    in_bursts(scene.node(end), again, lambda some: mallory.say(end, some))
 
                 assert _quiet(mallory, end, attack)
             assert [frame for frame in inside.frames if not frame.outgoing] == []
             assert inside.dropped == 0
             assert peer(scene.node(end), name)["rejected"] >= rejected + 300
             with scene.tun(end) as inside, _stranger(scene, end) as (say, answers):
-                _in_bursts(scene.node(end), again, say)
+                in_bursts(scene.node(end), again, say)
                 assert answers() == 0
             assert [frame for frame in inside.frames if not frame.outgoing] == []
     for end in ends:
@@ -257,7 +241,7 @@ def test_junk_of_every_size_meets_silence(scene):
     sizes = [*range(1473), 1500, 2000, 4096, 9000, 16_384, 32_768, 65_507]
     junk = [secrets.token_bytes(size) for size in sizes]
     with _stranger(scene, RIGHT) as (say, answers):
-        _in_bursts(scene.right, junk, say)
+        in_bursts(scene.right, junk, say)
         assert answers() == 0
     assert ping(scene.left.host, scene.addresses[RIGHT]) == 3
 
@@ -281,7 +265,7 @@ def test_ten_thousand_probes_meet_silence(scene):
                 probes.append(recorded[:cut] + rng.randbytes(len(recorded) - cut))
     before = counted(scene.right)
     with scene.tun(RIGHT) as inside, _stranger(scene, RIGHT) as (say, answers):
-        _in_bursts(scene.right, probes, say)
+        in_bursts(scene.right, probes, say)
         assert answers() == 0
     assert [frame for frame in inside.frames if not frame.outgoing] == []
     assert counted(scene.right) >= before + 10_000
@@ -304,7 +288,7 @@ def test_first_contact_answers_only_what_is_whole_and_new(tmp_path):
             )
 
             def to_left(payloads: Sequence[bytes]) -> None:
-                _in_bursts(left, payloads, lambda some: mallory.say(LEFT, some))
+                in_bursts(left, payloads, lambda some: mallory.say(LEFT, some))
 
             hello = mallory.wait_for(LEFT, 1, timeout_s=30)[0].payload
             to_left(_changed(hello))

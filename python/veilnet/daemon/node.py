@@ -21,8 +21,7 @@ from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.blocked import Blocked
 from veilnet.daemon.channels import Channels
-from veilnet.daemon.commons import discovery, publishing
-from veilnet.daemon.commons import havens as commons
+from veilnet.daemon.commons import discovery, havens, publishing
 from veilnet.daemon.commons.discovery import Discovery
 from veilnet.daemon.commons.havens import CommonsLinks
 from veilnet.daemon.doors import Doors
@@ -30,7 +29,7 @@ from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes, Kind
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
-from veilnet.daemon.paths import choosing as paths
+from veilnet.daemon.paths import choosing
 from veilnet.daemon.paths.choosing import Paths
 from veilnet.daemon.rekeying import Rekeying
 from veilnet.daemon.relays import homes
@@ -205,8 +204,8 @@ class Node:
                 (lambda: gossip.RETURN_KEY_S, self.gossip.rotate_return_keys),
                 (lambda: homes.LOOK_S, self.homes.look),
                 *self._rounds_of_the_commons(),
-                (lambda: paths.LOOK_S, self.paths.look),
-                (lambda: paths.SAVE_S, self.paths.save),
+                (lambda: choosing.LOOK_S, self.paths.look),
+                (lambda: choosing.SAVE_S, self.paths.save),
             ):
                 nursery.start_soon(self._every, period_s, round_)
             self.spawn(self.gossip.renew_due)
@@ -222,7 +221,7 @@ class Node:
             yield lambda: discovery.LOOK_S, self.discovery.look
             yield lambda: discovery.SAVE_S, self.discovery.save
             yield lambda: publishing.LOOK_S, self.discovery.publishing.look
-            yield lambda: commons.LOOK_S, self.strangers.look
+            yield lambda: havens.LOOK_S, self.strangers.look
 
     async def close(self) -> None:
         """Save what is not yet saved, take the names away, close the engine."""

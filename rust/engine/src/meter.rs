@@ -314,10 +314,12 @@ impl Meter {
         }
         let rate = bytes as f64 * 1e9 / for_ns as f64;
         // The newest too: the smoothed one may remember a queue that is gone.
-        let lately_ns = self.srtt_ns.unwrap_or(0).min(self.last_rtt_ns);
-        let queue_ns = lately_ns.saturating_sub(self.rtt_min_ns().unwrap_or(0));
+        let least_ns = self.rtt_min_ns().unwrap_or(0);
+        let queue_ns = self
+            .queue_ns()
+            .min(self.last_rtt_ns.saturating_sub(least_ns));
         // Less is only bad with a sign that more was wanted: an application may simply rest.
-        let wanted = queue_ns > QUEUE_NS.max(self.rtt_min_ns().unwrap_or(0)) || lost * 50 > judged;
+        let wanted = queue_ns > QUEUE_NS.max(least_ns) || lost * 50 > judged;
         if wanted && rate < self.usual / 2.0 {
             return Some(Brownout::Slow);
         }

@@ -9,8 +9,7 @@ import pytest
 import trio
 
 from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
-from veilnet.daemon.paths import choosing as paths
-from veilnet.daemon.paths import course, openings
+from veilnet.daemon.paths import choosing, course, openings
 from veilnet.daemon.relays import homes
 from veilnet.errors import ConfigError, LocalProtocolError, PeerUnreachable, RemoteProtocolError
 from veilnet.networks.endpoint import Endpoint
@@ -26,9 +25,9 @@ from veilnet.protocol.messages import Envelope
 def quick(monkeypatch):
     """Rounds that take no second."""
     monkeypatch.setattr(homes, "LOOK_S", 0.1)
-    monkeypatch.setattr(paths, "LOOK_S", 0.1)
-    monkeypatch.setattr(paths, "ROUND_S", 0.05)
-    monkeypatch.setattr(paths, "FRESH_S", 0.01)
+    monkeypatch.setattr(choosing, "LOOK_S", 0.1)
+    monkeypatch.setattr(choosing, "ROUND_S", 0.05)
+    monkeypatch.setattr(choosing, "FRESH_S", 0.01)
     monkeypatch.setattr(course, "FIRST_DIRECT_S", 0.2)
     monkeypatch.setattr(course, "MAX_DIRECT_S", 0.2)
 
@@ -409,7 +408,7 @@ async def test_a_peer_has_us_send_only_where_we_would(tmp_path):
 
 async def test_a_peers_direct_path_that_never_lives_is_given_up(tmp_path, monkeypatch):
     """Without any data, and the peer is told; it is not asked for ever whether it lives."""
-    monkeypatch.setattr(paths, "TRIAL_S", 0.2)
+    monkeypatch.setattr(choosing, "TRIAL_S", 0.2)
     async with network(tmp_path, "alice", "left", "right") as (_, left, right):
         await connected(left, "right")
         somewhere(right, 3)
@@ -557,8 +556,8 @@ async def test_what_was_learnt_outlives_the_node(tmp_path):
     async with running(tmp_path, "alice") as alice:
         learnt = alice.paths.policy.state()
     async with running(tmp_path, "alice") as alice:
-        assert alice.store.read(paths.FILE_NAME) == learnt
-    (tmp_path / "alice" / paths.FILE_NAME).write_bytes(b"nonsense")
+        assert alice.store.read(choosing.FILE_NAME) == learnt
+    (tmp_path / "alice" / choosing.FILE_NAME).write_bytes(b"nonsense")
     async with running(tmp_path, "alice") as alice:
         assert alice.paths.policy.state()
 

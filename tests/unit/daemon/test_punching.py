@@ -11,7 +11,7 @@ from tests.unit.daemon.test_paths import carrying, connected, crossing, network,
 from veilnet.daemon.nat import hops, punching
 from veilnet.daemon.nat import views as nat_views
 from veilnet.daemon.nat.hops import Hops
-from veilnet.daemon.paths import choosing as paths
+from veilnet.daemon.paths import choosing
 from veilnet.daemon.relays import homes
 from veilnet.nat.attempt import Punch, Side
 from veilnet.nat.punching import Refusal
@@ -24,9 +24,9 @@ from veilnet.protocol.circuit import is_circuit
 def quick(monkeypatch):
     """Rounds that take no second, and no tries between calls."""
     monkeypatch.setattr(homes, "LOOK_S", 0.1)
-    monkeypatch.setattr(paths, "LOOK_S", 0.1)
-    monkeypatch.setattr(paths, "ROUND_S", 0.05)
-    monkeypatch.setattr(paths, "FRESH_S", 0.01)
+    monkeypatch.setattr(choosing, "LOOK_S", 0.1)
+    monkeypatch.setattr(choosing, "ROUND_S", 0.05)
+    monkeypatch.setattr(choosing, "FRESH_S", 0.01)
     monkeypatch.setattr("veilnet.nat.punching.FIRST_MUTE_S", 0.2)
     monkeypatch.setattr("veilnet.nat.punching.MAX_MUTE_S", 0.2)
 
