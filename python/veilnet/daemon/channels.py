@@ -227,8 +227,11 @@ class Channels:
         """Run one full handshake with a member, bound to an older session by *psk* if given.
 
         *late*: further endpoints, as they are found.
-        Raises: PeerUnreachable, or what the handshake failed with.
+        Raises: PeerUnreachable, or what the handshake failed with.  LocalProtocolError: the node
+        stops, and whoever it called would keep a session with nobody.
         """
+        if self._node.stopping.is_set():
+            raise LocalProtocolError("the node stops")
         endpoints = tuple(endpoints)
         ticket = self._node.tickets.use(network.id, peer_id, endpoints)
         machine = vnh1.Initiation(

@@ -270,8 +270,10 @@ class Discovery:
     # --- finding ---------------------------------------------------------------------------------
 
     async def locate(self, network: Network, peer_id: PeerId, *, anew: bool = False) -> Descriptor:
-        """Return what a peer last published in *network*; *anew*: whatever was found before.
+        """Return what a peer last published in *network*.
 
+        *anew*: what was found before did not lead to it, so only something newer ends the search:
+        storers that the peer cannot reach any more keep what it said before.
         Raises: PeerUnreachable: it is not found.
         """
         key: Key = (network.id, peer_id)
@@ -280,7 +282,7 @@ class Discovery:
         if known is not None and not anew and now < known.found_s + KNOWN_S:
             return known.descriptor
         secret = secret_of(network.k_net)
-        least_seq = 0 if known is None else known.descriptor.seq
+        least_seq = 0 if known is None else known.descriptor.seq + anew
         signatures = self._node.backend.signatures(network.suite)
         found: list[Descriptor] = []
 
@@ -298,9 +300,9 @@ class Discovery:
             return True
 
         await self._look_up(secret, partial(locator, secret, peer_id), check, found)
-        if not found:
+        if not found and not (anew and known is not None):
             raise PeerUnreachable("it has published nothing that could be found")
-        best = max(found, key=lambda item: item.seq)
+        best = max(found, key=lambda item: item.seq) if found else known.descriptor
         self._published.pop(key, None)
         self._published[key] = _Published(best, now)
         if len(self._published) > PUBLISHED_MAX:
