@@ -10,10 +10,12 @@ use crate::session::Session;
 
 /// A standby that was not heard for so long is no longer warm.
 const WARM_NS: u64 = 4_000_000_000;
-/// After a brownout moved a share none moves another for the first of these; the pause doubles, up to
-/// the second, unless nothing was amiss for as long again: where everything is full, running around
+/// What was left as bad no brownout takes up again for the first of these; where something is amiss
+/// all the while it doubles each time, up to the second: where everything is full, running around
 /// makes it worse.
 const CALM_NS: (u64, u64) = (5_000_000_000, 60_000_000_000);
+/// Nothing was amiss for so long: what is bad now is another matter.
+const PEACE_NS: u64 = 2_000_000_000;
 /// A browned path is alive again when its last second lost less than this part.
 const MENDED: f64 = 0.05;
 
@@ -28,7 +30,13 @@ impl Core {
         };
         match (path.state, verdict) {
             (State::Probing | State::Dead, _) => {
-                path.state = State::Alive;
+                // What fell silent under its load answers again, and may not bear that load yet.
+                path.state = if now_ns < path.calm_ns {
+                    path.browned_ns = now_ns;
+                    State::Browned
+                } else {
+                    State::Alive
+                };
                 path.meter.write_off();
                 tell(&self.events, session, place, Cause::Heard, None);
             }
@@ -63,6 +71,7 @@ impl Core {
             if let Some(path) = session.paths.get_mut(place) {
                 // It carries the peer's packets now: nothing is more alive.
                 path.state = State::Alive;
+                path.calm_ns = 0;
             }
             give_up(
                 &self.events,
@@ -108,7 +117,7 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
         let left = || {
             path.share > 0.0
                 && path.leave_ns().is_some_and(|at| now_ns >= at)
-                && heir(session, place, now_ns)
+                && heir(session, place, now_ns, |_, _| true)
                     .and_then(|at| session.paths.get(at))
                     .is_some_and(|heir| is_warm(heir, now_ns))
         };
@@ -128,12 +137,14 @@ fn give_up(
     now_ns: u64,
 ) {
     let heir = if state == State::Dead {
-        heir(session, place, now_ns).or_else(|| untried(session, place))
-    } else if may_run(session, now_ns) {
-        heir(session, place, now_ns)
+        heir(session, place, now_ns, |_, _| true).or_else(|| untried(session, place))
     } else {
-        None
+        // Another circuit of the same relay is no better.
+        heir(session, place, now_ns, |p, same_relay| {
+            now_ns >= p.calm_ns && !same_relay
+        })
     };
+    let amiss_ns = session.amiss_ns;
     let Some(path) = session.paths.get_mut(place) else {
         return;
     };
@@ -146,6 +157,9 @@ fn give_up(
         && let Some(heir) = heir
     {
         let share = std::mem::replace(&mut path.share, 0.0);
+        if cause != Cause::Closed {
+            rest(path, amiss_ns, now_ns);
+        }
         if let Some(heir) = session.paths.get_mut(heir) {
             heir.share += share;
             heir.standby = false;
@@ -155,32 +169,37 @@ fn give_up(
     tell(events, session, place, cause, moved_to);
 }
 
-/// Whether a brownout may move a share now; if so it uses up the right for a while.
-fn may_run(session: &mut Session, now_ns: u64) -> bool {
-    if now_ns < session.calm_ns {
-        return false;
-    }
+/// What it carried has left this path: no brownout takes it up again for a while.
+fn rest(path: &mut Path, amiss_ns: u64, now_ns: u64) {
     let (first, longest) = CALM_NS;
-    let rested = now_ns > session.calm_ns.max(session.amiss_ns) + session.calm_for_ns;
-    session.calm_for_ns = if rested {
+    path.calm_for_ns = if now_ns > amiss_ns + PEACE_NS {
         first
     } else {
-        (2 * session.calm_for_ns).clamp(first, longest)
+        (2 * path.calm_for_ns).clamp(first, longest)
     };
-    session.calm_ns = now_ns + session.calm_for_ns;
-    true
+    path.calm_ns = now_ns + path.calm_for_ns;
 }
 
-/// The place of the path that takes over: the warm standby, else the quickest that is alive.
-fn heir(session: &Session, from: usize, now_ns: u64) -> Option<usize> {
+/// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
+/// that is alive, and one over the same relay last.
+fn heir(
+    session: &Session,
+    from: usize,
+    now_ns: u64,
+    may: impl Fn(&Path, bool) -> bool,
+) -> Option<usize> {
+    let relay = |p: &Path| p.circuit.map(|c| c.link);
+    let left = session.paths.get(from).and_then(relay);
+    let same_relay = |p: &Path| left.is_some() && relay(p) == left;
     session
         .paths
         .iter()
         .enumerate()
-        .filter(|(at, p)| *at != from && p.state == State::Alive)
+        .filter(|(at, p)| *at != from && p.state == State::Alive && may(p, same_relay(p)))
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
+                same_relay(p),
                 !is_warm(p, now_ns),
                 p.share <= 0.0 && !p.standby,
                 !p.standby,

@@ -1,13 +1,17 @@
 //! Which path each flow of a session takes.
 //!
 //! A flow stays on its path, so that nothing is reordered. It moves at once when the path dies or
-//! browns out; when only the shares changed, at a gap longer than what the new path is faster by.
+//! browns out; when only the shares changed, at a gap longer than what the new path is faster by, or
+//! once its path has had no share for a second: a flow that never pauses would stay for good, and
+//! being reordered once costs it less than what made the path lose its share.
 //! The table is bounded: sets of four, the oldest of a set goes.
 
 use crate::path::{Path, State};
 
 const SETS: usize = 256;
 const WAYS: usize = 4;
+/// So long a busy flow stays where there is no share.
+const PATIENCE_NS: u64 = 1_000_000_000;
 /// A flow that rested for so long starts anew.
 const FORGET_NS: u64 = 10_000_000_000;
 /// What was given weighs half after so many bytes more.
@@ -45,7 +49,7 @@ impl Flows {
             .filter(|f| now_ns < f.last_ns + FORGET_NS)
             .and_then(|f| Some((paths.iter().position(|p| p.id == f.path)?, f.last_ns)));
         let chosen = match known {
-            Some((old, last_ns)) => stay_or_move(paths, old, now_ns.saturating_sub(last_ns)),
+            Some((old, last_ns)) => stay_or_move(paths, old, last_ns, now_ns),
             None => emptiest(paths),
         };
         let at = at.unwrap_or_else(|| {
@@ -64,7 +68,7 @@ impl Flows {
     }
 }
 
-fn stay_or_move(paths: &[Path], old: usize, gap_ns: u64) -> usize {
+fn stay_or_move(paths: &[Path], old: usize, last_ns: u64, now_ns: u64) -> usize {
     let Some(path) = paths.get(old) else {
         return emptiest(paths);
     };
@@ -73,11 +77,13 @@ fn stay_or_move(paths: &[Path], old: usize, gap_ns: u64) -> usize {
     }
     let new = emptiest(paths);
     // A browned path that kept its share keeps its flows: there is nowhere better to go.
-    let lost = !path.usable() || (path.state == State::Browned && path.share <= 0.0);
+    let left =
+        path.share <= 0.0 && (path.state == State::Browned || now_ns >= path.left_ns + PATIENCE_NS);
+    let lost = !path.usable() || left;
     let rtt = |at: usize| paths.get(at).and_then(|p| p.meter.srtt_ns).unwrap_or(0);
     // What still travels on the old path must arrive first, its jitter included.
     let ahead_ns = (rtt(old) + path.meter.rttvar_ns).saturating_sub(rtt(new));
-    if new == old || lost || gap_ns > ahead_ns {
+    if new == old || lost || now_ns > last_ns + ahead_ns {
         new
     } else {
         old
@@ -150,12 +156,13 @@ mod tests {
         n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// A busy flow never changes its path while both paths are well.
+    /// A busy flow changes its path at a gap, or after a second, while both paths are well.
     #[test]
     fn a_busy_flow_stays() {
         let (mut flows, mut paths) = (Flows::default(), paths(&[(1.0, 40), (0.0, 10)]));
         assert_eq!(flows.place(hash(1), 1500, &mut paths, MS), 0);
         paths[0].share = 0.0;
+        paths[0].left_ns = MS;
         paths[1].share = 1.0;
         for k in 2..500 {
             assert_eq!(flows.place(hash(1), 1500, &mut paths, k * MS), 0, "{k}");
@@ -165,7 +172,14 @@ mod tests {
         // To a slower path it may go at once.
         paths[0].share = 1.0;
         paths[1].share = 0.0;
+        paths[1].left_ns = 560 * MS;
         assert_eq!(flows.place(hash(1), 1500, &mut paths, 561 * MS), 0);
+        // Where it never pauses it leaves after a second.
+        (paths[0].share, paths[0].left_ns, paths[1].share) = (0.0, 561 * MS, 1.0);
+        for k in 562..1561 {
+            assert_eq!(flows.place(hash(1), 1500, &mut paths, k * MS), 0, "{k}");
+        }
+        assert_eq!(flows.place(hash(1), 1500, &mut paths, 1561 * MS), 1);
     }
 
     /// A flow leaves a dead and a browned path with its next packet.

@@ -120,6 +120,8 @@ pub struct Path {
     pub known: bool,
     pub state: State,
     pub share: f32,
+    /// When its share was taken from it.
+    pub left_ns: u64,
     pub standby: bool,
     pub meter: Meter,
     pub mtu: Search,
@@ -141,6 +143,9 @@ pub struct Path {
     pub asked_ns: u64,
     pub doubted_ns: u64,
     pub browned_ns: u64,
+    /// Until when no brownout moves a share here, since one left, and for how long it made it so.
+    pub calm_ns: u64,
+    pub calm_for_ns: u64,
     /// Bytes given to flows, decaying: what the shares are held against.
     pub given: f32,
 }
@@ -156,6 +161,7 @@ impl Path {
             known: Circuit::of(endpoint).is_some(),
             state: State::Probing,
             share: 0.0,
+            left_ns: 0,
             standby: false,
             meter: Meter::default(),
             mtu: Search::new(wanted, now_ns),
@@ -172,6 +178,8 @@ impl Path {
             asked_ns: 0,
             doubted_ns: 0,
             browned_ns: 0,
+            calm_ns: 0,
+            calm_for_ns: 0,
             given: 0.0,
         }
     }

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from attrs import define, field, frozen
 
-from veilnet.daemon.paths.ways import TOLL_S, PathIds, Way, best_of
+from veilnet.daemon.paths.ways import ALIVE, TOLL_S, PathIds, Way, best_of
 from veilnet.paths import DIRECT, Arm, Decision
 
 if TYPE_CHECKING:
@@ -232,10 +232,19 @@ class Course:
     # --- decisions -------------------------------------------------------------------------------
 
     def steer(self, decision: Decision) -> Steering:
-        """Return what *decision* means with the ways that are open now."""
+        """Return what *decision* means with the ways that are open now.
+
+        What the engine has just left as bad is not taken up again before it has mended, whatever
+        the policy forecasts of the others: one of them carries meanwhile, and is well.
+        """
         best = self.best()
         wanted = [(best.get(arm), share) for arm, share in decision.shares]
-        carried = [(way.path, share) for way, share in wanted if way is not None and way.usable]
+        carries_well = any(way.carries and way.state == ALIVE for way in self.ways.values())
+        carried = [
+            (way.path, share)
+            for way, share in wanted
+            if way is not None and way.usable and not (way.is_left and carries_well)
+        ]
         missing = [arm for arm, _ in decision.shares if arm not in best]
         total = sum(share for _, share in carried)
         shares = tuple((path, share / total) for path, share in carried) if total > 0 else ()

@@ -84,14 +84,14 @@ class Way:
     _sent_bps: float = 0.0
     """The most that was sent lately."""
     _wanted_bps: float = 0.0
-    """What was to go over it when the engine found it slow."""
+    """What was to go over it when the engine found it slow, or silent."""
     _slow_until_s: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.lived_s = self.opened_s
 
     def slowed(self, now_s: float) -> None:
-        """Remember what it was asked to carry when the engine found it slow.
+        """Remember what it was asked to carry when the engine found it slow, or silent.
 
         TCP soon asks for no more than comes through, and then nothing is amiss to be seen.
         """
@@ -112,6 +112,16 @@ class Way:
     def usable(self) -> bool:
         """Whether something may be sent over it: it was proven, now or by the handshake."""
         return self.state in (ALIVE, BROWNED) or (self.path == 0 and self.state == PROBING)
+
+    @property
+    def carries(self) -> bool:
+        """Whether it has a share."""
+        return self.stats is not None and self.stats.share > 0
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the engine found it bad, and has taken its share elsewhere."""
+        return self.state == BROWNED and not self.carries
 
     @property
     def rank(self) -> tuple[bool, bool, float, int]:
@@ -143,8 +153,7 @@ class Way:
         if self.stats is None or self.held:
             return False
         # One that carries tells of itself.
-        left = self.state == BROWNED and self.stats.share <= 0
-        doubtful = self.state in (DEAD, PROBING) or left or self.unanswered > 0
+        doubtful = self.state in (DEAD, PROBING) or self.is_left or self.unanswered > 0
         if not doubtful or now_s < self.revive_due_s:
             return False
         if hurry and self.was_alive:
