@@ -49,6 +49,8 @@ RELAYS = 3
 LEG_S = 0.005
 HELD_S = 9.0
 _WARM_S = 1.5
+_REST_S = 6.0
+"""Between two failures of one scene: what follows from the first is over by then."""
 _HELD_BEFORE_S = 0.3
 _PATIENCE_S = 30.0
 _READY_S = 90.0
@@ -116,6 +118,7 @@ class Scene:
     def __init__(self, circle: Circle, number: int, *, direct: bool) -> None:
         self.circle, self.number, self.direct = circle, number, direct
         self._last = ""
+        self._ended_s = -math.inf
         for index in range(RELAYS):
             circle.add(f"r{index + 1}", zone=1, delay_s=LEG_S)
         self.a = circle.add("a", zone=2, relay="off")
@@ -163,6 +166,7 @@ class Scene:
                 moved = self.a.paths("b")[:1] if not cell.held else []
             finally:
                 undo()
+                self._ended_s = time.monotonic()
             recovered_s = seen.recovered_s(at)
             try:
                 intact = flow.finish(timeout_s=_PATIENCE_S).intact
@@ -172,6 +176,7 @@ class Scene:
         return Trial(silence_s, recovered_s, intact, lost, "".join(names))
 
     def _wait_until_ready(self, cell: Cell) -> None:
+        pause_until(self._ended_s + _REST_S)
         deadline = time.monotonic() + _READY_S
         while not self._ready():
             if time.monotonic() > deadline:

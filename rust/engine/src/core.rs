@@ -387,6 +387,8 @@ impl Core {
             ack: None,
             paths: vec![path],
             flows: Flows::default(),
+            calm_ns: 0,
+            calm_for_ns: 0,
             amiss_ns: 0,
             path_ids: PathIds::default(),
             mask_tx: Mask::new(&e.mask_tx),

@@ -10,12 +10,10 @@ use crate::session::Session;
 
 /// A standby that was not heard for so long is no longer warm.
 const WARM_NS: u64 = 4_000_000_000;
-/// What was left as bad no brownout takes up again for the first of these; where something is amiss
-/// all the while it doubles each time, up to the second: where everything is full, running around
-/// makes it worse.
+/// After a brownout moved a share none moves another for the first of these, more or less; the pause
+/// doubles, up to the second, unless nothing was amiss for as long as the last: where everything is
+/// full, running around makes it worse, and running together does.
 const CALM_NS: (u64, u64) = (5_000_000_000, 60_000_000_000);
-/// Nothing was amiss for so long: what is bad now is another matter.
-const PEACE_NS: u64 = 2_000_000_000;
 /// A browned path is alive again when its last second lost less than this part.
 const MENDED: f64 = 0.05;
 
@@ -31,7 +29,7 @@ impl Core {
         match (path.state, verdict) {
             (State::Probing | State::Dead, _) => {
                 // What fell silent under its load answers again, and may not bear that load yet.
-                path.state = if now_ns < path.calm_ns {
+                path.state = if std::mem::take(&mut path.dropped) {
                     path.browned_ns = now_ns;
                     State::Browned
                 } else {
@@ -71,7 +69,7 @@ impl Core {
             if let Some(path) = session.paths.get_mut(place) {
                 // It carries the peer's packets now: nothing is more alive.
                 path.state = State::Alive;
-                path.calm_ns = 0;
+                path.dropped = false;
             }
             give_up(
                 &self.events,
@@ -117,7 +115,7 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
         let left = || {
             path.share > 0.0
                 && path.leave_ns().is_some_and(|at| now_ns >= at)
-                && heir(session, place, now_ns, |_, _| true)
+                && heir(session, place, now_ns, |_| true)
                     .and_then(|at| session.paths.get(at))
                     .is_some_and(|heir| is_warm(heir, now_ns))
         };
@@ -136,15 +134,14 @@ fn give_up(
     cause: Cause,
     now_ns: u64,
 ) {
+    let carries = session.paths.get(place).is_some_and(|p| p.share > 0.0);
     let heir = if state == State::Dead {
-        heir(session, place, now_ns, |_, _| true).or_else(|| untried(session, place))
+        heir(session, place, now_ns, |_| true).or_else(|| untried(session, place))
     } else {
         // Another circuit of the same relay is no better.
-        heir(session, place, now_ns, |p, same_relay| {
-            now_ns >= p.calm_ns && !same_relay
-        })
+        heir(session, place, now_ns, |same_relay| !same_relay)
+            .filter(|_| carries && may_run(session, now_ns))
     };
-    let amiss_ns = session.amiss_ns;
     let Some(path) = session.paths.get_mut(place) else {
         return;
     };
@@ -157,9 +154,7 @@ fn give_up(
         && let Some(heir) = heir
     {
         let share = std::mem::replace(&mut path.share, 0.0);
-        if cause != Cause::Closed {
-            rest(path, amiss_ns, now_ns);
-        }
+        path.dropped = cause == Cause::Silent;
         if let Some(heir) = session.paths.get_mut(heir) {
             heir.share += share;
             heir.standby = false;
@@ -169,25 +164,27 @@ fn give_up(
     tell(events, session, place, cause, moved_to);
 }
 
-/// What it carried has left this path: no brownout takes it up again for a while.
-fn rest(path: &mut Path, amiss_ns: u64, now_ns: u64) {
+/// Whether a brownout may move a share now; if so it uses up the right for a while.
+fn may_run(session: &mut Session, now_ns: u64) -> bool {
+    if now_ns < session.calm_ns {
+        return false;
+    }
     let (first, longest) = CALM_NS;
-    path.calm_for_ns = if now_ns > amiss_ns + PEACE_NS {
+    session.calm_for_ns = if now_ns > session.amiss_ns + session.calm_for_ns {
         first
     } else {
-        (2 * path.calm_for_ns).clamp(first, longest)
+        (2 * session.calm_for_ns).clamp(first, longest)
     };
-    path.calm_ns = now_ns + path.calm_for_ns;
+    // Others who share a relay see it browned out in the same moment: they part by chance.
+    let chance = (now_ns ^ u64::from(session.sid)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    let spread_ns = session.calm_for_ns / 2;
+    session.calm_ns = now_ns + session.calm_for_ns - spread_ns / 2 + (spread_ns * chance >> 32);
+    true
 }
 
 /// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
-/// that is alive, and one over the same relay last.
-fn heir(
-    session: &Session,
-    from: usize,
-    now_ns: u64,
-    may: impl Fn(&Path, bool) -> bool,
-) -> Option<usize> {
+/// that is alive; then one that was bad, but a while ago; one over the same relay last.
+fn heir(session: &Session, from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
     let relay = |p: &Path| p.circuit.map(|c| c.link);
     let left = session.paths.get(from).and_then(relay);
     let same_relay = |p: &Path| left.is_some() && relay(p) == left;
@@ -195,11 +192,12 @@ fn heir(
         .paths
         .iter()
         .enumerate()
-        .filter(|(at, p)| *at != from && p.state == State::Alive && may(p, same_relay(p)))
+        .filter(|(at, p)| *at != from && is_well(p, now_ns) && may(same_relay(p)))
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
                 same_relay(p),
+                p.state != State::Alive,
                 !is_warm(p, now_ns),
                 p.share <= 0.0 && !p.standby,
                 !p.standby,
@@ -216,6 +214,12 @@ fn untried(session: &Session, from: usize) -> Option<usize> {
         .iter()
         .enumerate()
         .position(|(at, p)| at != from && p.state == State::Probing && p.circuit.is_some())
+}
+
+/// Alive, or browned out so long ago that somebody might have found it mended, had anybody asked.
+fn is_well(path: &Path, now_ns: u64) -> bool {
+    path.state == State::Alive
+        || (path.state == State::Browned && now_ns >= path.browned_ns + BROWNED_NS)
 }
 
 fn is_warm(path: &Path, now_ns: u64) -> bool {

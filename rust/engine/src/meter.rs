@@ -19,8 +19,12 @@ const WINDOW_NS: u64 = 1_000_000_000;
 /// A brownout is judged over this, and by at least so many datagrams.
 const JUDGE_NS: u64 = 300_000_000;
 const JUDGE_DATAGRAMS: u64 = 20;
-/// More lost than this part is a brownout.
-const LOSSY: f64 = 0.10;
+/// More lost than this part is a brownout: soon if it is much; a burst that a full queue drops is
+/// how TCP finds its rate, and no reason to go.
+const LOSSY: [(u64, u64, f64); 2] = [
+    (JUDGE_NS, JUDGE_DATAGRAMS, 0.25),
+    (WINDOW_NS, 3 * JUDGE_DATAGRAMS, 0.10),
+];
 /// A queue below this is no sign of anything.
 const QUEUE_NS: u64 = 50_000_000;
 /// The minimum round trip is forgotten so slowly that a route change shows within minutes.
@@ -298,12 +302,15 @@ impl Meter {
             .fold((0, 0), |(j, l), s| (j + s.judged, l + s.lost))
     }
 
-    /// Judge the last 300 ms, after a report.
+    /// Judge the last second, and what came before the last 300 ms the less, after a report.
     pub fn judge(&mut self, now_ns: u64) -> Option<Brownout> {
-        let (judged, lost) = self.over(JUDGE_NS, now_ns);
-        if judged >= JUDGE_DATAGRAMS && lost as f64 > LOSSY * judged as f64 {
-            return Some(Brownout::Lossy);
+        for (window_ns, least, part) in LOSSY {
+            let (judged, lost) = self.over(window_ns, now_ns);
+            if judged >= least && lost as f64 > part * judged as f64 {
+                return Some(Brownout::Lossy);
+            }
         }
+        let (judged, lost) = self.over(JUDGE_NS, now_ns);
         let (mut bytes, mut for_ns) = (0, 0);
         for span in self.spans.iter().filter(|s| now_ns < s.at_ns + JUDGE_NS) {
             bytes += span.bytes;
@@ -453,20 +460,23 @@ mod tests {
         assert_eq!(m.srtt_ns, Some(30 * MS));
     }
 
-    /// More than 10 % lost within 300 ms is a brownout; as much over a longer time is none.
+    /// A quarter lost within 300 ms is a brownout, or a tenth within a second; one burst is none.
     #[test]
     fn a_lossy_path_is_told() {
-        let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
-        for k in 0..10 {
-            send(&mut m, &mut next, 20, k * 100 * MS);
-            received += 20;
-            m.report(&told(next - 1, received, 0), (k * 100 + 5) * MS);
-            assert_eq!(m.judge((k * 100 + 5) * MS), None);
+        // Of 20 datagrams each 100 ms so many come, from the second second on.
+        for (came, lossy_after) in [(2, Some(1)), (14, Some(3)), (17, Some(7)), (19, None)] {
+            let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
+            let mut seen = None;
+            for k in 0..30 {
+                send(&mut m, &mut next, 20, k * 100 * MS);
+                received += if k < 10 { 20 } else { came };
+                m.report(&told(next - 1, received, 0), (k * 100 + 5) * MS);
+                if m.judge((k * 100 + 5) * MS) == Some(Brownout::Lossy) {
+                    seen = seen.or(Some(k - 9));
+                }
+            }
+            assert_eq!(seen, lossy_after, "{came} of 20");
         }
-        send(&mut m, &mut next, 20, 1000 * MS);
-        received += 10;
-        m.report(&told(next - 1, received, 0), 1005 * MS);
-        assert_eq!(m.judge(1005 * MS), Some(Brownout::Lossy));
     }
 
     /// A path that delivers less than half of the usual while its queue grows is slow.

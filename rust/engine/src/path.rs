@@ -143,9 +143,8 @@ pub struct Path {
     pub asked_ns: u64,
     pub doubted_ns: u64,
     pub browned_ns: u64,
-    /// Until when no brownout moves a share here, since one left, and for how long it made it so.
-    pub calm_ns: u64,
-    pub calm_for_ns: u64,
+    /// It lost its share by falling silent, and was not heard since.
+    pub dropped: bool,
     /// Bytes given to flows, decaying: what the shares are held against.
     pub given: f32,
 }
@@ -178,8 +177,7 @@ impl Path {
             asked_ns: 0,
             doubted_ns: 0,
             browned_ns: 0,
-            calm_ns: 0,
-            calm_for_ns: 0,
+            dropped: false,
             given: 0.0,
         }
     }

@@ -47,6 +47,9 @@ pub struct Session {
     /// At least one. The first is the handshake's, unless it was closed.
     pub paths: Vec<Path>,
     pub flows: Flows,
+    /// Until when a brownout moves nothing, and for how long the last one made it so.
+    pub calm_ns: u64,
+    pub calm_for_ns: u64,
     /// When a path was last judged bad.
     pub amiss_ns: u64,
     /// Path ids given out in this generation.
