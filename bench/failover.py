@@ -135,11 +135,11 @@ class Scene:
 
     def _ready(self) -> bool:
         """Say whether a new stream would take the right kind of way, and another stands by."""
-        ways = {"+".join(self.circle.via(p)) or "direct": p for p in self.a.paths("b")}
-        taken = [way for way, path in ways.items() if path["share"] > 0]
-        usable = [way for way, path in ways.items() if path["state"] in _USABLE]
-        self._last = ", ".join(f"{way} {p['state']} {p['share']:.2f}" for way, p in ways.items())
-        return bool(taken) and len(usable) >= 2 and (taken == ["direct"]) == self.direct
+        ways = [("+".join(self.circle.via(p)) or "direct", p) for p in self.a.paths("b")]
+        taken = {way for way, path in ways if path["share"] > 0}
+        usable = {way for way, path in ways if path["state"] in _USABLE}
+        self._last = ", ".join(f"{way} {p['state']} {p['share']:.2f}" for way, p in ways)
+        return bool(taken) and len(usable) >= 2 and (taken == {"direct"}) == self.direct
 
     def trial(self, cell: Cell) -> Trial | None:
         """Let the path that carries fail once; None: it was not the kind that the cell is about.

@@ -7,6 +7,7 @@ use crate::circuit::Circuit;
 use crate::early::Early;
 use crate::error::{Error, Result};
 use crate::events::{Event, Events};
+use crate::failover::Calm;
 use crate::flows::Flows;
 use crate::forwarding::{ByCircuit, CircuitStats, Forwarding};
 use crate::keys::{Epoch, FIRST_PATH, PathIds, RxKeys, StepLimits, TxKeys};
@@ -387,9 +388,7 @@ impl Core {
             ack: None,
             paths: vec![path],
             flows: Flows::default(),
-            calm_ns: 0,
-            calm_for_ns: 0,
-            amiss_ns: 0,
+            calm: Calm::default(),
             path_ids: PathIds::default(),
             mask_tx: Mask::new(&e.mask_tx),
             mask_rx: Mask::new(&e.mask_rx),

@@ -52,7 +52,7 @@ impl Core {
             _ => {}
         }
         if verdict.is_some() {
-            session.amiss_ns = now_ns;
+            session.calm.amiss_ns = now_ns;
         }
     }
 
@@ -115,7 +115,7 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
         let left = || {
             path.share > 0.0
                 && path.leave_ns().is_some_and(|at| now_ns >= at)
-                && heir(session, place, now_ns, |_| true)
+                && heir(&session.paths, place, now_ns, |_| true)
                     .and_then(|at| session.paths.get(at))
                     .is_some_and(|heir| is_warm(heir, now_ns))
         };
@@ -136,11 +136,12 @@ fn give_up(
 ) {
     let carries = session.paths.get(place).is_some_and(|p| p.share > 0.0);
     let heir = if state == State::Dead {
-        heir(session, place, now_ns, |_| true).or_else(|| untried(session, place))
+        heir(&session.paths, place, now_ns, |_| true).or_else(|| untried(session, place))
     } else {
         // Another circuit of the same relay is no better.
-        heir(session, place, now_ns, |same_relay| !same_relay)
-            .filter(|_| carries && may_run(session, now_ns))
+        let chance = (now_ns ^ u64::from(session.sid)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        heir(&session.paths, place, now_ns, |same_relay| !same_relay)
+            .filter(|_| carries && session.calm.may_run(now_ns, chance as u32))
     };
     let Some(path) = session.paths.get_mut(place) else {
         return;
@@ -164,32 +165,44 @@ fn give_up(
     tell(events, session, place, cause, moved_to);
 }
 
-/// Whether a brownout may move a share now; if so it uses up the right for a while.
-fn may_run(session: &mut Session, now_ns: u64) -> bool {
-    if now_ns < session.calm_ns {
-        return false;
+/// How often brownouts may move shares of one session.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Calm {
+    /// Until when none does, and for how long the last one made it so.
+    until_ns: u64,
+    for_ns: u64,
+    /// When a path was last judged bad.
+    amiss_ns: u64,
+}
+
+impl Calm {
+    /// Whether a brownout may move a share now; if so it uses up the right for a while.
+    ///
+    /// Others who share a relay see it browned out in the same moment: they part by *chance*.
+    fn may_run(&mut self, now_ns: u64, chance: u32) -> bool {
+        if now_ns < self.until_ns {
+            return false;
+        }
+        let (first, longest) = CALM_NS;
+        self.for_ns = if now_ns > self.amiss_ns + self.for_ns {
+            first
+        } else {
+            (2 * self.for_ns).clamp(first, longest)
+        };
+        let spread_ns = self.for_ns / 2;
+        let later_ns = (u128::from(spread_ns) * u128::from(chance) >> 32) as u64;
+        self.until_ns = now_ns + self.for_ns - spread_ns / 2 + later_ns;
+        true
     }
-    let (first, longest) = CALM_NS;
-    session.calm_for_ns = if now_ns > session.amiss_ns + session.calm_for_ns {
-        first
-    } else {
-        (2 * session.calm_for_ns).clamp(first, longest)
-    };
-    // Others who share a relay see it browned out in the same moment: they part by chance.
-    let chance = (now_ns ^ u64::from(session.sid)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let spread_ns = session.calm_for_ns / 2;
-    session.calm_ns = now_ns + session.calm_for_ns - spread_ns / 2 + (spread_ns * chance >> 32);
-    true
 }
 
 /// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
 /// that is alive; then one that was bad, but a while ago; one over the same relay last.
-fn heir(session: &Session, from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
+fn heir(paths: &[Path], from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
     let relay = |p: &Path| p.circuit.map(|c| c.link);
-    let left = session.paths.get(from).and_then(relay);
+    let left = paths.get(from).and_then(relay);
     let same_relay = |p: &Path| left.is_some() && relay(p) == left;
-    session
-        .paths
+    paths
         .iter()
         .enumerate()
         .filter(|(at, p)| *at != from && is_well(p, now_ns) && may(same_relay(p)))
@@ -235,5 +248,85 @@ fn tell(events: &Events, session: &Session, place: usize, cause: Cause, moved_to
             cause,
             moved_to,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+    use super::*;
+    use crate::circuit::Circuit;
+    use crate::sys::udp::Udp;
+
+    const S: u64 = 1_000_000_000;
+
+    /// Alive paths over these relays; 0: direct.
+    fn over(links: &[u32]) -> Vec<Path> {
+        let udp = Udp::bind(0, false).unwrap();
+        let direct = ([127, 0, 0, 1], 9).into();
+        let one = |(at, link): (usize, &u32)| {
+            let label = at as u32;
+            let circuit = Circuit { link: *link, label };
+            let to = if *link == 0 {
+                direct
+            } else {
+                circuit.address()
+            };
+            let mut path = Path::new(at as u8, to, udp.raw(direct), 1412, 0);
+            path.state = State::Alive;
+            path.heard_ns = Some(0);
+            path.meter.sample(10 * (at as u64 + 1) * 1_000_000, 0);
+            path
+        };
+        links.iter().enumerate().map(one).collect()
+    }
+
+    /// The warm standby, the quickest; last another circuit of the relay that failed.
+    #[test]
+    fn another_relay_takes_over() {
+        let mut paths = over(&[1, 1, 2, 3]);
+        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
+        paths[3].standby = true;
+        assert_eq!(heir(&paths, 0, S, |_| true), Some(3));
+        paths[3].heard_ns = None;
+        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
+        paths[2].state = State::Dead;
+        paths[3].state = State::Dead;
+        assert_eq!(heir(&paths, 0, S, |_| true), Some(1));
+        assert_eq!(heir(&paths, 0, S, |same_relay| !same_relay), None);
+        // Two direct ways are not over one relay.
+        assert_eq!(
+            heir(&over(&[0, 0]), 0, S, |same_relay| !same_relay),
+            Some(1)
+        );
+    }
+
+    /// What was bad takes over after three seconds, before nobody does and after whoever is alive.
+    #[test]
+    fn what_was_bad_may_have_mended() {
+        let mut paths = over(&[1, 2, 3]);
+        paths[1].state = State::Browned;
+        paths[1].browned_ns = S;
+        assert_eq!(heir(&paths, 0, 5 * S, |_| true), Some(2));
+        paths[2].state = State::Dead;
+        assert_eq!(heir(&paths, 0, 3 * S, |_| true), None);
+        assert_eq!(heir(&paths, 0, 4 * S, |_| true), Some(1));
+    }
+
+    /// Where something is amiss all the while the pause doubles; after a quiet one it is the first.
+    #[test]
+    fn brownouts_that_follow_each_other_move_ever_more_seldom() {
+        let (mut calm, mut moved) = (Calm::default(), Vec::new());
+        for second in 10..400 {
+            if calm.may_run(second * S, 1 << 31) {
+                moved.push(second);
+            }
+            calm.amiss_ns = second * S;
+        }
+        assert_eq!(moved, [10, 15, 25, 45, 85, 145, 205, 265, 325, 385]);
+        assert!(!calm.may_run(444 * S, 1 << 31));
+        assert!(calm.may_run(460 * S, 0));
+        // Chance spreads the pause by half of it.
+        assert_eq!(calm.until_ns, 460 * S + CALM_NS.0 * 3 / 4);
     }
 }

@@ -1,6 +1,7 @@
 //! One session as the data thread sees it: keys, where the peer is, and its clocks.
 
 use crate::early::Early;
+use crate::failover::Calm;
 use crate::flows::{self, Flows};
 use crate::keys::{Epoch, PathIds, RxKeys, TxKeys};
 use crate::path::Path;
@@ -47,11 +48,7 @@ pub struct Session {
     /// At least one. The first is the handshake's, unless it was closed.
     pub paths: Vec<Path>,
     pub flows: Flows,
-    /// Until when a brownout moves nothing, and for how long the last one made it so.
-    pub calm_ns: u64,
-    pub calm_for_ns: u64,
-    /// When a path was last judged bad.
-    pub amiss_ns: u64,
+    pub calm: Calm,
     /// Path ids given out in this generation.
     pub path_ids: PathIds,
     pub mask_tx: Mask,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import OrderedDict
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -11,12 +12,16 @@ import pytest
 import trio
 import trio.testing
 
+from tests.unit.networks.world import backend, identity, seeded
 from veilnet.daemon.commons.asking import OPENINGS_MAX
 from veilnet.daemon.commons.dht import Dht
 from veilnet.daemon.commons.discovery import KNOCKS_MAX, LOOK_S, Discovery
 from veilnet.daemon.commons.publishing import Publishing
+from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder import Found
 from veilnet.discovery import events
+from veilnet.discovery.descriptor import LIFE_S, Descriptor, seal
+from veilnet.discovery.locator import secret_of
 from veilnet.errors import LocalProtocolError, PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
@@ -172,3 +177,41 @@ async def test_where_nobody_becomes_a_contact_the_climbs_grow_rare():
     now_s += 1.0
     found._climb_if_lost(now_s)
     assert climbs[-1] == now_s
+
+
+async def test_who_was_not_reached_where_it_was_is_looked_for_where_it_is():
+    """Storers that it cannot reach any more agree on the past, before one tells the present."""
+    peer, k_net = identity(1), b"k" * 32
+    secret = secret_of(k_net)
+
+    def stored(seq, day):
+        said = Descriptor(peer_id=peer.peer_id, seq=seq, expires_s=int(unix_now()) + LIFE_S)
+        return seal(said, peer, secret, day, rng=seeded(seq))[1]
+
+    kept = [7, 7, 9]
+
+    async def get(_, holds):
+        day = holds.args[0]
+        if not any(holds(stored(seq, day)) for seq in kept):
+            raise PeerUnreachable("nothing that counts")
+
+    found = Discovery.__new__(Discovery)
+    found._node = SimpleNamespace(backend=backend())
+    found._published = OrderedDict()
+    found.dht = SimpleNamespace(get=get)
+    network = SimpleNamespace(id=b"n" * 32, k_net=k_net, suite=1)
+
+    async def seen(**options):
+        return (await found.locate(network, peer.peer_id, **options)).seq
+
+    assert await seen() == 7
+    assert await seen() == 7
+    assert await seen(anew=True) == 9
+    # Nothing newer: what is known may still lead there, and nothing older does.
+    kept[:] = [7, 9]
+    assert await seen(anew=True) == 9
+    kept.clear()
+    assert await seen(anew=True) == 9
+    found._published.clear()
+    with pytest.raises(PeerUnreachable):
+        await seen(anew=True)
