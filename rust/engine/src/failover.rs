@@ -138,9 +138,9 @@ fn give_up(
     let heir = if state == State::Dead {
         heir(&session.paths, place, now_ns, |_| true).or_else(|| untried(session, place))
     } else {
-        // Another circuit of the same relay is no better.
+        // Another way over the same relay, or to the same address, is no better.
         let chance = (now_ns ^ u64::from(session.sid)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        heir(&session.paths, place, now_ns, |same_relay| !same_relay)
+        heir(&session.paths, place, now_ns, |alike| !alike)
             .filter(|_| carries && session.calm.may_run(now_ns, chance as u32))
     };
     let Some(path) = session.paths.get_mut(place) else {
@@ -197,19 +197,17 @@ impl Calm {
 }
 
 /// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
-/// that is alive; then one that was bad, but a while ago; one over the same relay last.
+/// that is alive; then one that was bad, but a while ago; one that shares its fate last.
 fn heir(paths: &[Path], from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
-    let relay = |p: &Path| p.circuit.map(|c| c.link);
-    let left = paths.get(from).and_then(relay);
-    let same_relay = |p: &Path| left.is_some() && relay(p) == left;
+    let left = paths.get(from)?;
     paths
         .iter()
         .enumerate()
-        .filter(|(at, p)| *at != from && is_well(p, now_ns) && may(same_relay(p)))
+        .filter(|(at, p)| *at != from && is_well(p, now_ns) && may(alike(p, left)))
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
-                same_relay(p),
+                alike(p, left),
                 p.state != State::Alive,
                 !is_warm(p, now_ns),
                 p.share <= 0.0 && !p.standby,
@@ -227,6 +225,15 @@ fn untried(session: &Session, from: usize) -> Option<usize> {
         .iter()
         .enumerate()
         .position(|(at, p)| at != from && p.state == State::Probing && p.circuit.is_some())
+}
+
+/// Over the same relay, or straight to the same address: what ails one ails the other.
+fn alike(a: &Path, b: &Path) -> bool {
+    match (a.circuit, b.circuit) {
+        (Some(a), Some(b)) => a.link == b.link,
+        (None, None) => a.endpoint.ip() == b.endpoint.ip(),
+        _ => false,
+    }
 }
 
 /// Alive, or browned out so long ago that somebody might have found it mended, had anybody asked.
@@ -293,12 +300,17 @@ mod tests {
         paths[2].state = State::Dead;
         paths[3].state = State::Dead;
         assert_eq!(heir(&paths, 0, S, |_| true), Some(1));
-        assert_eq!(heir(&paths, 0, S, |same_relay| !same_relay), None);
-        // Two direct ways are not over one relay.
-        assert_eq!(
-            heir(&over(&[0, 0]), 0, S, |same_relay| !same_relay),
-            Some(1)
-        );
+        assert_eq!(heir(&paths, 0, S, |alike| !alike), None);
+    }
+
+    /// Two direct ways to one address fail together; a relay is another way.
+    #[test]
+    fn a_direct_way_is_no_way_out_of_another() {
+        let paths = over(&[0, 0, 1]);
+        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
+        assert_eq!(heir(&paths, 2, S, |alike| !alike), Some(0));
+        assert_eq!(heir(&paths[..2], 0, S, |_| true), Some(1));
+        assert_eq!(heir(&paths[..2], 0, S, |alike| !alike), None);
     }
 
     /// What was bad takes over after three seconds, before nobody does and after whoever is alive.
