@@ -163,6 +163,9 @@ class Search:
         anew: bool = False,
     ) -> None:
         """Look once, and call the peer wherever it says that it is."""
+        if anew:
+            # Its relays may have a link to it by now; looking takes a while.
+            self._try_havens(discovery, strangers, nursery)
         try:
             found = await discovery.locate(self.network, self.member.peer_id, anew=anew)
         except VeilError as error:
@@ -170,6 +173,12 @@ class Search:
             return
         for endpoint in self._node.channels.outside(found.endpoints):
             self.offer(endpoint)
+        self._try_havens(discovery, strangers, nursery)
+
+    def _try_havens(
+        self, discovery: Discovery, strangers: CommonsLinks, nursery: trio.Nursery
+    ) -> None:
+        """Ask for circuits at the peer's havens, where that is not under way or done."""
         for haven in discovery.havens(self.network, self.member.peer_id):
             if haven not in self._havens:
                 self._havens.add(haven)

@@ -48,7 +48,13 @@ impl Core {
                 path.state = State::Alive;
                 tell(&self.events, session, place, Cause::Heard, None);
             }
-            (State::Browned, Some(_)) => path.browned_ns = now_ns,
+            (State::Browned, Some(cause)) => {
+                path.browned_ns = now_ns;
+                if path.share > 0.0 {
+                    // Nothing took over yet: by now something may.
+                    give_up(&self.events, session, place, State::Browned, cause, now_ns);
+                }
+            }
             _ => {}
         }
         if verdict.is_some() {
@@ -134,7 +140,10 @@ fn give_up(
     cause: Cause,
     now_ns: u64,
 ) {
-    let carries = session.paths.get(place).is_some_and(|p| p.share > 0.0);
+    let (carries, again) = session
+        .paths
+        .get(place)
+        .map_or((false, false), |p| (p.share > 0.0, p.state == state));
     let heir = if state == State::Dead {
         heir(&session.paths, place, now_ns, |_| true).or_else(|| untried(session, place))
     } else {
@@ -143,6 +152,12 @@ fn give_up(
         heir(&session.paths, place, now_ns, |alike| !alike)
             .filter(|_| carries && session.calm.may_run(now_ns, chance as u32))
     };
+    if state == State::Dead && heir.is_none() {
+        // Everything is silent: that is no fault of what fell silent first.
+        for path in &mut session.paths {
+            path.dropped = false;
+        }
+    }
     let Some(path) = session.paths.get_mut(place) else {
         return;
     };
@@ -162,7 +177,9 @@ fn give_up(
             moved_to = Some(heir.id);
         }
     }
-    tell(events, session, place, cause, moved_to);
+    if moved_to.is_some() || !again {
+        tell(events, session, place, cause, moved_to);
+    }
 }
 
 /// How often brownouts may move shares of one session.
@@ -197,7 +214,7 @@ impl Calm {
 }
 
 /// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
-/// that is alive; then one that was bad, but a while ago; one that shares its fate last.
+/// that is alive, one that shares its fate after these; then one that was bad, but a while ago.
 fn heir(paths: &[Path], from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
     let left = paths.get(from)?;
     paths
@@ -207,8 +224,8 @@ fn heir(paths: &[Path], from: usize, now_ns: u64, may: impl Fn(bool) -> bool) ->
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
-                alike(p, left),
                 p.state != State::Alive,
+                alike(p, left),
                 !is_warm(p, now_ns),
                 p.share <= 0.0 && !p.standby,
                 !p.standby,

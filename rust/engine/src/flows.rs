@@ -77,8 +77,9 @@ fn stay_or_move(paths: &[Path], old: usize, last_ns: u64, now_ns: u64) -> usize 
     }
     let new = emptiest(paths);
     // A browned path that kept its share keeps its flows: there is nowhere better to go.
-    let left =
-        path.share <= 0.0 && (path.state == State::Browned || now_ns >= path.left_ns + PATIENCE_NS);
+    let waited =
+        now_ns >= path.left_ns + PATIENCE_NS && paths.get(new).is_some_and(|p| p.share > 0.0);
+    let left = path.share <= 0.0 && (path.state == State::Browned || waited);
     let lost = !path.usable() || left;
     let rtt = |at: usize| paths.get(at).and_then(|p| p.meter.srtt_ns).unwrap_or(0);
     // What still travels on the old path must arrive first, its jitter included.

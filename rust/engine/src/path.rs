@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Probing --probe answered--> Alive --lossy, slow--> Browned --reports good for 1 s--> Alive
-//!    any  --silent, or its link closed--> Dead --probe answered--> Alive
+//!    any  --silent, or its link closed--> Dead --probe answered--> Alive, or Browned if its share left
 //! ```
 
 use crate::circuit::Circuit;

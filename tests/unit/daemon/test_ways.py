@@ -379,7 +379,8 @@ def test_what_the_engine_left_as_bad_is_not_taken_up_again_before_it_has_mended(
     """Unless what it left it for is no better; then the policy decides."""
     made = course(way(0, share=1.0), way(2, (ONE,), state=BROWNED), way(4, (TWO,)))
     back = Decision((((ONE,), 1.0),), standby=DIRECT)
-    assert made.steer(back).shares == ()
+    steering = made.steer(back)
+    assert (steering.shares, steering.standby) == (((0, 1.0),), 4)
     assert made.steer(Decision((((ONE,), 0.6), (DIRECT, 0.4)))).shares == ((0, 1.0),)
     assert made.steer(Decision((((ONE,), 0.6), ((TWO,), 0.4)))).shares == ((4, 1.0),)
     made.ways[0].look(stats(0, share=1.0, state=BROWNED), 1.0)
@@ -387,6 +388,14 @@ def test_what_the_engine_left_as_bad_is_not_taken_up_again_before_it_has_mended(
     made.ways[0].look(stats(0, share=1.0), 2.0)
     made.ways[2].look(stats(2), 2.0)
     assert made.steer(back).shares == ((2, 1.0),)
+
+
+def test_another_way_over_a_relay_that_was_left_is_left_too():
+    """Each end may have opened one; a second relay carries meanwhile."""
+    made = course(way(0, (TWO,), share=1.0), way(2, (ONE,), state=BROWNED), way(3, (ONE,)))
+    assert made.steer(Decision((((ONE,), 1.0),))).shares == ((0, 1.0),)
+    made.ways[2].look(stats(2), 1.0)
+    assert made.steer(Decision((((ONE,), 1.0),))).shares == ((2, 1.0),)
 
 
 def test_the_engine_is_told_only_news():

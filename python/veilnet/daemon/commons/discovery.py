@@ -56,6 +56,8 @@ CACHE_FILE: Final = "contacts.bin"
 LOOK_UP_S: Final = 8.0
 KNOWN_S: Final = 30.0
 """So long a descriptor that was found is believed without looking again."""
+NEWER_S: Final = 1.0
+"""So long something newer is waited for once what is known already was found again."""
 KNOCKS_MAX: Final = 8
 """At once, of those that the ladder comes upon: most of `asking.OPENINGS_MAX` is for questions."""
 PUBLISHED_MAX: Final = 1_024
@@ -277,12 +279,12 @@ class Discovery:
         Raises: PeerUnreachable: it is not found.
         """
         key: Key = (network.id, peer_id)
-        known = self._published.get(key)
+        known = self._known_of(key)
         now = trio.current_time()
         if known is not None and not anew and now < known.found_s + KNOWN_S:
             return known.descriptor
         secret = secret_of(network.k_net)
-        least_seq = 0 if known is None else known.descriptor.seq + anew
+        least_seq = 0 if known is None else known.descriptor.seq
         signatures = self._node.backend.signatures(network.suite)
         found: list[Descriptor] = []
 
@@ -296,18 +298,39 @@ class Discovery:
                 unix_s=unix_now(),
                 least_seq=least_seq,
             )
+            if anew and known is not None and opened.descriptor.seq == least_seq:
+                scope.deadline = min(scope.deadline, trio.current_time() + NEWER_S)
+                return False
             found.append(opened.descriptor)
             return True
 
-        await self._look_up(secret, partial(locator, secret, peer_id), check, found)
-        if not found and not (anew and known is not None):
+        with trio.move_on_after(LOOK_UP_S) as scope:
+            await self._look_up(secret, partial(locator, secret, peer_id), check, found)
+        if found:
+            best = max(found, key=lambda item: item.seq)
+            latest = self._known_of(key)
+            if latest is None or latest.descriptor.seq <= best.seq:
+                self._keep(key, _Published(best, now))
+                return best
+        # Meanwhile somebody else may have looked, too.
+        latest = self._known_of(key)
+        if latest is None or not (anew or found):
             raise PeerUnreachable("it has published nothing that could be found")
-        best = max(found, key=lambda item: item.seq) if found else known.descriptor
+        return latest.descriptor
+
+    def _known_of(self, key: Key) -> _Published | None:
+        """Return what was found of a peer, unless it says itself that it holds no more."""
+        known = self._published.get(key)
+        if known is not None and known.descriptor.expires_s <= unix_now():
+            del self._published[key]
+            return None
+        return known
+
+    def _keep(self, key: Key, published: _Published) -> None:
         self._published.pop(key, None)
-        self._published[key] = _Published(best, now)
+        self._published[key] = published
         if len(self._published) > PUBLISHED_MAX:
             self._published.popitem(last=False)
-        return best
 
     async def _look_up(
         self,
@@ -325,12 +348,11 @@ class Discovery:
                 log.debug("nothing of a member", reason=error.message)
                 return False
 
-        with trio.move_on_after(LOOK_UP_S):
-            for day in days(secret, unix_now()):
-                with contextlib.suppress(PeerUnreachable):
-                    await self.dht.get(where(day), partial(holds, day))
-                if found:
-                    return
+        for day in days(secret, unix_now()):
+            with contextlib.suppress(PeerUnreachable):
+                await self.dht.get(where(day), partial(holds, day))
+            if found:
+                return
 
     def havens(self, network: Network, peer_id: PeerId) -> tuple[Haven, ...]:
         """Return where in the commons a peer could be found when it was last looked up."""
@@ -366,7 +388,8 @@ class Discovery:
             found.append((said.seq, member))
             return True
 
-        await self._look_up(secret, partial(name_locator, name, secret), check, found)
+        with trio.move_on_after(LOOK_UP_S):
+            await self._look_up(secret, partial(name_locator, name, secret), check, found)
         if not found:
             raise PeerUnreachable(f"nobody has published the name {name}")
         return max(found, key=lambda item: item[0])[1]

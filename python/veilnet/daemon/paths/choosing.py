@@ -271,7 +271,7 @@ class Paths:
             moved_to=event.moved_to,
         )
         self._read_s = -FRESH_S
-        if event.cause in {"slow", "silent"}:
+        if event.cause == "slow":
             way.slowed(trio.current_time())
         if event.state == DEAD and course.arms_told is not None:
             lost = Sample(way.arm, None, 1.0, 0.0, 0.0, 0.0, 0.0, probe=False)

@@ -238,13 +238,12 @@ class Course:
         the policy forecasts of the others: one of them carries meanwhile, and is well.
         """
         best = self.best()
+        left = self._left()
         wanted = [(best.get(arm), share) for arm, share in decision.shares]
-        carries_well = any(way.carries and way.state == ALIVE for way in self.ways.values())
-        carried = [
-            (way.path, share)
-            for way, share in wanted
-            if way is not None and way.usable and not (way.is_left and carries_well)
-        ]
+        usable = [(way, share) for way, share in wanted if way is not None and way.usable]
+        carried = [(way.path, share) for way, share in usable if way.arm not in left]
+        if usable and not carried:
+            carried = [(w.path, w.stats.share) for w in self.ways.values() if w.stats and w.carries]
         missing = [arm for arm, _ in decision.shares if arm not in best]
         total = sum(share for _, share in carried)
         shares = tuple((path, share / total) for path, share in carried) if total > 0 else ()
@@ -255,7 +254,18 @@ class Course:
                 missing.append(decision.standby)
             elif spare.usable and spare.path not in dict(shares):
                 standby = spare.path
+        if standby is None and left:
+            # What was to stand by carries now: somebody else has to be warm.
+            warm = [w for w in best.values() if w.state == ALIVE and w.arm not in left]
+            warm = [w for w in warm if w.path not in dict(shares)]
+            standby = min(warm, key=lambda way: way.rank).path if shares and warm else None
         return Steering(shares, standby, tuple(arm for arm in missing if arm != DIRECT))
+
+    def _left(self) -> set[ArmId]:
+        """Return the arms that the engine found bad and left, while another carries well."""
+        if not any(way.carries and way.state == ALIVE for way in self.ways.values()):
+            return set()
+        return {way.arm for way in self.ways.values() if way.is_left}
 
     def news(self, steering: Steering) -> bool:
         """Whether the engine has other shares, or another standby, than *steering* says."""

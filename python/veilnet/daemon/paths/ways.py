@@ -84,14 +84,14 @@ class Way:
     _sent_bps: float = 0.0
     """The most that was sent lately."""
     _wanted_bps: float = 0.0
-    """What was to go over it when the engine found it slow, or silent."""
+    """What was to go over it when the engine found it slow."""
     _slow_until_s: float = -math.inf
 
     def __attrs_post_init__(self) -> None:
         self.lived_s = self.opened_s
 
     def slowed(self, now_s: float) -> None:
-        """Remember what it was asked to carry when the engine found it slow, or silent.
+        """Remember what it was asked to carry when the engine found it slow.
 
         TCP soon asks for no more than comes through, and then nothing is amiss to be seen.
         """
