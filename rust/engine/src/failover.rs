@@ -207,7 +207,7 @@ impl Calm {
             (2 * self.for_ns).clamp(first, longest)
         };
         let spread_ns = self.for_ns / 2;
-        let later_ns = (u128::from(spread_ns) * u128::from(chance) >> 32) as u64;
+        let later_ns = ((u128::from(spread_ns) * u128::from(chance)) >> 32) as u64;
         self.until_ns = now_ns + self.for_ns - spread_ns / 2 + later_ns;
         true
     }
