@@ -6,7 +6,7 @@
 use crate::core::Core;
 use crate::events::{Event, Events};
 use crate::path::{BROWNED_NS, Cause, Path, State};
-use crate::session::Session;
+use crate::session::{Session, chance};
 
 /// A standby that was not heard for so long is no longer warm.
 const WARM_NS: u64 = 4_000_000_000;
@@ -38,7 +38,8 @@ impl Core {
                 path.meter.write_off();
                 tell(&self.events, session, place, Cause::Heard, None);
             }
-            (State::Alive, Some(cause)) => {
+            // Again and again: what could not take over before may by now.
+            (State::Alive | State::Browned, Some(cause)) => {
                 path.browned_ns = now_ns;
                 give_up(&self.events, session, place, State::Browned, cause, now_ns);
             }
@@ -47,13 +48,6 @@ impl Core {
             {
                 path.state = State::Alive;
                 tell(&self.events, session, place, Cause::Heard, None);
-            }
-            (State::Browned, Some(cause)) => {
-                path.browned_ns = now_ns;
-                if path.share > 0.0 {
-                    // Nothing took over yet: by now something may.
-                    give_up(&self.events, session, place, State::Browned, cause, now_ns);
-                }
             }
             _ => {}
         }
@@ -121,7 +115,7 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
         let left = || {
             path.share > 0.0
                 && path.leave_ns().is_some_and(|at| now_ns >= at)
-                && heir(&session.paths, place, now_ns, |_| true)
+                && heir(&session.paths, place, now_ns, false)
                     .and_then(|at| session.paths.get(at))
                     .is_some_and(|heir| is_warm(heir, now_ns))
         };
@@ -145,12 +139,11 @@ fn give_up(
         .get(place)
         .map_or((false, false), |p| (p.share > 0.0, p.state == state));
     let heir = if state == State::Dead {
-        heir(&session.paths, place, now_ns, |_| true).or_else(|| untried(session, place))
+        heir(&session.paths, place, now_ns, false).or_else(|| untried(session, place))
     } else {
         // Another way over the same relay, or to the same address, is no better.
-        let chance = (now_ns ^ u64::from(session.sid)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        heir(&session.paths, place, now_ns, |alike| !alike)
-            .filter(|_| carries && session.calm.may_run(now_ns, chance as u32))
+        heir(&session.paths, place, now_ns, true)
+            .filter(|_| carries && session.calm.may_run(now_ns, chance()))
     };
     if state == State::Dead && heir.is_none() {
         // Everything is silent: that is no fault of what fell silent first.
@@ -166,9 +159,7 @@ fn give_up(
         path.meter.write_off();
     }
     let mut moved_to = None;
-    if path.share > 0.0
-        && let Some(heir) = heir
-    {
+    if carries && let Some(heir) = heir {
         let share = std::mem::replace(&mut path.share, 0.0);
         path.dropped = cause == Cause::Silent;
         if let Some(heir) = session.paths.get_mut(heir) {
@@ -196,7 +187,7 @@ impl Calm {
     /// Whether a brownout may move a share now; if so it uses up the right for a while.
     ///
     /// Others who share a relay see it browned out in the same moment: they part by *chance*.
-    fn may_run(&mut self, now_ns: u64, chance: u32) -> bool {
+    fn may_run(&mut self, now_ns: u64, chance: f64) -> bool {
         if now_ns < self.until_ns {
             return false;
         }
@@ -206,21 +197,19 @@ impl Calm {
         } else {
             (2 * self.for_ns).clamp(first, longest)
         };
-        let spread_ns = self.for_ns / 2;
-        let later_ns = ((u128::from(spread_ns) * u128::from(chance)) >> 32) as u64;
-        self.until_ns = now_ns + self.for_ns - spread_ns / 2 + later_ns;
+        self.until_ns = now_ns + (self.for_ns as f64 * (0.75 + chance / 2.0)) as u64;
         true
     }
 }
 
-/// The place of the path that takes over, of those that *may*: the warm standby, else the quickest
-/// that is alive, one that shares its fate after these; then one that was bad, but a while ago.
-fn heir(paths: &[Path], from: usize, now_ns: u64, may: impl Fn(bool) -> bool) -> Option<usize> {
+/// The place of the path that takes over: the warm standby, else the quickest that is alive, one that
+/// shares its fate after these, or never if it has to be *apart*; then one that was bad a while ago.
+fn heir(paths: &[Path], from: usize, now_ns: u64, apart: bool) -> Option<usize> {
     let left = paths.get(from)?;
     paths
         .iter()
         .enumerate()
-        .filter(|(at, p)| *at != from && is_well(p, now_ns) && may(alike(p, left)))
+        .filter(|(at, p)| *at != from && is_well(p, now_ns) && !(apart && alike(p, left)))
         .min_by_key(|(_, p)| {
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
@@ -309,25 +298,25 @@ mod tests {
     #[test]
     fn another_relay_takes_over() {
         let mut paths = over(&[1, 1, 2, 3]);
-        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
+        assert_eq!(heir(&paths, 0, S, false), Some(2));
         paths[3].standby = true;
-        assert_eq!(heir(&paths, 0, S, |_| true), Some(3));
+        assert_eq!(heir(&paths, 0, S, false), Some(3));
         paths[3].heard_ns = None;
-        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
+        assert_eq!(heir(&paths, 0, S, false), Some(2));
         paths[2].state = State::Dead;
         paths[3].state = State::Dead;
-        assert_eq!(heir(&paths, 0, S, |_| true), Some(1));
-        assert_eq!(heir(&paths, 0, S, |alike| !alike), None);
+        assert_eq!(heir(&paths, 0, S, false), Some(1));
+        assert_eq!(heir(&paths, 0, S, true), None);
     }
 
     /// Two direct ways to one address fail together; a relay is another way.
     #[test]
     fn a_direct_way_is_no_way_out_of_another() {
         let paths = over(&[0, 0, 1]);
-        assert_eq!(heir(&paths, 0, S, |_| true), Some(2));
-        assert_eq!(heir(&paths, 2, S, |alike| !alike), Some(0));
-        assert_eq!(heir(&paths[..2], 0, S, |_| true), Some(1));
-        assert_eq!(heir(&paths[..2], 0, S, |alike| !alike), None);
+        assert_eq!(heir(&paths, 0, S, false), Some(2));
+        assert_eq!(heir(&paths, 2, S, true), Some(0));
+        assert_eq!(heir(&paths[..2], 0, S, false), Some(1));
+        assert_eq!(heir(&paths[..2], 0, S, true), None);
     }
 
     /// What was bad takes over after three seconds, before nobody does and after whoever is alive.
@@ -336,10 +325,10 @@ mod tests {
         let mut paths = over(&[1, 2, 3]);
         paths[1].state = State::Browned;
         paths[1].browned_ns = S;
-        assert_eq!(heir(&paths, 0, 5 * S, |_| true), Some(2));
+        assert_eq!(heir(&paths, 0, 5 * S, false), Some(2));
         paths[2].state = State::Dead;
-        assert_eq!(heir(&paths, 0, 3 * S, |_| true), None);
-        assert_eq!(heir(&paths, 0, 4 * S, |_| true), Some(1));
+        assert_eq!(heir(&paths, 0, 3 * S, false), None);
+        assert_eq!(heir(&paths, 0, 4 * S, false), Some(1));
     }
 
     /// Where something is amiss all the while the pause doubles; after a quiet one it is the first.
@@ -347,14 +336,14 @@ mod tests {
     fn brownouts_that_follow_each_other_move_ever_more_seldom() {
         let (mut calm, mut moved) = (Calm::default(), Vec::new());
         for second in 10..400 {
-            if calm.may_run(second * S, 1 << 31) {
+            if calm.may_run(second * S, 0.5) {
                 moved.push(second);
             }
             calm.amiss_ns = second * S;
         }
         assert_eq!(moved, [10, 15, 25, 45, 85, 145, 205, 265, 325, 385]);
-        assert!(!calm.may_run(444 * S, 1 << 31));
-        assert!(calm.may_run(460 * S, 0));
+        assert!(!calm.may_run(444 * S, 0.5));
+        assert!(calm.may_run(460 * S, 0.0));
         // Chance spreads the pause by half of it.
         assert_eq!(calm.until_ns, 460 * S + CALM_NS.0 * 3 / 4);
     }

@@ -302,7 +302,7 @@ impl Meter {
             .fold((0, 0), |(j, l), s| (j + s.judged, l + s.lost))
     }
 
-    /// Judge the last second, and what came before the last 300 ms the less, after a report.
+    /// Judge the last 300 ms, and the last second for loss, after a report.
     pub fn judge(&mut self, now_ns: u64) -> Option<Brownout> {
         for (window_ns, least, part) in LOSSY {
             let (judged, lost) = self.over(window_ns, now_ns);

@@ -168,9 +168,13 @@ impl Session {
 }
 
 fn keepalive_gap() -> u64 {
+    let (low, high) = KEEPALIVE_NS;
+    (low * (high / low).powf(chance())) as u64
+}
+
+/// A number from 0 to 1 that nobody can foretell.
+pub fn chance() -> f64 {
     let mut random = [0u8; 4];
     let _ = OsRng.fill(&mut random);
-    let part = f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX);
-    let (low, high) = KEEPALIVE_NS;
-    (low * (high / low).powf(part)) as u64
+    f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)
 }

@@ -304,16 +304,17 @@ class Discovery:
             found.append(opened.descriptor)
             return True
 
-        with trio.move_on_after(LOOK_UP_S) as scope:
+        with trio.CancelScope() as scope:
             await self._look_up(secret, partial(locator, secret, peer_id), check, found)
-        if found:
-            best = max(found, key=lambda item: item.seq)
-            latest = self._known_of(key)
-            if latest is None or latest.descriptor.seq <= best.seq:
-                self._keep(key, _Published(best, now))
-                return best
+        best = max(found, key=lambda item: item.seq, default=None)
         # Meanwhile somebody else may have looked, too.
         latest = self._known_of(key)
+        if best is not None and (latest is None or latest.descriptor.seq <= best.seq):
+            self._published.pop(key, None)
+            self._published[key] = _Published(best, now)
+            if len(self._published) > PUBLISHED_MAX:
+                self._published.popitem(last=False)
+            return best
         if latest is None or not (anew or found):
             raise PeerUnreachable("it has published nothing that could be found")
         return latest.descriptor
@@ -325,12 +326,6 @@ class Discovery:
             del self._published[key]
             return None
         return known
-
-    def _keep(self, key: Key, published: _Published) -> None:
-        self._published.pop(key, None)
-        self._published[key] = published
-        if len(self._published) > PUBLISHED_MAX:
-            self._published.popitem(last=False)
 
     async def _look_up(
         self,
@@ -348,11 +343,12 @@ class Discovery:
                 log.debug("nothing of a member", reason=error.message)
                 return False
 
-        for day in days(secret, unix_now()):
-            with contextlib.suppress(PeerUnreachable):
-                await self.dht.get(where(day), partial(holds, day))
-            if found:
-                return
+        with trio.move_on_after(LOOK_UP_S):
+            for day in days(secret, unix_now()):
+                with contextlib.suppress(PeerUnreachable):
+                    await self.dht.get(where(day), partial(holds, day))
+                if found:
+                    return
 
     def havens(self, network: Network, peer_id: PeerId) -> tuple[Haven, ...]:
         """Return where in the commons a peer could be found when it was last looked up."""
@@ -388,8 +384,7 @@ class Discovery:
             found.append((said.seq, member))
             return True
 
-        with trio.move_on_after(LOOK_UP_S):
-            await self._look_up(secret, partial(name_locator, name, secret), check, found)
+        await self._look_up(secret, partial(name_locator, name, secret), check, found)
         if not found:
             raise PeerUnreachable(f"nobody has published the name {name}")
         return max(found, key=lambda item: item[0])[1]

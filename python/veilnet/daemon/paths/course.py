@@ -247,18 +247,23 @@ class Course:
         missing = [arm for arm, _ in decision.shares if arm not in best]
         total = sum(share for _, share in carried)
         shares = tuple((path, share / total) for path, share in carried) if total > 0 else ()
+        carrying = dict(shares)
         standby: int | None = None
         if decision.standby is not None:
             spare = best.get(decision.standby)
             if spare is None:
                 missing.append(decision.standby)
-            elif spare.usable and spare.path not in dict(shares):
+            elif spare.usable and spare.path not in carrying:
                 standby = spare.path
         if standby is None and left:
             # What was to stand by carries now: somebody else has to be warm.
-            warm = [w for w in best.values() if w.state == ALIVE and w.arm not in left]
-            warm = [w for w in warm if w.path not in dict(shares)]
-            standby = min(warm, key=lambda way: way.rank).path if shares and warm else None
+            spares = [
+                way
+                for way in best.values()
+                if way.state == ALIVE and way.arm not in left and way.path not in carrying
+            ]
+            if shares and spares:
+                standby = min(spares, key=lambda way: way.rank).path
         return Steering(shares, standby, tuple(arm for arm in missing if arm != DIRECT))
 
     def _left(self) -> set[ArmId]:
@@ -289,8 +294,7 @@ class Course:
         """
         unused = []
         for way in self.ways.values():
-            on_duty = way.stats is not None and (way.stats.share > 0 or way.stats.standby)
-            if way.path == 0 or way.held or on_duty:
+            if way.path == 0 or way.held or way.on_duty:
                 continue
             patience_s = trial_s if way.is_direct and not way.was_alive else idle_s
             lost = not way.usable and now_s > way.lived_s + patience_s
@@ -303,10 +307,7 @@ class Course:
         spare = [
             way
             for way in self.ways.values()
-            if way.ours
-            and way.path != 0
-            and not way.held
-            and not (way.stats is not None and (way.stats.share > 0 or way.stats.standby))
+            if way.ours and way.path != 0 and not way.held and not way.on_duty
         ]
         return min(spare, key=lambda way: (way.usable, way.used_s), default=None)
 

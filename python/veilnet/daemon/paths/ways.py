@@ -119,6 +119,11 @@ class Way:
         return self.stats is not None and self.stats.share > 0
 
     @property
+    def on_duty(self) -> bool:
+        """Whether it has a share, or stands by."""
+        return self.carries or (self.stats is not None and self.stats.standby)
+
+    @property
     def is_left(self) -> bool:
         """Whether the engine found it bad, and has taken its share elsewhere."""
         return self.state == BROWNED and not self.carries
@@ -142,7 +147,7 @@ class Way:
             self.was_alive, self.lived_s = True, now_s
             if stats.state == ALIVE and not self.unanswered:
                 self.revive_pause_s = FIRST_DOUBT_S
-        if stats.share > 0 or stats.standby:
+        if self.on_duty:
             self.used_s = now_s
 
     def doubted(self, now_s: float, *, hurry: bool) -> bool:
