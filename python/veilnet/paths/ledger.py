@@ -44,7 +44,7 @@ class Ledger:
 
     __slots__ = (
         "active", "arms", "asked", "born_s", "burnt", "clock_s", "credit", "decided_s", "direct",
-        "gone", "grudges", "opinion", "priced", "standby", "suspicion", "swings", "table",
+        "gone", "grudges", "moved", "opinion", "priced", "standby", "suspicion", "swings", "table",
         "unsettled",
     )  # fmt: skip
 
@@ -59,6 +59,8 @@ class Ledger:
         """Column of the direct arm."""
         self.active: list[int] = []
         """Columns with a share."""
+        self.moved = 0.0
+        """How much of the traffic changed its arm lately for little; 1 is all of it, once."""
         self.credit = 0.0
         """Probes that are due."""
         self.standby = -1

@@ -341,12 +341,22 @@ class Veil:
         is_open = shares[target] > 0.0 or target == ledger.standby
         ease = self.settings.open_already if is_open else 1.0
         pace = min(max(passed_s, 0.5), 10.0)
+        restless = self._restless(ledger, passed_s)
         for i in active:
             gain = costs[i] - costs[target]
-            part = self._part_that_moves(ledger, i, costs[i], gain, ease=ease, pace=pace)
+            brisk = gain >= self.settings.restless_ms
+            if restless > 0.0 and not brisk:
+                spread = float(ledger.table[rows.SPREAD, i] + ledger.table[rows.SPREAD, target])
+                if gain < self.settings.restless_sigmas * restless * spread**0.5:
+                    continue
+            part = self._part_that_moves(
+                ledger, i, costs[i], gain, ease=ease, pace=pace, restless=0.0 if brisk else restless
+            )
             if i == target or part <= 0.0:
                 continue
             moved = shares[i] * part
+            if not brisk:
+                ledger.moved += moved
             shares[i] -= moved
             shares[target] += moved
             ledger.opinion = "a cheaper arm" if costs[i] < DEAD_MS else "an arm is dead"
@@ -357,15 +367,31 @@ class Veil:
                 shares[i] = 0.0
         self._trim(ledger, shares)
 
+    def _restless(self, ledger: Ledger, passed_s: float) -> float:
+        """Return how much more was moved for little lately than is free."""
+        settings = self.settings
+        ledger.moved *= exp(-passed_s / settings.restless_s)
+        return min(max(ledger.moved - settings.restless_free, 0.0), settings.restless_most)
+
     def _part_that_moves(
-        self, ledger: Ledger, index: int, cost: float, gain: float, *, ease: float, pace: float
+        self,
+        ledger: Ledger,
+        index: int,
+        cost: float,
+        gain: float,
+        *,
+        ease: float,
+        pace: float,
+        restless: float,
     ) -> float:
         settings = self.settings
         if cost >= DEAD_MS:
             return 1.0
         if gain <= ease * max(settings.gain_ms, settings.gain * cost):
             return 0.0
-        alpha = settings.alpha_priced if index in ledger.priced else settings.alpha
+        alpha = settings.alpha / (1.0 + settings.restless_slow * restless)
+        if index in ledger.priced:
+            alpha = min(alpha, settings.alpha_priced)
         return min(1.0, alpha * pace * gain / cost)
 
     def _candidates(self, ledger: Ledger, costs: list[float], shares: list[float]) -> list[int]:
