@@ -8,7 +8,8 @@ s1 ... sN --+              +-- r1 ... rM      relays; towards each no more than 
 t1 ... tN --+                                 ends; no two of them reach each other directly
 ```
 Every s sends a few paced TCP flows to its t.  Nothing tells the pairs of each other: they see only
-what their own packets go through.  All demand together is three quarters of what the relays carry.
+what their own packets go through.  All demand together, as it arrives at the relays' links with its
+headers and acknowledgements, is three quarters of what these carry.
 """
 
 from __future__ import annotations
@@ -41,7 +42,6 @@ FLOWS = 4
 PAIR_BPS = 2.4e6
 PERIOD_S = 0.02
 UTILISATION = 0.75
-OVERHEAD = 1.08  # what headers add, roughly
 BACK_S = 30.0
 WINDOW_S = 30.0
 STEP = 2
@@ -51,6 +51,7 @@ NOISE = 0.1
 _LEG_S = 0.004
 _SETTLE_S = 10.0
 _READY_S = 120.0
+_WEIGH_S = 5.0
 
 Shares = dict[str, float]
 """How much of its traffic a pair sends by each way, by the relays' names."""
@@ -178,9 +179,6 @@ class Crowd:
             _say(f"{len(circle.nodes)} nodes")
         for one, other in ((2, 2), (2, 3), (3, 3)):
             backbone.part_zones(one, other)
-        self.capacity_bps = pairs * PAIR_BPS * OVERHEAD / relays / UTILISATION
-        for relay in self.relays:
-            backbone.narrow(relay.host, self.capacity_bps)
 
     def connect(self) -> None:
         """Connect every pair.  Raises: VeilError: one cannot."""
@@ -205,10 +203,25 @@ class Crowd:
                 for _ in range(FLOWS)
             ]
             wait_until(self._all_carry, "every pair has a relay", timeout_s=_READY_S)
+            self._narrow()
             pause_until(time.monotonic() + _SETTLE_S)
             watch = self._watch(seconds)
             intact = [self._ended(flow) for flow in flows]
         return watch, all(intact)
+
+    def _narrow(self) -> None:
+        """Leave the relays as much room as all flows together ask for, and a third more."""
+        backbone = self.circle.backbone
+        begun, before = time.monotonic(), self._passed_bytes()
+        pause_until(begun + _WEIGH_S)
+        asked_bps = (self._passed_bytes() - before) * 8 / (time.monotonic() - begun)
+        room_bps = asked_bps / UTILISATION / len(self.relays)
+        for relay in self.relays:
+            backbone.narrow(relay.host, room_bps)
+        _say(f"the flows ask for {asked_bps / 1e6:.1f} Mbit/s: {room_bps / 1e6:.1f} per relay")
+
+    def _passed_bytes(self) -> int:
+        return sum(self.circle.backbone.passed_bytes(relay.host) for relay in self.relays)
 
     def _ended(self, flow: Flow) -> bool:
         try:

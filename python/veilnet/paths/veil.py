@@ -343,19 +343,13 @@ class Veil:
         pace = min(max(passed_s, 0.5), 10.0)
         restless = self._restless(ledger, passed_s)
         for i in active:
-            gain = costs[i] - costs[target]
-            brisk = gain >= self.settings.restless_ms
-            if restless > 0.0 and not brisk:
-                spread = float(ledger.table[rows.SPREAD, i] + ledger.table[rows.SPREAD, target])
-                if gain < self.settings.restless_sigmas * restless * spread**0.5:
-                    continue
             part = self._part_that_moves(
-                ledger, i, costs[i], gain, ease=ease, pace=pace, restless=0.0 if brisk else restless
+                ledger, i, target, costs, ease=ease, pace=pace, restless=restless
             )
             if i == target or part <= 0.0:
                 continue
             moved = shares[i] * part
-            if not brisk:
+            if costs[i] < DEAD_MS:
                 ledger.moved += moved
             shares[i] -= moved
             shares[target] += moved
@@ -368,7 +362,7 @@ class Veil:
         self._trim(ledger, shares)
 
     def _restless(self, ledger: Ledger, passed_s: float) -> float:
-        """Return how much more was moved for little lately than is free."""
+        """Return how much more was moved lately than is free."""
         settings = self.settings
         ledger.moved *= exp(-passed_s / settings.restless_s)
         return min(max(ledger.moved - settings.restless_free, 0.0), settings.restless_most)
@@ -377,18 +371,24 @@ class Veil:
         self,
         ledger: Ledger,
         index: int,
-        cost: float,
-        gain: float,
+        target: int,
+        costs: list[float],
         *,
         ease: float,
         pace: float,
         restless: float,
     ) -> float:
-        settings = self.settings
+        settings, cost = self.settings, costs[index]
         if cost >= DEAD_MS:
             return 1.0
+        gain = cost - costs[target]
         if gain <= ease * max(settings.gain_ms, settings.gain * cost):
             return 0.0
+        if restless > 0.0:
+            spread = float(ledger.table[rows.SPREAD, index] + ledger.table[rows.SPREAD, target])
+            noise = settings.restless_sigmas * restless * spread**0.5
+            if gain < min(noise, settings.restless_ms):
+                return 0.0
         alpha = settings.alpha / (1.0 + settings.restless_slow * restless)
         if index in ledger.priced:
             alpha = min(alpha, settings.alpha_priced)

@@ -213,6 +213,11 @@ class Backbone:
             burst=_TBF_BURST_BYTES,
         )
 
+    def passed_bytes(self, host: Host) -> int:
+        """Return what has passed towards *host* so far, headers of all layers included."""
+        (link,) = self.router.netlink("link", "get", index=self.router.index(self.link(host)))
+        return int(link.get("stats64")["tx_bytes"])
+
     def widen(self, host: Host) -> None:
         """Undo `narrow`."""
         self.router.netlink("tc", "del", index=self.router.index(self.link(host)), parent=_ROOT)

@@ -1,33 +1,43 @@
 //! Which path each flow of a session takes.
 //!
 //! A flow stays on its path, so that nothing is reordered. It moves at once when the path dies or
-//! browns out; when only the shares changed, at a gap longer than what the new path is faster by, or
-//! once its path has had no share for a second: a flow that never pauses would stay for good, and
-//! being reordered once costs it less than what made the path lose its share.
+//! browns out; where the path carries more than its share, at a gap longer than what the new path is
+//! faster by, or once that was so for half a second: a flow that never pauses would stay for good,
+//! and being reordered once costs it less than what made the path lose its share. It must not take
+//! more along than there is too much: what the policy moves in part must not move whole.
 //! The table is bounded: sets of four, the oldest of a set goes.
 
 use crate::path::{Path, State};
 
 const SETS: usize = 256;
 const WAYS: usize = 4;
-/// So long a busy flow stays where there is no share.
-const PATIENCE_NS: u64 = 1_000_000_000;
+/// So long a busy flow stays where more is carried than the share says.
+const PATIENCE_NS: u64 = 500_000_000;
+/// More than the share by less than this part is none of a flow's business.
+const SLACK: f32 = 0.2;
 /// A flow that rested for so long starts anew.
 const FORGET_NS: u64 = 10_000_000_000;
-/// What was given weighs half after so many bytes more.
-const GIVEN_BYTES: f32 = 4_000_000.0;
+/// What was given is forgotten within about this: shares are of what is sent now.
+const GIVEN_NS: f32 = 1e9;
 
 #[derive(Clone, Copy, Default)]
 struct Flow {
     tag: u32,
+    path: u8,
     /// Zero is an empty place.
     last_ns: u64,
-    path: u8,
+    /// Bytes given to it, decaying as those of a path do.
+    given: f32,
+}
+
+struct Table {
+    sets: [[Flow; WAYS]; SETS],
+    last_ns: u64,
 }
 
 /// Flows of one session; takes no memory until there is more than one path.
 #[derive(Default)]
-pub struct Flows(Option<Box<[[Flow; WAYS]; SETS]>>);
+pub struct Flows(Option<Box<Table>>);
 
 impl Flows {
     /// The place in `paths` where a packet of `bytes` of the flow `hash` goes.
@@ -36,67 +46,112 @@ impl Flows {
         if paths.len() < 2 {
             return 0;
         }
-        let sets = self
-            .0
-            .get_or_insert_with(|| Box::new([[Flow::default(); WAYS]; SETS]));
+        let table = self.0.get_or_insert_with(|| {
+            Box::new(Table {
+                sets: [[Flow::default(); WAYS]; SETS],
+                last_ns: now_ns,
+            })
+        });
+        let kept = keep(table.last_ns, now_ns);
+        table.last_ns = now_ns;
+        for path in paths.iter_mut() {
+            path.given *= kept;
+        }
         let tag = (hash >> 32) as u32;
-        let Some(set) = sets.get_mut(hash as usize % SETS) else {
+        let Some(set) = table.sets.get_mut(hash as usize % SETS) else {
             return 0;
         };
         let at = set.iter().position(|f| f.tag == tag && f.last_ns != 0);
-        let known = at
-            .and_then(|at| set.get(at))
+        let mut flow = at
+            .and_then(|at| set.get(at).copied())
             .filter(|f| now_ns < f.last_ns + FORGET_NS)
-            .and_then(|f| Some((paths.iter().position(|p| p.id == f.path)?, f.last_ns)));
-        let chosen = match known {
-            Some((old, last_ns)) => stay_or_move(paths, old, last_ns, now_ns),
+            .unwrap_or(Flow {
+                tag,
+                ..Flow::default()
+            });
+        flow.given *= keep(flow.last_ns, now_ns);
+        let old = paths
+            .iter()
+            .position(|p| flow.last_ns != 0 && p.id == flow.path);
+        let chosen = match old {
+            Some(old) => stay_or_move(paths, old, &flow, now_ns),
             None => emptiest(paths),
         };
+        if let (Some(old), Some(path)) = (old.filter(|old| *old != chosen), paths.get_mut(chosen)) {
+            // It takes along what it sends: others see that there is less too much.
+            path.given += flow.given;
+            if let Some(left) = paths.get_mut(old) {
+                left.given = (left.given - flow.given).max(0.0);
+            }
+        }
         let at = at.unwrap_or_else(|| {
             let oldest = set.iter().enumerate().min_by_key(|(_, f)| f.last_ns);
             oldest.map_or(0, |(at, _)| at)
         });
-        if let (Some(flow), Some(path)) = (set.get_mut(at), paths.get(chosen)) {
-            *flow = Flow {
-                tag,
-                last_ns: now_ns.max(1),
-                path: path.id,
-            };
+        if let (Some(place), Some(path)) = (set.get_mut(at), paths.get_mut(chosen)) {
+            path.given += bytes as f32;
+            flow.given += bytes as f32;
+            flow.last_ns = now_ns.max(1);
+            flow.path = path.id;
+            *place = flow;
         }
-        give(paths, chosen, bytes);
         chosen
     }
 }
 
-fn stay_or_move(paths: &[Path], old: usize, last_ns: u64, now_ns: u64) -> usize {
-    let Some(path) = paths.get(old) else {
-        return emptiest(paths);
-    };
-    if path.usable() && path.share > 0.0 && !overfull(paths, old) {
-        return old;
-    }
-    let new = emptiest(paths);
-    // A browned path that kept its share keeps its flows: there is nowhere better to go.
-    let waited =
-        now_ns >= path.left_ns + PATIENCE_NS && paths.get(new).is_some_and(|p| p.share > 0.0);
-    let left = path.share <= 0.0 && (path.state == State::Browned || waited);
-    let lost = !path.usable() || left;
-    let rtt = |at: usize| paths.get(at).and_then(|p| p.meter.srtt_ns).unwrap_or(0);
-    // What still travels on the old path must arrive first, its jitter included.
-    let ahead_ns = (rtt(old) + path.meter.rttvar_ns).saturating_sub(rtt(new));
-    if new == old || lost || now_ns > last_ns + ahead_ns {
-        new
-    } else {
-        old
-    }
+/// The part of what was given by `then` that still counts.
+fn keep(then_ns: u64, now_ns: u64) -> f32 {
+    (1.0 - now_ns.saturating_sub(then_ns) as f32 / GIVEN_NS).max(0.0)
 }
 
-/// Whether a path carries clearly more than its share while flows could go elsewhere.
-fn overfull(paths: &[Path], at: usize) -> bool {
+fn stay_or_move(paths: &mut [Path], old: usize, flow: &Flow, now_ns: u64) -> usize {
+    let over = too_much(paths, old);
+    let Some(path) = paths.get_mut(old) else {
+        return emptiest(paths);
+    };
+    if !path.usable() {
+        return emptiest(paths);
+    }
+    if over <= 0.0 {
+        path.over_ns = None;
+        return old;
+    }
+    let since_ns = *path.over_ns.get_or_insert(now_ns);
+    let (share, state) = (path.share, path.state);
+    let rttvar_ns = path.meter.rttvar_ns;
+    let new = emptiest(paths);
+    if new == old {
+        return old;
+    }
+    let rtt = |at: usize| paths.get(at).and_then(|p| p.meter.srtt_ns).unwrap_or(0);
+    // What still travels on the old path must arrive first, its jitter included.
+    let ahead_ns = (rtt(old) + rttvar_ns).saturating_sub(rtt(new));
+    let gap = now_ns > flow.last_ns + ahead_ns;
+    let shared = paths.get(new).is_some_and(|p| p.share > 0.0);
+    let waited = now_ns >= since_ns + PATIENCE_NS && shared;
+    let goes = if share > 0.0 {
+        // A browned path that kept its share keeps its flows: there is nowhere better to go.
+        (gap || waited) && flow.given < over - too_much(paths, new)
+    } else {
+        gap || waited || state == State::Browned
+    };
+    if goes { new } else { old }
+}
+
+/// By how many bytes a path carries clearly more than its share; what has none carries too much.
+fn too_much(paths: &[Path], at: usize) -> f32 {
+    let Some(path) = paths.get(at) else {
+        return 0.0;
+    };
     let total: f32 = paths.iter().map(|p| p.given).sum();
-    paths.get(at).is_some_and(|p| {
-        p.share < 0.99 && p.given > (p.share + 0.2) * total && total > GIVEN_BYTES / 2.0
-    })
+    let over = path.given - path.share * total;
+    if path.share <= 0.0 {
+        over.max(1.0)
+    } else if path.share < 0.99 && over > SLACK * total {
+        over
+    } else {
+        over.min(0.0)
+    }
 }
 
 /// The usable path that is furthest below its share; without shares the quickest usable one.
@@ -123,16 +178,6 @@ pub fn fallback(paths: &[Path]) -> usize {
     usable.map(|(at, _)| at).or_else(shared).unwrap_or(0)
 }
 
-fn give(paths: &mut [Path], chosen: usize, bytes: usize) {
-    let keep = 1.0 - (bytes as f32 / GIVEN_BYTES).min(0.5);
-    for (at, path) in paths.iter_mut().enumerate() {
-        path.given *= keep;
-        if at == chosen {
-            path.given += bytes as f32;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
@@ -157,30 +202,53 @@ mod tests {
         n.wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
-    /// A busy flow changes its path at a gap, or after a second, while both paths are well.
+    /// A busy flow changes its path at a gap, or after half a second, while both paths are well.
     #[test]
     fn a_busy_flow_stays() {
         let (mut flows, mut paths) = (Flows::default(), paths(&[(1.0, 40), (0.0, 10)]));
         assert_eq!(flows.place(hash(1), 1500, &mut paths, MS), 0);
-        paths[0].share = 0.0;
-        paths[0].left_ns = MS;
-        paths[1].share = 1.0;
-        for k in 2..500 {
+        (paths[0].share, paths[1].share) = (0.0, 1.0);
+        for k in 2..400 {
             assert_eq!(flows.place(hash(1), 1500, &mut paths, k * MS), 0, "{k}");
         }
         // A gap of more than the 30 ms by which the new path is quicker, and the 20 ms of jitter, lets it go.
-        assert_eq!(flows.place(hash(1), 1500, &mut paths, 560 * MS), 1);
+        assert_eq!(flows.place(hash(1), 1500, &mut paths, 460 * MS), 1);
         // To a slower path it may go at once.
-        paths[0].share = 1.0;
-        paths[1].share = 0.0;
-        paths[1].left_ns = 560 * MS;
-        assert_eq!(flows.place(hash(1), 1500, &mut paths, 561 * MS), 0);
-        // Where it never pauses it leaves after a second.
-        (paths[0].share, paths[0].left_ns, paths[1].share) = (0.0, 561 * MS, 1.0);
-        for k in 562..1561 {
+        (paths[0].share, paths[1].share) = (1.0, 0.0);
+        assert_eq!(flows.place(hash(1), 1500, &mut paths, 461 * MS), 0);
+        assert_eq!(flows.place(hash(1), 1500, &mut paths, 462 * MS), 0);
+        // Where it never pauses it leaves after half a second.
+        (paths[0].share, paths[1].share) = (0.0, 1.0);
+        for k in 463..963 {
             assert_eq!(flows.place(hash(1), 1500, &mut paths, k * MS), 0, "{k}");
         }
-        assert_eq!(flows.place(hash(1), 1500, &mut paths, 1561 * MS), 1);
+        assert_eq!(flows.place(hash(1), 1500, &mut paths, 963 * MS), 1);
+    }
+
+    /// Of flows that never pause, as many leave as there are too many: what moves in part moves in part.
+    #[test]
+    fn busy_flows_follow_the_shares_one_by_one() {
+        // Both paths are equally quick but for the jitter, so that no gap lets anybody go.
+        let (mut flows, mut paths) = (Flows::default(), paths(&[(1.0, 10), (0.0, 10)]));
+        let mut now = 0;
+        let mut run = |paths: &mut [Path], seconds: u64, count: u64| {
+            let mut on_first = Vec::new();
+            for _ in 0..seconds * 1000 {
+                now += MS;
+                on_first = (0..count)
+                    .filter(|n| flows.place(hash(*n), 300, paths, now) == 0)
+                    .collect();
+            }
+            on_first
+        };
+        assert_eq!(run(&mut paths, 1, 4).len(), 4);
+        for (share, stay) in [(0.9, 4), (0.6, 3), (0.45, 2), (0.6, 2), (0.2, 1), (0.0, 0)] {
+            (paths[0].share, paths[1].share) = (share, 1.0 - share);
+            assert_eq!(run(&mut paths, 2, 4).len(), stay, "{share}");
+        }
+        // Who is alone stays, whatever its path's share is.
+        (paths[0].share, paths[1].share) = (0.5, 0.5);
+        assert_eq!(run(&mut paths, 10, 1).len(), run(&mut paths, 1, 1).len());
     }
 
     /// A flow leaves a dead and a browned path with its next packet.
@@ -218,7 +286,7 @@ mod tests {
         for k in 0..100_000 {
             flows.place(hash(k), 100, &mut paths, k + 1);
         }
-        let held = flows.0.unwrap();
+        let held = flows.0.unwrap().sets;
         assert!(held.iter().flatten().all(|f| f.last_ns > 0));
         assert_eq!(held.len() * held[0].len(), SETS * WAYS);
     }

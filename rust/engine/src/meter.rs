@@ -19,12 +19,15 @@ const WINDOW_NS: u64 = 1_000_000_000;
 /// A brownout is judged over this, and by at least so many datagrams.
 const JUDGE_NS: u64 = 300_000_000;
 const JUDGE_DATAGRAMS: u64 = 20;
-/// More lost than this part is a brownout: soon if it is much; a burst that a full queue drops is
-/// how TCP finds its rate, and no reason to go.
+/// More lost than this part is a brownout, soon if it is much.
 const LOSSY: [(u64, u64, f64); 2] = [
     (JUDGE_NS, JUDGE_DATAGRAMS, 0.25),
     (WINDOW_NS, 3 * JUDGE_DATAGRAMS, 0.10),
 ];
+/// What a full queue drops is how TCP finds its rate, and shows to all who share it: if they all
+/// left they would meet at the next.  That is a brownout only beyond this part of a second; for
+/// less the policy moves a part.
+const CROWDED: f64 = 0.5;
 /// A queue below this is no sign of anything.
 const QUEUE_NS: u64 = 50_000_000;
 /// The minimum round trip is forgotten so slowly that a route change shows within minutes.
@@ -47,6 +50,8 @@ struct Span {
     for_ns: u64,
     judged: u64,
     lost: u64,
+    /// Of these, what no full queue dropped.
+    failed: u64,
     bytes: u64,
 }
 
@@ -171,6 +176,8 @@ impl Meter {
         let judged = total - self.covered;
         let elapsed_ns = now_ns.saturating_sub(hit.at_ns);
         let held_ns = u64::from(report.held_us) * 1000;
+        let rtt_ns = (held_ns < elapsed_ns)
+            .then(|| (elapsed_ns - held_ns).max(self.probed_min_ns.unwrap_or(0)));
         if let Some((received, bytes)) = self.told {
             let came = u64::from(report.received.wrapping_sub(received));
             let came_bytes = u64::from(report.bytes.wrapping_sub(bytes));
@@ -184,10 +191,17 @@ impl Meter {
             self.judged += judged;
             self.lost += lost;
             self.delivered_bytes += came_bytes;
-            self.span(judged, lost, came_bytes, now_ns);
+            let crowded = self.is_queue(rtt_ns.unwrap_or(self.last_rtt_ns));
+            self.span(Span {
+                at_ns: now_ns,
+                for_ns: 0,
+                judged,
+                lost,
+                failed: if crowded { 0 } else { lost },
+                bytes: came_bytes,
+            });
         }
-        if held_ns < elapsed_ns {
-            let rtt_ns = (elapsed_ns - held_ns).max(self.probed_min_ns.unwrap_or(0));
+        if let Some(rtt_ns) = rtt_ns {
             self.last_rtt_ns = rtt_ns;
             self.sample(rtt_ns, now_ns);
         }
@@ -203,18 +217,19 @@ impl Meter {
         true
     }
 
-    fn span(&mut self, judged: u64, lost: u64, bytes: u64, now_ns: u64) {
+    fn span(&mut self, mut span: Span) {
         let last_ns = self.spans.back().map_or(0, |s| s.at_ns);
         if self.spans.len() >= SPANS {
             self.spans.pop_front();
         }
-        self.spans.push_back(Span {
-            at_ns: now_ns,
-            for_ns: now_ns.saturating_sub(last_ns).min(WINDOW_NS),
-            judged,
-            lost,
-            bytes,
-        });
+        span.for_ns = span.at_ns.saturating_sub(last_ns).min(WINDOW_NS);
+        self.spans.push_back(span);
+    }
+
+    /// Whether a round trip of so long waited in a queue.
+    fn is_queue(&self, rtt_ns: u64) -> bool {
+        let least_ns = self.rtt_min_ns().unwrap_or(rtt_ns);
+        rtt_ns > least_ns + QUEUE_NS.max(least_ns)
     }
 
     /// Take in the answer to a probe of ours, which nobody can give before it is asked.
@@ -287,7 +302,7 @@ impl Meter {
     /// The part lost in the last second.
     #[must_use]
     pub fn loss(&self, now_ns: u64) -> f64 {
-        let (judged, lost) = self.over(WINDOW_NS, now_ns);
+        let Span { judged, lost, .. } = self.over(WINDOW_NS, now_ns);
         if judged == 0 {
             0.0
         } else {
@@ -295,38 +310,56 @@ impl Meter {
         }
     }
 
-    fn over(&self, window_ns: u64, now_ns: u64) -> (u64, u64) {
+    /// All spans that ended in the last `window_ns`, as one.
+    fn over(&self, window_ns: u64, now_ns: u64) -> Span {
+        let none = Span {
+            at_ns: now_ns,
+            for_ns: 0,
+            judged: 0,
+            lost: 0,
+            failed: 0,
+            bytes: 0,
+        };
         self.spans
             .iter()
             .filter(|s| now_ns < s.at_ns + window_ns)
-            .fold((0, 0), |(j, l), s| (j + s.judged, l + s.lost))
+            .fold(none, |all, s| Span {
+                at_ns: now_ns,
+                for_ns: all.for_ns + s.for_ns,
+                judged: all.judged + s.judged,
+                lost: all.lost + s.lost,
+                failed: all.failed + s.failed,
+                bytes: all.bytes + s.bytes,
+            })
     }
 
     /// Judge the last 300 ms, and the last second for loss, after a report.
     pub fn judge(&mut self, now_ns: u64) -> Option<Brownout> {
         for (window_ns, least, part) in LOSSY {
-            let (judged, lost) = self.over(window_ns, now_ns);
-            if judged >= least && lost as f64 > part * judged as f64 {
+            let seen = self.over(window_ns, now_ns);
+            let (judged, failed) = (seen.judged as f64, seen.failed as f64);
+            let crowded = window_ns == WINDOW_NS && seen.lost as f64 > CROWDED * judged;
+            if seen.judged >= least && (failed > part * judged || crowded) {
                 return Some(Brownout::Lossy);
             }
         }
-        let (judged, lost) = self.over(JUDGE_NS, now_ns);
-        let (mut bytes, mut for_ns) = (0, 0);
-        for span in self.spans.iter().filter(|s| now_ns < s.at_ns + JUDGE_NS) {
-            bytes += span.bytes;
-            for_ns += span.for_ns;
-        }
+        let Span {
+            judged,
+            lost,
+            bytes,
+            for_ns,
+            ..
+        } = self.over(JUDGE_NS, now_ns);
         if for_ns < JUDGE_NS * 2 / 3 || judged < JUDGE_DATAGRAMS {
             return None;
         }
         let rate = bytes as f64 * 1e9 / for_ns as f64;
         // The newest too: the smoothed one may remember a queue that is gone.
-        let least_ns = self.rtt_min_ns().unwrap_or(0);
-        let queue_ns = self
-            .queue_ns()
-            .min(self.last_rtt_ns.saturating_sub(least_ns));
+        let queue = self
+            .srtt_ns
+            .is_some_and(|srtt| self.is_queue(srtt.min(self.last_rtt_ns)));
         // Less is only bad with a sign that more was wanted: an application may simply rest.
-        let wanted = queue_ns > QUEUE_NS.max(least_ns) || lost * 50 > judged;
+        let wanted = queue || lost * 50 > judged;
         if wanted && rate < self.usual / 2.0 {
             return Some(Brownout::Slow);
         }
@@ -460,22 +493,32 @@ mod tests {
         assert_eq!(m.srtt_ns, Some(30 * MS));
     }
 
-    /// A quarter lost within 300 ms is a brownout, or a tenth within a second; one burst is none.
+    /// A quarter lost within 300 ms is a brownout, or a tenth within a second; one burst is none, and
+    /// what a full queue drops only if it is half of all for a second.
     #[test]
     fn a_lossy_path_is_told() {
-        // Of 20 datagrams each 100 ms so many come, from the second second on.
-        for (came, lossy_after) in [(2, Some(1)), (14, Some(3)), (17, Some(7)), (19, None)] {
+        // Of 20 datagrams each 100 ms so many come, behind such a queue, from the second second on.
+        for (came, queue_ms, lossy_after) in [
+            (2, 0, Some(1)),
+            (14, 0, Some(3)),
+            (17, 0, Some(7)),
+            (19, 0, None),
+            (14, 80, None),
+            (8, 80, Some(9)),
+        ] {
             let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
             let mut seen = None;
             for k in 0..30 {
+                let (came, queue_ms) = if k < 10 { (20, 0) } else { (came, queue_ms) };
                 send(&mut m, &mut next, 20, k * 100 * MS);
-                received += if k < 10 { 20 } else { came };
-                m.report(&told(next - 1, received, 0), (k * 100 + 5) * MS);
-                if m.judge((k * 100 + 5) * MS) == Some(Brownout::Lossy) {
+                received += came;
+                let now = (k * 100 + 5 + queue_ms) * MS;
+                m.report(&told(next - 1, received, 0), now);
+                if m.judge(now) == Some(Brownout::Lossy) {
                     seen = seen.or(Some(k - 9));
                 }
             }
-            assert_eq!(seen, lossy_after, "{came} of 20");
+            assert_eq!(seen, lossy_after, "{came} of 20, {queue_ms} ms");
         }
     }
 

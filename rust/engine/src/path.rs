@@ -120,8 +120,8 @@ pub struct Path {
     pub known: bool,
     pub state: State,
     pub share: f32,
-    /// When its share was taken from it.
-    pub left_ns: u64,
+    /// Since when it carries more than its share.
+    pub over_ns: Option<u64>,
     pub standby: bool,
     pub meter: Meter,
     pub mtu: Search,
@@ -160,7 +160,7 @@ impl Path {
             known: Circuit::of(endpoint).is_some(),
             state: State::Probing,
             share: 0.0,
-            left_ns: 0,
+            over_ns: None,
             standby: false,
             meter: Meter::default(),
             mtu: Search::new(wanted, now_ns),

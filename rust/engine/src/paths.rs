@@ -139,9 +139,6 @@ impl Core {
             if (share - path.share).abs() > NEWS {
                 path.meter.forget_usual();
             }
-            if share <= 0.0 && path.share > 0.0 {
-                path.left_ns = now_ns;
-            }
             path.share = share;
             path.standby = standby == Some(path.id);
         }

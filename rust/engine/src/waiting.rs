@@ -86,18 +86,19 @@ mod tests {
         let a: IpAddr = "fd00::1".parse().unwrap();
         assert!(waiting.push(a, &[0; 100], 1));
         assert!(!waiting.push(a, &[0; 100], 2));
-        assert!(waiting.push(a, &[0; 100], 2 + ASK_AGAIN_NS));
+        let again = 2 + ASK_AGAIN_NS;
+        assert!(waiting.push(a, &[0; 100], again));
         for _ in 0..100 {
-            waiting.push(a, &[0; 100], 3);
+            waiting.push(a, &[0; 100], again);
         }
         assert!(waiting.expired(LIFE_NS).is_empty());
         assert_eq!(waiting.expired(LIFE_NS + 1), vec![a]);
         assert_eq!(waiting.take(a).len(), PACKETS);
-        waiting.push(a, &[0; 60_000], 3);
-        waiting.push(a, &[0; 60_000], 3);
+        waiting.push(a, &[0; 60_000], again);
+        waiting.push(a, &[0; 60_000], again);
         assert_eq!(waiting.take(a).len(), 1);
         for n in 0..200u32 {
-            waiting.push(IpAddr::V4(n.into()), &[0; 10], 4);
+            waiting.push(IpAddr::V4(n.into()), &[0; 10], again);
         }
         assert_eq!(waiting.0.len(), DESTINATIONS);
     }

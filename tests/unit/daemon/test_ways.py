@@ -383,8 +383,9 @@ def test_what_the_engine_left_as_bad_is_not_taken_up_again_before_it_has_mended(
     assert (steering.shares, steering.standby) == (((0, 1.0),), 4)
     assert made.steer(Decision((((ONE,), 0.6), (DIRECT, 0.4)))).shares == ((0, 1.0),)
     assert made.steer(Decision((((ONE,), 0.6), ((TWO,), 0.4)))).shares == ((4, 1.0),)
-    made.ways[0].look(stats(0, share=1.0, state=BROWNED), 1.0)
-    assert made.steer(back).shares == ((2, 1.0),)
+    for no_better in ({"state": BROWNED}, {"loss": 0.1}):
+        made.ways[0].look(stats(0, share=1.0, **no_better), 1.0)
+        assert made.steer(back).shares == ((2, 1.0),)
     made.ways[0].look(stats(0, share=1.0), 2.0)
     made.ways[2].look(stats(2), 2.0)
     assert made.steer(back).shares == ((2, 1.0),)

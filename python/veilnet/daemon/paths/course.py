@@ -267,8 +267,9 @@ class Course:
         return Steering(shares, standby, tuple(arm for arm in missing if arm != DIRECT))
 
     def _left(self) -> set[ArmId]:
-        """Return the arms that the engine found bad and left, while another carries well."""
-        if not any(way.carries and way.state == ALIVE for way in self.ways.values()):
+        """Return the arms that the engine found bad and left, while others carry well."""
+        carrying = [way for way in self.ways.values() if way.carries]
+        if not carrying or not all(way.is_well for way in carrying):
             return set()
         return {way.arm for way in self.ways.values() if way.is_left}
 

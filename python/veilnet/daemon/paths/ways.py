@@ -36,6 +36,8 @@ SLOW_S: Final = 60.0
 MOST: Final = 0.8
 """... or so much of it; and while it has this share: what others carry is not its fault."""
 SENT_FADES: Final = 0.8
+WELL: Final = 0.05
+"""Who loses less carries well, as for the engine."""
 TOLL_S: Final = 0.004
 """Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
 better than going straight, by more than a busy host's clocks are off."""
@@ -122,6 +124,11 @@ class Way:
     def on_duty(self) -> bool:
         """Whether it has a share, or stands by."""
         return self.carries or (self.stats is not None and self.stats.standby)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it lives and loses next to nothing."""
+        return self.state == ALIVE and self.stats is not None and self.stats.loss < WELL
 
     @property
     def is_left(self) -> bool:
