@@ -341,15 +341,18 @@ class Veil:
         is_open = shares[target] > 0.0 or target == ledger.standby
         ease = self.settings.open_already if is_open else 1.0
         pace = min(max(passed_s, 0.5), 10.0)
-        restless = self._restless(ledger, passed_s)
+        ledger.moved *= exp(-passed_s / self.settings.restless_s)
+        restless = self._restless(ledger)
         for i in active:
+            # The direct path is nobody else's, a dead one nobody's.
+            shared = ledger.direct not in (i, target) and costs[i] < DEAD_MS
             part = self._part_that_moves(
-                ledger, i, target, costs, ease=ease, pace=pace, restless=restless
+                ledger, i, target, costs, ease=ease, pace=pace, restless=restless if shared else 0.0
             )
             if i == target or part <= 0.0:
                 continue
             moved = shares[i] * part
-            if costs[i] < DEAD_MS:
+            if shared:
                 ledger.moved += moved
             shares[i] -= moved
             shares[target] += moved
@@ -361,10 +364,9 @@ class Veil:
                 shares[i] = 0.0
         self._trim(ledger, shares)
 
-    def _restless(self, ledger: Ledger, passed_s: float) -> float:
+    def _restless(self, ledger: Ledger) -> float:
         """Return how much more was moved lately than is free."""
         settings = self.settings
-        ledger.moved *= exp(-passed_s / settings.restless_s)
         return min(max(ledger.moved - settings.restless_free, 0.0), settings.restless_most)
 
     def _part_that_moves(
