@@ -49,7 +49,8 @@ NOISE = 0.1
 """A flow is a quarter of its pair's traffic; less than half of one has not moved."""
 
 _LEG_S = 0.004
-_SETTLE_S = 10.0
+_SETTLE_S = 60.0
+"""From a room without walls to one with; as long as experiment C lets its crowd settle."""
 _READY_S = 120.0
 _WEIGH_S = 5.0
 

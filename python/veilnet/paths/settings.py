@@ -26,15 +26,15 @@ class VeilSettings:
     open_already: float = 0.3
     """What is left of the required gain when the path is open: no cost of opening."""
     restless_s: float = 120.0
-    """What was moved between relays is remembered so long.  Beyond `restless_free` of it (1: all the
-    traffic, once) somebody is likely to be answering himself: a few who share relays see each
+    """What was moved between relays is remembered so long.  Beyond `restless_free` of it (1: all
+    the traffic, once) somebody is likely to be answering himself: a few who share relays see each
     other's moves as news of the relays ..."""
     restless_free: float = 0.5
     restless_most: float = 2.0
     restless_sigmas: float = 2.0
     restless_ms: float = 150.0
     """... so that each further whole asks for so many deviations as a gain, or for so much ..."""
-    restless_slow: float = 2.0
+    restless_slow: float = 3.0
     """... and slows what moves so many times."""
     least_share: float = 0.05
     heard_only: bool = False
