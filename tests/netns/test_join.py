@@ -105,6 +105,42 @@ def test_a_node_with_a_network_of_its_own_joins_another(founder, phone):
     assert all(len(network["addresses"]) == 2 for network in networks), networks
 
 
+def test_who_leaves_is_gone_until_it_is_invited_again(founder, phone):
+    """Channels, addresses and files go, at once and for good; the other network stays."""
+    own = phone.up("--name", "phone")["networks"][0]
+    phone.connect(founder.invite())
+    left = next(item for item in status(phone)["networks"] if item["id"] != own["id"])
+    assert phone.ask("network", "leave", left["name"]) == {
+        "network": left["name"],
+        "network_id": left["id"],
+        "state": "left",
+    }
+    on_device = phone.host.run(["ip", "-o", "addr", "show", "dev", status(phone)["tun"]]).stdout
+    assert not [address for address in left["addresses"] if f" {address}/" in on_device]
+    assert all(f" {address}/" in on_device for address in own["addresses"])
+    assert not list(phone.state.glob(f"networks/{left['id']}/*"))
+    eventually(lambda: peer(founder, "phone")["state"] == "idle")
+    assert phone.run("ping", "founder", "-c", "1").returncode == 6
+    phone.run("down")
+    assert [item["id"] for item in phone.up()["networks"]] == [own["id"]]
+    assert phone.connect(founder.invite())["network"] == left["name"]
+
+
+def test_a_founder_leaves_others_only_if_it_insists(founder, laptop, phone):
+    """Without it nobody is invited or renewed; a network of one is nobody else's business."""
+    name = status(founder)["networks"][0]["name"]
+    done = founder.run("network", "leave", name)
+    assert (done.returncode, two_lines(done)) == (2, True)
+    assert "--force" in done.stderr
+    assert status(founder)["networks"][0]["name"] == name
+    assert peer(laptop, "founder")
+    phone.up("--name", "phone")
+    assert phone.run("network", "leave", status(phone)["networks"][0]["name"]).returncode == 0
+    assert status(phone)["networks"] == []
+    done = phone.run("network", "leave", "home")
+    assert (done.returncode, two_lines(done)) == (2, True)
+
+
 @needs_nft
 def test_a_dead_first_endpoint_costs_little(founder, phone):
     """Of an invite's endpoints the first is a black hole: still joined, half a second later."""

@@ -428,6 +428,23 @@ def network_show(context: typer.Context, network: str) -> None:
     _record(context, _ask(context, "network", network=network))
 
 
+@network_app.command("leave")
+def network_leave(
+    context: typer.Context,
+    network: str,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also if this node founded it and others are in it.")
+    ] = False,
+) -> None:
+    """Leave a network: its channels close, its addresses and all that is kept of it go.
+
+    To come back takes a new invite.
+    """
+    value = _ask(context, "network_leave", network=network, force=force)
+    output.as_json(value) if context.obj.json else output.line(f"left {value['network']}")
+
+
 @path_app.command("explain")
 def path_explain(context: typer.Context, peer: Peer) -> None:
     """Show every way to PEER: what the node expects of it, what it carries, and why."""

@@ -62,6 +62,18 @@ class Addresses:
                     log.warning("address off", network=network.name, reason=why)
         self.tell_engine()
 
+    async def remove(self, network: Network) -> None:
+        """Take *network*'s addresses away; one that was off because of them may come on."""
+        name = self._node.engine.tun_name
+        for address in self.usable(network, network.own):
+            prefix = network.prefix if address.version == 6 else network.genesis.ipv4_range
+            if name is not None:
+                await trio.to_thread.run_sync(tun.remove_address, name, address, prefix)
+        self._off.clear()
+        for other in self._node.networks:
+            await self.add(other)
+        self.tell_engine()
+
     def tell_engine(self) -> None:
         """Tell the engine which inner addresses are ours and which are asked for."""
         local: list[str] = []

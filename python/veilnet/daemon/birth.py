@@ -204,6 +204,8 @@ class Birth:
         self._node.ready(session)
 
     def _take_member(self, network: Network, peer: vnh1.Peer, endpoint: Endpoint) -> None:
+        if self._node.networks.get(network.id) is None:
+            raise PeerRefused(f"this node has left the network {network.name}")
         now = unix_now()
         seen = () if is_stand_in(endpoint) else (endpoint,)
         if peer.membership is None:

@@ -409,6 +409,20 @@ class Commands:
                 await self._node.retire(session, close)
         return {"peer_id": member.peer_id.hex(), "state": "idle"}
 
+    async def network_leave(self, args: Mapping[str, Any], tell: Tell) -> Json:
+        """Leave a network; its only founder must say *force* while others are in it."""
+        del tell
+        network = self._network_named(args.get("network"))
+        others = len(network.members) - 1
+        if network.issuer is not None and others and not args.get("force"):
+            raise UsageError(
+                f"this node founded {network.name}, and {others} others are in it: without it "
+                "nobody is invited or renewed any more",
+                hint=f"To leave all the same: veilnet network leave {network.name} --force",
+            )
+        await self._node.joining.leave(network)
+        return {"network": network.name, "network_id": network.id.hex(), "state": "left"}
+
     async def relay(self, args: Mapping[str, Any], tell: Tell) -> Json:
         """Return what this node relays, for whom, and how much it may."""
         del args, tell
@@ -462,6 +476,7 @@ def commands(node: Node) -> dict[str, Command]:
         "peer": made.peer,
         "members": made.members,
         "network": made.network,
+        "network_leave": made.network_leave,
         "keys": made.keys,
         "invite": made.invite,
         "connect": made.connect,

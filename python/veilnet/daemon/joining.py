@@ -20,12 +20,13 @@ from veilnet._engine import KeySchedule
 from veilnet.daemon import doors as _doors
 from veilnet.daemon.birth import JOIN_SUITE, Birth
 from veilnet.daemon.host import own_name, unix_now
+from veilnet.daemon.sessions import DISCONNECTED
 from veilnet.errors import LocalProtocolError, PeerUnreachable, RemoteProtocolError, VeilError
 from veilnet.networks import join
 from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.names import parse_node_name
-from veilnet.networks.network import write_all
+from veilnet.networks.network import remove_all, write_all
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages
@@ -147,6 +148,25 @@ class Joining:
         node.changed(network)
         log.info("joined", network=network.name, members=len(network.members))
         return network
+
+    async def leave(self, network: Network) -> None:
+        """Leave *network*: close its channels, give its addresses back, remove what is kept of it.
+
+        Raises: ConfigError, PrivilegeError: its files are still there; it is left until a restart.
+        """
+        node = self._node
+        # First, so that nothing begins in it any more.
+        node.networks.remove(network.id)
+        node.doors.refresh()
+        async with trio.open_nursery() as nursery:
+            for session in node.sessions:
+                if session.network_id == network.id:
+                    close = Close(code=DISCONNECTED, reason="left the network")
+                    nursery.start_soon(node.retire, session, close)
+        await node.addresses.remove(network)
+        node.addresses.names_changed()
+        await trio.to_thread.run_sync(remove_all, node.store, network.id, limiter=node.disk)
+        log.info("left", network=network.name)
 
     # --- the issuer ------------------------------------------------------------------------------
 

@@ -341,6 +341,14 @@ def write_all(store: Store, files: Files) -> None:
         store.write(name, data)
 
 
+def remove_all(store: Store, network_id: NetworkId) -> None:
+    """Remove every file of a network; what is left of it after a crash is no network any more."""
+    path = _folder(network_id)
+    names = store.names(path)
+    for name in sorted(names, key=lambda name: name != "network.cbor"):
+        store.remove(f"{path}/{name}")
+
+
 def network_ids(store: Store) -> tuple[NetworkId, ...]:
     """Return the ids of all networks in the state folder, unfinished ones included."""
     found = []
