@@ -66,7 +66,7 @@ class Networks:
                 raise ConfigError(
                     f"the network {printable(network.name)} has the address prefix "
                     f"{network.prefix}, which {printable(other.name)} uses already",
-                    hint="No packet could be told apart. To leave one of the two: veilnet network leave NAME",
+                    hint="Packets could not be told apart. Leave one: veilnet network leave NAME",
                 )
         taken = {other.name for other in self if other.id != network.id}
         network.name = free_name(network.name, taken)
