@@ -225,3 +225,24 @@ class World:
                 return False
             key, label = ways[side]
         return False
+
+
+def opened(world, origin=None):
+    """Open a circuit over the one relay and confirm it at both ends."""
+    origin = origin or world.origin
+    circuit = origin.open(world.relay, world.target)
+    world.run()
+    origin.confirm(circuit)
+    world.target.confirm(circuit)
+    world.run()
+    assert world.carries(origin, world.target, circuit)
+    return circuit
+
+
+def refusal(world, asker=None, by=None, target=None, through=None):
+    """Ask for a circuit that will not be, and say why not."""
+    asker, by = asker or world.origin, by or world.relay
+    circuit = asker.open(by, target or world.target, through)
+    world.run()
+    assert not world.relay.forwards
+    return asker.failed[circuit]
