@@ -52,7 +52,8 @@ _LEG_S = 0.004
 _SETTLE_S = 60.0
 """From a room without walls to one with; as long as experiment C lets its crowd settle."""
 _READY_S = 120.0
-_WEIGH_S = 5.0
+_BEGIN_S, _WEIGH_S = 15.0, 5.0
+"""Forty programs start and TCP catches up; then what is asked for is weighed."""
 
 Shares = dict[str, float]
 """How much of its traffic a pair sends by each way, by the relays' names."""
@@ -170,6 +171,7 @@ class Crowd:
         self.circle = circle
         self.relays = [circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S) for n in range(relays)]
         backbone = circle.backbone
+        self.room_bps = 0.0
         self.pairs: list[tuple[Node, Node]] = []
         for number in range(pairs):
             source, sink = (
@@ -213,13 +215,14 @@ class Crowd:
     def _narrow(self) -> None:
         """Leave the relays as much room as all flows together ask for, and a third more."""
         backbone = self.circle.backbone
+        pause_until(time.monotonic() + _BEGIN_S)
         begun, before = time.monotonic(), self._passed_bytes()
         pause_until(begun + _WEIGH_S)
         asked_bps = (self._passed_bytes() - before) * 8 / (time.monotonic() - begun)
-        room_bps = asked_bps / UTILISATION / len(self.relays)
+        self.room_bps = asked_bps / UTILISATION / len(self.relays)
         for relay in self.relays:
-            backbone.narrow(relay.host, room_bps)
-        _say(f"the flows ask for {asked_bps / 1e6:.1f} Mbit/s: {room_bps / 1e6:.1f} per relay")
+            backbone.narrow(relay.host, self.room_bps)
+        _say(f"the flows ask for {asked_bps / 1e6:.1f} Mbit/s: {self.room_bps / 1e6:.1f} per relay")
 
     def _passed_bytes(self) -> int:
         return sum(self.circle.backbone.passed_bytes(relay.host) for relay in self.relays)
@@ -361,7 +364,7 @@ def main() -> int:
             found = rows(watch, intact=intact)
             goals = [goal(found, len(circle.nodes), seconds)]
             times, series = rates(watch)
-            drawn = {"times_s": times, "mbps": series}
+            drawn = {"times_s": times, "mbps": series, "room_mbps": crowd.room_bps / 1e6}
     document = {
         "commit": commit(),
         "machine": machine(),

@@ -60,7 +60,7 @@ class Ledger:
         self.active: list[int] = []
         """Columns with a share."""
         self.moved = 0.0
-        """How much of the traffic changed its arm lately; 1 is all of it, once."""
+        """How much of the traffic went from relay to relay lately; 1 is all of it, once."""
         self.credit = 0.0
         """Probes that are due."""
         self.standby = -1

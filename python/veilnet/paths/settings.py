@@ -26,14 +26,16 @@ class VeilSettings:
     open_already: float = 0.3
     """What is left of the required gain when the path is open: no cost of opening."""
     restless_s: float = 120.0
-    """What was moved between relays is remembered so long.  Beyond `restless_free` of it (1: all
-    the traffic, once) somebody is likely to be answering himself: a few who share relays see each
-    other's moves as news of the relays ..."""
+    """What was moved between relays is forgotten with this time constant.  Beyond `restless_free`
+    of it (1: all the traffic, once) somebody is likely to be answering himself: a few who share
+    relays see each other's moves as news of the relays ..."""
     restless_free: float = 0.5
     restless_most: float = 2.0
-    restless_sigmas: float = 2.0
+    """... and no more than this beyond that is remembered ..."""
+    restless_sigmas: float = 3.0
+    """... so that each whole beyond asks for so many deviations of the other arm as a gain ..."""
     restless_ms: float = 150.0
-    """... so that each further whole asks for so many deviations as a gain, or for so much ..."""
+    """... though never for more than this ..."""
     restless_slow: float = 3.0
     """... and slows what moves so many times."""
     least_share: float = 0.05

@@ -328,6 +328,7 @@ class Veil:
     ) -> None:
         """Move part of what worse arms carry to one that is drawn from the best."""
         active = ledger.active
+        ledger.moved *= exp(-passed_s / self.settings.restless_s)
         candidates = self._candidates(ledger, costs, shares)
         if not candidates:
             ledger.opinion = "no arm answers"
@@ -341,8 +342,7 @@ class Veil:
         is_open = shares[target] > 0.0 or target == ledger.standby
         ease = self.settings.open_already if is_open else 1.0
         pace = min(max(passed_s, 0.5), 10.0)
-        ledger.moved *= exp(-passed_s / self.settings.restless_s)
-        restless = self._restless(ledger)
+        restless = max(ledger.moved - self.settings.restless_free, 0.0)
         for i in active:
             # The direct path is nobody else's, a dead one nobody's.
             shared = ledger.direct not in (i, target) and costs[i] < DEAD_MS
@@ -353,7 +353,8 @@ class Veil:
                 continue
             moved = shares[i] * part
             if shared:
-                ledger.moved += moved
+                most = self.settings.restless_free + self.settings.restless_most
+                ledger.moved = min(ledger.moved + moved, most)
             shares[i] -= moved
             shares[target] += moved
             ledger.opinion = "a cheaper arm" if costs[i] < DEAD_MS else "an arm is dead"
@@ -363,11 +364,6 @@ class Veil:
                 shares[target] += shares[i]
                 shares[i] = 0.0
         self._trim(ledger, shares)
-
-    def _restless(self, ledger: Ledger) -> float:
-        """Return how much more was moved lately than is free."""
-        settings = self.settings
-        return min(max(ledger.moved - settings.restless_free, 0.0), settings.restless_most)
 
     def _part_that_moves(
         self,
@@ -387,9 +383,9 @@ class Veil:
         if gain <= ease * max(settings.gain_ms, settings.gain * cost):
             return 0.0
         if restless > 0.0:
-            spread = float(ledger.table[rows.SPREAD, index] + ledger.table[rows.SPREAD, target])
-            noise = settings.restless_sigmas * restless * spread**0.5
-            if gain < min(noise, settings.restless_ms):
+            # Of where it would go: unrest of its own must keep nothing on an arm.
+            deviation = float(ledger.table[rows.SPREAD, target]) ** 0.5
+            if gain < min(settings.restless_sigmas * restless * deviation, settings.restless_ms):
                 return 0.0
         alpha = settings.alpha / (1.0 + settings.restless_slow * restless)
         if index in ledger.priced:

@@ -155,6 +155,7 @@ fn give_up(
         return;
     };
     path.state = state;
+    path.over_ns = None;
     if state == State::Dead {
         path.meter.write_off();
     }
@@ -214,6 +215,7 @@ fn heir(paths: &[Path], from: usize, now_ns: u64, apart: bool) -> Option<usize> 
             let rtt_ns = p.meter.srtt_ns.unwrap_or(u64::MAX);
             (
                 p.state != State::Alive,
+                p.meter.loss(now_ns) >= MENDED,
                 alike(p, left),
                 !is_warm(p, now_ns),
                 p.share <= 0.0 && !p.standby,

@@ -19,15 +19,17 @@ const WINDOW_NS: u64 = 1_000_000_000;
 /// A brownout is judged over this, and by at least so many datagrams.
 const JUDGE_NS: u64 = 300_000_000;
 const JUDGE_DATAGRAMS: u64 = 20;
-/// More lost than this part is a brownout, soon if it is much.
-const LOSSY: [(u64, u64, f64); 2] = [
-    (JUDGE_NS, JUDGE_DATAGRAMS, 0.25),
-    (WINDOW_NS, 3 * JUDGE_DATAGRAMS, 0.10),
-];
+/// More lost than the first part is a brownout, soon if it is much.
+///
 /// What a full queue drops is how TCP finds its rate, and shows to all who share it: if they all
-/// left they would meet at the next.  That is a brownout only beyond this part of a second; for
-/// less the policy moves a part.
-const CROWDED: f64 = 0.5;
+/// left they would meet at the next.  That is one only beyond the second part; for less the policy
+/// moves a part.
+const LOSSY: [(u64, u64, f64, f64); 2] = [
+    (JUDGE_NS, JUDGE_DATAGRAMS, 0.25, 0.67),
+    (WINDOW_NS, 3 * JUDGE_DATAGRAMS, 0.10, 0.5),
+];
+/// A queue that drops for so long is a failure: nobody has done anything about it.
+const CROWDED_NS: u64 = 10_000_000_000;
 /// A queue below this is no sign of anything.
 const QUEUE_NS: u64 = 50_000_000;
 /// The minimum round trip is forgotten so slowly that a route change shows within minutes.
@@ -50,7 +52,7 @@ struct Span {
     for_ns: u64,
     judged: u64,
     lost: u64,
-    /// Of these, what no full queue dropped.
+    /// Of these, what no full queue dropped, or one that drops for long.
     failed: u64,
     bytes: u64,
 }
@@ -91,6 +93,8 @@ pub struct Meter {
     min_ns: Option<(u64, u64)>,
     /// The least that an answered probe took: no report makes a path shorter than this.
     probed_min_ns: Option<u64>,
+    /// Since when a full queue drops.
+    crowded_ns: Option<u64>,
     pub reported_ns: Option<u64>,
     /// Bytes per second delivered before the newest 300 ms, smoothed: what a slow path is slower than.
     usual: f64,
@@ -119,6 +123,7 @@ impl Default for Meter {
             rttvar_ns: 0,
             min_ns: None,
             probed_min_ns: None,
+            crowded_ns: None,
             reported_ns: None,
             usual: 0.0,
         }
@@ -191,7 +196,7 @@ impl Meter {
             self.judged += judged;
             self.lost += lost;
             self.delivered_bytes += came_bytes;
-            let crowded = self.is_queue(rtt_ns.unwrap_or(self.last_rtt_ns));
+            let crowded = self.is_crowded(rtt_ns.unwrap_or(self.last_rtt_ns), lost, now_ns);
             self.span(Span {
                 at_ns: now_ns,
                 for_ns: 0,
@@ -224,6 +229,15 @@ impl Meter {
         }
         span.for_ns = span.at_ns.saturating_sub(last_ns).min(WINDOW_NS);
         self.spans.push_back(span);
+    }
+
+    /// Whether what was lost now is the doing of a queue, and that is young.
+    fn is_crowded(&mut self, rtt_ns: u64, lost: u64, now_ns: u64) -> bool {
+        if !self.is_queue(rtt_ns) {
+            self.crowded_ns = None;
+            return false;
+        }
+        lost > 0 && now_ns < *self.crowded_ns.get_or_insert(now_ns) + CROWDED_NS
     }
 
     /// Whether a round trip of so long waited in a queue.
@@ -335,11 +349,12 @@ impl Meter {
 
     /// Judge the last 300 ms, and the last second for loss, after a report.
     pub fn judge(&mut self, now_ns: u64) -> Option<Brownout> {
-        for (window_ns, least, part) in LOSSY {
+        for (window_ns, least, part, crowded) in LOSSY {
             let seen = self.over(window_ns, now_ns);
-            let (judged, failed) = (seen.judged as f64, seen.failed as f64);
-            let crowded = window_ns == WINDOW_NS && seen.lost as f64 > CROWDED * judged;
-            if seen.judged >= least && (failed > part * judged || crowded) {
+            let (judged, lost) = (seen.judged as f64, seen.lost as f64);
+            if seen.judged >= least
+                && (seen.failed as f64 > part * judged || lost > crowded * judged)
+            {
                 return Some(Brownout::Lossy);
             }
         }
@@ -494,7 +509,7 @@ mod tests {
     }
 
     /// A quarter lost within 300 ms is a brownout, or a tenth within a second; one burst is none, and
-    /// what a full queue drops only if it is half of all for a second.
+    /// what a full queue drops only if it is half of all for a second, or lasts.
     #[test]
     fn a_lossy_path_is_told() {
         // Of 20 datagrams each 100 ms so many come, behind such a queue, from the second second on.
@@ -503,12 +518,14 @@ mod tests {
             (14, 0, Some(3)),
             (17, 0, Some(7)),
             (19, 0, None),
-            (14, 80, None),
+            (14, 80, Some(103)),
+            (19, 80, None),
             (8, 80, Some(9)),
+            (2, 80, Some(3)),
         ] {
             let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
             let mut seen = None;
-            for k in 0..30 {
+            for k in 0..150 {
                 let (came, queue_ms) = if k < 10 { (20, 0) } else { (came, queue_ms) };
                 send(&mut m, &mut next, 20, k * 100 * MS);
                 received += came;

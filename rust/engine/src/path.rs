@@ -120,7 +120,7 @@ pub struct Path {
     pub known: bool,
     pub state: State,
     pub share: f32,
-    /// Since when it carries more than its share.
+    /// Since when it carries clearly more than its share, as a flow on it saw last.
     pub over_ns: Option<u64>,
     pub standby: bool,
     pub meter: Meter,

@@ -56,6 +56,9 @@ impl Core {
         }
         if session.paths.len() < 2 {
             session.flows = Flows::default();
+            for path in &mut session.paths {
+                (path.given, path.over_ns) = (0.0, None);
+            }
         }
         // Somebody has to carry on; Python says later who best does.
         if path.share > 0.0 {
@@ -138,6 +141,9 @@ impl Core {
                 .sum();
             if (share - path.share).abs() > NEWS {
                 path.meter.forget_usual();
+            }
+            if (share > 0.0) != (path.share > 0.0) {
+                path.over_ns = None;
             }
             path.share = share;
             path.standby = standby == Some(path.id);

@@ -96,6 +96,20 @@ def test_data_is_what_the_peers_reports_say_of_it():
     assert sample.goodput_bps == pytest.approx(720_000)
 
 
+def test_who_carries_nearly_everything_is_judged_by_what_was_wanted_whatever_its_share():
+    """A flow that is alone stays with half of the shares; what others carry is not its fault."""
+    for most in (True, False):
+        made = way(0, share=1.0, tx_bytes=0, delivered_bytes=0)
+        made.samples(1.0)
+        made.look(stats(0, share=1.0, tx_bytes=1_000_000, delivered_bytes=1_000_000), 2.0)
+        made.samples(2.0)
+        made.slowed(2.0)
+        made.look(stats(0, share=0.5, tx_bytes=1_250_000, delivered_bytes=1_250_000), 3.0)
+        assert made.sent_bytes() == 250_000
+        (sample,) = made.samples(3.0, most=most)
+        assert sample.demand_bps == pytest.approx(8_000_000 if most else 2_000_000)
+
+
 def test_a_slow_path_is_measured_by_what_was_wanted_of_it():
     """TCP asks for no more than comes through; for a minute it is not taken at its word."""
     made = way(share=1.0)
@@ -386,8 +400,12 @@ def test_what_the_engine_left_as_bad_is_not_taken_up_again_before_it_has_mended(
     for no_better in ({"state": BROWNED}, {"loss": 0.1}):
         made.ways[0].look(stats(0, share=1.0, **no_better), 1.0)
         assert made.steer(back).shares == ((2, 1.0),)
-    made.ways[0].look(stats(0, share=1.0), 2.0)
-    made.ways[2].look(stats(2), 2.0)
+    # What a small part of the traffic fares like does not matter.
+    made.ways[0].look(stats(0, share=0.9), 2.0)
+    made.ways[4].look(stats(4, share=0.1, loss=0.2), 2.0)
+    assert made.steer(back).shares == ((0, 0.9), (4, 0.1))
+    made.ways[0].look(stats(0, share=1.0), 3.0)
+    made.ways[2].look(stats(2), 3.0)
     assert made.steer(back).shares == ((2, 1.0),)
 
 

@@ -382,3 +382,64 @@ def test_samples_of_unknown_arms_are_ignored():
     scene.policy.update(HOME, [evolve(sample(DIRECT, 5.0), arm=over(77))], 3.0)
     scene.policy.update(b"nobody", [sample(DIRECT, 5.0)], 3.0)
     assert scene.policy.explain(HOME, 3.0) == before
+
+
+# --- rest ----------------------------------------------------------------------------------------
+
+
+def swinging(policy, *arms, seconds=300, gap_ms=12.0):
+    """Let two arms become cheaper in turn, eight seconds each, and return the street."""
+    scene = street(policy, arms=[arm(one) for one in arms])
+    for second in range(seconds):
+        for number, one in enumerate(arms):
+            scene.true_ms[one] = 40.0 + gap_ms * ((second // 8 + number) % 2)
+        scene.second()
+    return scene
+
+
+def moved(scene, since=0):
+    """Return how much of the traffic changed its arm, in wholes."""
+    pairs = zip(scene.history[since:], scene.history[since + 1 :], strict=False)
+    return sum(
+        abs(after.get(one, 0.0) - before.get(one, 0.0)) / 2
+        for before, after in pairs
+        for one in before.keys() | after.keys()
+    )
+
+
+def test_who_has_moved_much_between_relays_comes_to_rest():
+    """Each swing of two relays is followed at first, and later hardly any."""
+    restless = swinging(veil(restless_most=0.0), over(1), over(2))
+    calm = swinging(veil(), over(1), over(2))
+    assert moved(calm, since=100) < moved(restless, since=100) / 4
+
+
+def test_between_the_direct_path_and_a_relay_nothing_is_held_back():
+    """Nobody else moves on the direct path: what is seen of it is no echo of one's own moves."""
+    arms = (DIRECT, over(1))
+    free = swinging(veil(restless_most=0.0), *arms)
+    assert moved(free) > 3
+    assert swinging(veil(), *arms).history == free.history
+
+
+def test_a_restless_one_leaves_a_dead_relay_at_once_and_a_bad_one_within_seconds():
+    """What holds it back is no more than `restless_ms`, and slows it only."""
+    for bad_ms, seconds in ((None, 3), (400.0, 15)):
+        scene = swinging(veil(), over(1), over(2), gap_ms=60.0)
+        worst = max(scene.decision.shares, key=lambda pair: pair[1])[0]
+        scene.true_ms = dict.fromkeys(scene.true_ms, 40.0)
+        scene.true_ms[worst] = bad_ms
+        scene.seconds(seconds)
+        assert scene.share(worst) < 0.2, bad_ms
+
+
+def test_rest_is_forgotten_and_bounded():
+    """After ten quiet minutes a better relay is taken as by one who never moved."""
+    policy = veil()
+    scene = swinging(policy, over(1), over(2), gap_ms=100.0)
+    ledger = policy._ledgers[HOME]
+    settings = VeilSettings()
+    assert ledger.moved <= settings.restless_free + settings.restless_most
+    scene.true_ms = {over(1): 40.0, over(2): 40.0}
+    scene.seconds(600)
+    assert ledger.moved < settings.restless_free

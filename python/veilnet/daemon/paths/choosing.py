@@ -27,7 +27,7 @@ from veilnet.daemon.nat.direct import DirectTries
 from veilnet.daemon.paths import course as courses
 from veilnet.daemon.paths.course import Course, Leg
 from veilnet.daemon.paths.openings import NO_PATH, Openings, refusal
-from veilnet.daemon.paths.ways import DEAD, PathIds, Way, arm_words
+from veilnet.daemon.paths.ways import DEAD, MOST, PathIds, Way, arm_words
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
@@ -428,10 +428,13 @@ class Paths:
         offers = self._node.relaying.offers(network)
         best = course.best()
         samples: list[Sample] = []
+        sent = {way.path: way.sent_bytes() for way in course.ways.values()}
         for way in course.ways.values():
             # Of two ways of one arm the better one speaks for it.
             found = way.samples(
-                now_s, busy=any(relay in offers and offers[relay].busy for relay in way.arm)
+                now_s,
+                busy=any(relay in offers and offers[relay].busy for relay in way.arm),
+                most=0 < MOST * sum(sent.values()) <= sent[way.path],
             )
             if best.get(way.arm) is way:
                 samples += found

@@ -73,6 +73,9 @@ class Steering:
     """Wanted by the decision and not open, what carries first."""
 
 
+_MOSTLY: Final = 0.5
+
+
 @define
 class _Shun:
     until_s: float
@@ -267,9 +270,9 @@ class Course:
         return Steering(shares, standby, tuple(arm for arm in missing if arm != DIRECT))
 
     def _left(self) -> set[ArmId]:
-        """Return the arms that the engine found bad and left, while others carry well."""
-        carrying = [way for way in self.ways.values() if way.carries]
-        if not carrying or not all(way.is_well for way in carrying):
+        """Return the arms that the engine found bad and left, while most goes over others, well."""
+        well = sum(way.stats.share for way in self.ways.values() if way.stats and way.is_well)
+        if well < _MOSTLY:
             return set()
         return {way.arm for way in self.ways.values() if way.is_left}
 

@@ -34,10 +34,11 @@ LAST_ID: Final = 254
 SLOW_S: Final = 60.0
 """So long what a slow way was asked to carry is held against it, unless it carries that ..."""
 MOST: Final = 0.8
-"""... or so much of it; and while it has this share: what others carry is not its fault."""
+"""... or so much of it; and while it has this share, or sends this part of all: what others carry
+is not its fault."""
 SENT_FADES: Final = 0.8
-WELL: Final = 0.05
-"""Who loses less carries well, as for the engine."""
+WELL: Final = 0.1
+"""Who loses less carries well: at this the engine leaves."""
 TOLL_S: Final = 0.004
 """Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
 better than going straight, by more than a busy host's clocks are off."""
@@ -185,8 +186,17 @@ class Way:
         self.told_rtts.append(rtt_s)
         del self.told_rtts[:-16]
 
-    def samples(self, now_s: float, *, busy: bool = False) -> list[Sample]:
-        """Return what was seen since the last call: of data, of probes, of both or nothing."""
+    def sent_bytes(self) -> int:
+        """Return what was sent since the last call of `samples`."""
+        if self.stats is None or self._counted is None:
+            return 0
+        return self.stats.tx_bytes - self._counted.tx_bytes
+
+    def samples(self, now_s: float, *, busy: bool = False, most: bool = False) -> list[Sample]:
+        """Return what was seen since the last call: of data, of probes, of both or nothing.
+
+        *most*: of all that the peer was sent it carried nearly everything, whatever its share.
+        """
         stats, before = self.stats, self._counted
         if stats is None:
             return []
@@ -213,7 +223,7 @@ class Way:
             if came_bps >= MOST * self._wanted_bps or now_s >= self._slow_until_s:
                 self._wanted_bps = 0.0
             # The engine may just have taken all of it away.
-            carries = stats.share >= MOST or (stats.share <= 0 and before.share >= MOST)
+            carries = most or stats.share >= MOST or (stats.share <= 0 and before.share >= MOST)
             wanted_bps = self._wanted_bps if carries else 0.0
             if sent_bps > 0 or dead:
                 found.append(
