@@ -20,6 +20,7 @@ the recovery, which is never shorter than what still is missing.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import tempfile
@@ -51,6 +52,9 @@ HELD_S = 9.0
 _WARM_S = 1.5
 _REST_S = 6.0
 """Between two failures of one scene: what follows from the first is over by then."""
+_FRESH = 12
+"""So many failures of one direct path; then another scene.  The policy is right to return ever more
+seldom to what fails again and again, and this is not about that."""
 _HELD_BEFORE_S = 0.3
 _PATIENCE_S = 30.0
 _READY_S = 90.0
@@ -261,17 +265,21 @@ class Run:
 
     def _work(self, cells: list[Cell], folder: Path, number: int) -> None:
         direct = cells[0].case.direct
-        place = folder / f"{'direct' if direct else 'relay'}-{number}"
-        place.mkdir()
-        with Circle(place, prelude=stall.prelude(HELD_S)) as circle:
-            try:
-                scene = Scene(circle, number, direct=direct)
-                self.congestion_control = scene.congestion_control
-                with scene.murmur():
-                    while (cell := self._next(cells)) is not None:
-                        self._one(scene, cell)
-            except (VeilError, OSError) as error:
-                self._failed(f"circle {number}", f"{error}\n{circle.logs()}")
+        for turn in itertools.count():
+            place = folder / f"{'direct' if direct else 'relay'}-{number}-{turn}"
+            place.mkdir()
+            with Circle(place, prelude=stall.prelude(HELD_S)) as circle:
+                try:
+                    scene = Scene(circle, number, direct=direct)
+                    self.congestion_control = scene.congestion_control
+                    with scene.murmur():
+                        for _ in range(_FRESH) if direct else itertools.count():
+                            if (cell := self._next(cells)) is None:
+                                return
+                            self._one(scene, cell)
+                except (VeilError, OSError) as error:
+                    self._failed(f"circle {number}", f"{error}\n{circle.logs()}")
+                    return
 
     def _one(self, scene: Scene, cell: Cell) -> None:
         while (trial := scene.trial(cell)) is None:
