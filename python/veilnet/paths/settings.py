@@ -29,7 +29,7 @@ class VeilSettings:
     """What was moved between relays is forgotten with this time constant.  Beyond `restless_free`
     of it (1: all the traffic, once) somebody is likely to be answering himself: a few who share
     relays see each other's moves as news of the relays ..."""
-    restless_free: float = 0.5
+    restless_free: float = 1.0
     restless_most: float = 2.0
     """... and no more than this beyond that is remembered ..."""
     restless_sigmas: float = 3.0
