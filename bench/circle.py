@@ -8,23 +8,10 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from veilnet.errors import TimedOut
 from veilnet.testing import Backbone, Delays, Lab, Node
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-
-_LOOK_S = 0.1
-
-
-def wait_until(fact: Callable[[], object], what: str, *, timeout_s: float) -> None:
-    """Wait until *fact* is true.  Raises: TimedOut, which says *what* was not."""
-    deadline = time.monotonic() + timeout_s
-    while not fact():
-        if time.monotonic() >= deadline:
-            raise TimedOut(f"{what}: not so within {timeout_s:g} s")
-        time.sleep(_LOOK_S)
 
 
 def pause_until(moment_s: float) -> None:

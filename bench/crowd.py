@@ -26,12 +26,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from circle import Circle, pause_until, wait_until
+from circle import Circle, pause_until
 from plot_paths import crowd as draw
 from report import commit, goals_table, machine, table, write
 from veilnet.control import client
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter
+from veilnet.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

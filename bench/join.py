@@ -39,6 +39,7 @@ from report import commit, goals_table, machine, table, write
 from veilnet.errors import DaemonNotRunning, TimedOut, VeilError
 from veilnet.testing import Delays, Internet, Lab, NatScene, Node, Strangers, enter
 from veilnet.testing.capture import Capture
+from veilnet.testing.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 _READY_S = 60.0
 _PATIENCE_S = 30.0
-_LOOK_S = 0.02
 _AWAY_S, _TICKET_S = 2.0, 4.0
 _RTT = re.compile(r"time=([\d.]+) ms")
 _MASQUERADE = """
@@ -104,7 +104,9 @@ class Scene:
         node = Node(host, self._folder)
         node.configure(relay="off")
         found = {"invite": self._timed(host, lambda: self._by_invite(node))}
-        _wait(lambda: _contacts(node) > 0, "the new device is in the commons")
+        wait_until(
+            lambda: _contacts(node) > 0, "the new device is in the commons", timeout_s=_PATIENCE_S
+        )
         node.down()
         time.sleep(_AWAY_S)
         found["cache"] = self._timed(host, lambda: self._up(node))
@@ -128,7 +130,9 @@ class Scene:
     @staticmethod
     def _up(node: Node) -> None:
         node.start()
-        _wait(lambda: _contacts(node) > 0, f"{node.name} is in the commons")
+        wait_until(
+            lambda: _contacts(node) > 0, f"{node.name} is in the commons", timeout_s=_PATIENCE_S
+        )
 
     def _by_neighbour(self) -> Trial:
         neighbour = self._strangers.nodes[-1].host
@@ -148,13 +152,21 @@ class Scene:
     def _resume(self, peer: Node) -> Trial:
         a, name = self._nats.a, peer.name
         a.tell("connect", peer=name, timeout_s=_PATIENCE_S)
-        _wait(lambda: a.paths(name)[0]["kind"] == "direct", f"a and {name} are direct")
+        wait_until(
+            lambda: a.paths(name)[0]["kind"] == "direct",
+            f"a and {name} are direct",
+            timeout_s=_PATIENCE_S,
+        )
         address = peer.address(a.look()["networks"][0]["id"])
         time.sleep(_TICKET_S)
         open_s = min(_ping(a.host, address, count=5))
         a.tell("disconnect", peer=name)
         time.sleep(_AWAY_S)
-        _wait(lambda: _state(a, name) == _state(peer, "a") == "idle", f"a and {name} are apart")
+        wait_until(
+            lambda: _state(a, name) == _state(peer, "a") == "idle",
+            f"a and {name} are apart",
+            timeout_s=_PATIENCE_S,
+        )
         (first_s,) = _ping(a.host, address, count=1)
         return Trial((first_s - open_s) / open_s)
 
@@ -176,14 +188,6 @@ def _ping(host: Host, address: str, *, count: int) -> list[float]:
     if not found:
         raise TimedOut(f"no ping to {address} came back")
     return found
-
-
-def _wait(fact: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + _PATIENCE_S
-    while not fact():
-        if time.monotonic() >= deadline:
-            raise TimedOut(f"{what}: not so within {_PATIENCE_S:g} s")
-        time.sleep(_LOOK_S)
 
 
 # -- the results ----------------------------------------------------------------------------------

@@ -115,7 +115,8 @@ fn keep(then_ns: u64, now_ns: u64) -> f32 {
 }
 
 fn stay_or_move(paths: &mut [Path], old: usize, flow: &Flow, now_ns: u64) -> usize {
-    let over = too_much(paths, old);
+    let total = paths.iter().map(|p| p.given).sum();
+    let over = too_much(paths, old, total);
     let Some(path) = paths.get_mut(old) else {
         return emptiest(paths);
     };
@@ -143,9 +144,8 @@ fn stay_or_move(paths: &mut [Path], old: usize, flow: &Flow, now_ns: u64) -> usi
     let gap = now_ns > flow.last_ns + ahead_ns;
     let shared = paths.get(new).is_some_and(|p| p.share > 0.0);
     let waited = now_ns >= since_ns + PATIENCE_NS && shared;
-    let slack = SLACK * paths.iter().map(|p| p.given).sum::<f32>();
     // A browned path that kept its share keeps its flows: nothing better, or no leave to go there.
-    let better = share <= 0.0 || flow.given + slack < over - too_much(paths, new);
+    let better = share <= 0.0 || flow.given + SLACK * total < over - too_much(paths, new, total);
     if browned || (gap || waited) && better {
         new
     } else {
@@ -153,12 +153,11 @@ fn stay_or_move(paths: &mut [Path], old: usize, flow: &Flow, now_ns: u64) -> usi
     }
 }
 
-/// By how many bytes a path carries clearly more than its share; what has none carries too much.
-fn too_much(paths: &[Path], at: usize) -> f32 {
+/// By how many bytes of *total* a path carries clearly more than its share; what has none carries too much.
+fn too_much(paths: &[Path], at: usize, total: f32) -> f32 {
     let Some(path) = paths.get(at) else {
         return 0.0;
     };
-    let total: f32 = paths.iter().map(|p| p.given).sum();
     let over = path.given - path.share * total;
     if path.share <= 0.0 {
         over.max(1.0)

@@ -46,7 +46,7 @@ struct Sent {
 }
 
 /// What one report said beyond the one before it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Span {
     at_ns: u64,
     for_ns: u64,
@@ -199,11 +199,11 @@ impl Meter {
             let crowded = self.is_crowded(rtt_ns.unwrap_or(self.last_rtt_ns), lost, now_ns);
             self.span(Span {
                 at_ns: now_ns,
-                for_ns: 0,
                 judged,
                 lost,
                 failed: if crowded { 0 } else { lost },
                 bytes: came_bytes,
+                ..Span::default()
             });
         }
         if let Some(rtt_ns) = rtt_ns {
@@ -326,18 +326,10 @@ impl Meter {
 
     /// All spans that ended in the last `window_ns`, as one.
     fn over(&self, window_ns: u64, now_ns: u64) -> Span {
-        let none = Span {
-            at_ns: now_ns,
-            for_ns: 0,
-            judged: 0,
-            lost: 0,
-            failed: 0,
-            bytes: 0,
-        };
         self.spans
             .iter()
             .filter(|s| now_ns < s.at_ns + window_ns)
-            .fold(none, |all, s| Span {
+            .fold(Span::default(), |all, s| Span {
                 at_ns: now_ns,
                 for_ns: all.for_ns + s.for_ns,
                 judged: all.judged + s.judged,

@@ -429,12 +429,13 @@ class Paths:
         best = course.best()
         samples: list[Sample] = []
         sent = {way.path: way.sent_bytes() for way in course.ways.values()}
+        most_bytes = MOST * sum(sent.values())
         for way in course.ways.values():
             # Of two ways of one arm the better one speaks for it.
             found = way.samples(
                 now_s,
                 busy=any(relay in offers and offers[relay].busy for relay in way.arm),
-                most=0 < MOST * sum(sent.values()) <= sent[way.path],
+                most=0 < most_bytes <= sent[way.path],
             )
             if best.get(way.arm) is way:
                 samples += found

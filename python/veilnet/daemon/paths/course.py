@@ -33,6 +33,8 @@ MAX_SHUN_S: Final = 300.0
 SHUNNED_MAX: Final = 64
 HINT_S: Final = 120.0
 """So long a far leg's hint counts as fresh."""
+_MOSTLY: Final = 0.5
+"""This part of the shares has to fare well, or nothing that was left stays left."""
 HINTS_MAX: Final = 64
 OPENINGS_BURST: Final = 4.0
 OPENINGS_PER_S: Final = 0.2
@@ -71,9 +73,6 @@ class Steering:
     standby: int | None
     missing: tuple[ArmId, ...]
     """Wanted by the decision and not open, what carries first."""
-
-
-_MOSTLY: Final = 0.5
 
 
 @define
