@@ -490,6 +490,32 @@ async def test_a_busy_peer_says_nothing_of_a_relay(tmp_path, monkeypatch):
         assert not found.asking
 
 
+async def test_a_session_that_ends_says_nothing_of_a_relay(tmp_path, monkeypatch):
+    """Crossing sessions are common when nodes start: what was asked in the one that goes is open."""
+    async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
+        await connected(left, "right")
+        found = left.paths.course(session_of(left, right))
+
+        async def ends(*_, **__):
+            raise LocalProtocolError("the session closed before the answer came")
+
+        monkeypatch.setattr(found.session.link, "ask", ends)
+        await left.paths.openings.wish(found, [own_id(alice)])
+        assert not found.shuns((own_id(alice),), trio.current_time())
+
+
+async def test_a_relay_that_comes_back_is_shunned_no_longer(tmp_path):
+    """However long it was away, a session with it is reason enough to try."""
+    async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
+        await connected(left, "right")
+        found = left.paths.course(session_of(left, right))
+        for _ in range(8):
+            found.unreached(own_id(alice), trio.current_time())
+        assert found.shuns((own_id(alice),), trio.current_time())
+        left.paths.begin(session_of(left, alice))
+        assert not found.shuns((own_id(alice),), trio.current_time())
+
+
 async def test_a_refusal_tells_nothing_of_third_members(tmp_path, monkeypatch):
     """Our errors name addresses; what goes over the wire is the same for every reason of a kind."""
     async with network(tmp_path, "alice", "left", "right") as (alice, left, right):

@@ -333,11 +333,18 @@ def test_arms_are_what_is_open_and_what_could_be():
 
 
 def test_a_relay_that_the_peer_cannot_reach_is_no_arm_for_a_while():
-    """The peer said that it has no link to it."""
+    """The peer said that it has no link to it: it is asked again soon, and ever more seldom."""
     made = course(way(0))
-    made.hinted(ONE, None, 0.0)
-    assert [arm.id for arm in made.arms([ONE], lambda _: None, 1.0)] == [DIRECT]
-    assert [arm.id for arm in made.arms([ONE], lambda _: None, 500.0)] == [DIRECT, (ONE,)]
+    made.hinted(ONE, 0.01, 0.0)
+    now, pauses = 0.0, []
+    for _ in range(3):
+        made.unreached(ONE, now)
+        assert not made.hints
+        began = now
+        while [arm.id for arm in made.arms([ONE], lambda _: None, now)] == [DIRECT]:
+            now += 1
+        pauses.append(now - began)
+    assert pauses == [5, 10, 20]
 
 
 def test_a_try_for_a_direct_path_is_no_arm_before_it_answers():

@@ -108,8 +108,13 @@ class Paths:
     # --- sessions --------------------------------------------------------------------------------
 
     def begin(self, session: Session) -> None:
-        """Take over a new session's ways; what was open to its peer is opened on it again."""
+        """Take over a new session's ways; what was open to its peer is opened on it again.
+
+        If the peer is a relay, it is no longer shunned: most likely it had only been down.
+        """
         if session.mode is vnh1.Mode.FULL:
+            for course in self._courses.values():
+                course.welcome((session.peer_id,))
             self._sync(session.key)
 
     def ended(self, session: Session) -> None:
@@ -476,7 +481,8 @@ class Paths:
             return
         stale = dict.fromkeys(arm[-1] for arm in arms if arm != DIRECT)
         for relay, hint in ((relay, course.hints.get(relay)) for relay in stale):
-            if hint is None or now_s > hint.at_s + courses.HINT_S:
+            known = hint is not None and now_s <= hint.at_s + courses.HINT_S
+            if not known and not course.shuns((relay,), now_s):
                 course.asking.add(relay)
         if course.asking:
             relays = [relay for relay in stale if relay in course.asking]

@@ -50,9 +50,9 @@ MAX_DIRECT_S: Final = 60.0
 
 @frozen
 class Hint:
-    """How far a relay is from the peer, as the peer says; None: it has no link to it."""
+    """How far a relay is from the peer, as the peer says."""
 
-    rtt_s: float | None
+    rtt_s: float
     at_s: float
 
 
@@ -166,7 +166,7 @@ class Course:
         return self._tries.take(now_s)
 
     def shun(self, arm: ArmId, now_s: float) -> None:
-        """Leave *arm* alone for a while that doubles: it could not be opened."""
+        """Leave *arm* alone for a while that doubles: it could not be opened, here or there."""
         before = self._shunned.pop(arm, None)
         pause_s = FIRST_SHUN_S if before is None else min(2 * before.pause_s, MAX_SHUN_S)
         self._shunned[arm] = _Shun(now_s + pause_s, pause_s)
@@ -182,12 +182,17 @@ class Course:
         shun = self._shunned.get(arm)
         return shun is not None and now_s < shun.until_s
 
-    def hinted(self, relay: PeerId, rtt_s: float | None, now_s: float) -> None:
-        """Keep what the peer says of *relay*."""
+    def hinted(self, relay: PeerId, rtt_s: float, now_s: float) -> None:
+        """Keep how far the peer says that *relay* is from it."""
         self.hints.pop(relay, None)
         self.hints[relay] = Hint(rtt_s, now_s)
         if len(self.hints) > HINTS_MAX:
             del self.hints[next(iter(self.hints))]
+
+    def unreached(self, relay: PeerId, now_s: float) -> None:
+        """Leave *relay* alone for a while: the peer has no link to it."""
+        self.hints.pop(relay, None)
+        self.shun((relay,), now_s)
 
     # --- arms ------------------------------------------------------------------------------------
 
@@ -206,9 +211,7 @@ class Course:
             found[arm] = self._arm(arm, leg, direct_rtt_s=rtt_s)
         for relay in candidates:
             if (relay,) not in found and not self.shuns((relay,), now_s):
-                hint = self.hints.get(relay)
-                if hint is None or hint.rtt_s is not None or now_s > hint.at_s + HINT_S:
-                    found[(relay,)] = self._arm((relay,), leg)
+                found[(relay,)] = self._arm((relay,), leg)
         return list(found.values())
 
     def _of(self, arm: ArmId) -> list[Way]:
@@ -227,7 +230,7 @@ class Course:
         return Arm(
             arm,
             math.nan if own is None or own.rtt_s is None else own.rtt_s + TOLL_S * len(arm),
-            math.nan if hint is None or hint.rtt_s is None else hint.rtt_s,
+            math.nan if hint is None else hint.rtt_s,
             prefixes_of(own.endpoint) if own is not None else frozenset(),
         )
 

@@ -273,18 +273,19 @@ class Openings:
             course.asking.clear()
 
     async def _ask_leg(self, course: Course, relay: PeerId) -> None:
-        rtt_s: float | None = None
         try:
             wish = messages.PathWish(relay=relay)
             answer = await course.session.link.ask(wish, timeout_s=WISH_S)
+        except LocalProtocolError:
+            return  # the session has ended, and nothing was said of the relay
         except VeilError as error:
             log.debug("no far leg", relay=relay.hex()[:12], reason=error.message)
-        else:
-            if isinstance(answer, messages.PathHint):
-                rtt_s = answer.rtt_us / 1e6
-            elif isinstance(answer, messages.PathRefused) and answer.code == BUSY:
-                return  # that says nothing of the relay
-        course.hinted(relay, rtt_s, trio.current_time())
+            course.unreached(relay, trio.current_time())
+            return
+        if isinstance(answer, messages.PathHint):
+            course.hinted(relay, answer.rtt_us / 1e6, trio.current_time())
+        elif not (isinstance(answer, messages.PathRefused) and answer.code == BUSY):
+            course.unreached(relay, trio.current_time())
 
     def wished(self, session: Session, envelope: Envelope) -> None:
         """Take the peer's PathWish."""

@@ -128,14 +128,13 @@ class PathViews:
         way = None if course is None else course.best().get(view.id)
         leg = self._node.paths.leg(network, view.id[0]) if view.id else None
         hint = None if course is None or not view.id else course.hints.get(view.id[-1])
-        far_s = None if hint is None else hint.rtt_s
         return self._common(network, view.id, way) | {
             "forecast_ms": _number(view.forecast_ms),
             "confidence": _number(view.confidence) or 0.0,
             "bias_ms": _number(view.bias_ms) or 0.0,
             "age_s": _number(view.age_s),
             "own_leg_ms": None if leg is None or leg.rtt_s is None else round(leg.rtt_s * 1e3, 3),
-            "far_leg_ms": None if far_s is None else round(far_s * 1e3, 3),
+            "far_leg_ms": None if hint is None else round(hint.rtt_s * 1e3, 3),
             "reason": view.reason,
         }
 
