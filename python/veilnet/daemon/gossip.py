@@ -346,8 +346,7 @@ class Gossip:
         """Send a long answer in step with what the peer takes in."""
         try:
             for number, portion in enumerate(portions, 1):
-                left = sum(map(len, portions[number:]))
-                message = messages.Members(entries=portion, more=left)
+                message = messages.Members(entries=portion, more=int(number < len(portions)))
                 session.link.send(message, answers=question)
                 await session.link.flush(timeout_s=RENEW_TIMEOUT_S)
         finally:

@@ -299,7 +299,12 @@ impl Core {
         self.ask_gate(now_ns, |gate, out| gate.reject(sid, now_ns, out))
     }
 
+    /// Initiator: the next attempt of AUTH; none where the ACK has come.
     pub fn resend(&mut self, sid: u32, now_ns: u64) -> Result<()> {
+        // Whoever asks for it has yet to hear so.
+        if self.sessions.get(&sid).is_some_and(|s| s.confirmed) {
+            return Ok(());
+        }
         self.ask_gate(now_ns, |gate, out| gate.resend(sid, now_ns, out))
     }
 

@@ -22,6 +22,18 @@ fn a_session_carries_control_and_probes() {
     settle(&p);
 }
 
+/// Who asks for AUTH once more, and has yet to hear that the ACK has come, is told of no error.
+#[test]
+fn a_confirmed_handshake_is_not_sent_again() {
+    let p = pair(StepLimits::default());
+    let (sid, nobody) = (p.sid_a, p.sid_a ^ 1);
+    p.a.call(move |c, now| c.resend(sid, now)).unwrap().unwrap();
+    p.a.call(move |c, now| c.resend(nobody, now))
+        .unwrap()
+        .unwrap_err();
+    settle(&p);
+}
+
 /// A new generation is received at once and sent with the peer's first datagram under it.
 #[test]
 fn a_generation_moves_both_directions() {
