@@ -1,7 +1,8 @@
 """How long a path that fails silences an established TCP flow: experiment F, on real nodes.
 
-    python bench/failover.py [--quick] [--json FILE] [--trials N] [--circles N] [--minutes M]
-                             [--cases relay-kill,direct-loss,...] [--gil free|held|both]
+    python bench/failover.py [--quick] [--json FILE] [--add] [--trials N] [--circles N]
+                             [--minutes M] [--cases relay-kill,direct-loss,...]
+                             [--gil free|held|both]
 
 ```
 a --+                 +-- r1, r2, r3       relays, each 5 ms further away than a and b are
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import sys
 import tempfile
@@ -326,35 +328,12 @@ class Run:
             "title": f"{cell.case.title}{', GIL held' if cell.held else ''}: {what}",
             "metric": metric,
             "unit": "s",
+            "commit": commit(),
             "judged": (metric == "silence_s") == cell.case.by_silence,
             "n": len(values),
             "survived": sum(trial.survived for trial in self.done[cell]),
             "congestion_control": [self.congestion_control],
             "systems": {"veilnet": {name: round(value, 4) for name, value in spread.items()}},
-        }
-
-    def goal(self) -> dict[str, Any]:
-        """Return experiment F's goal, word for word, and what was measured of it."""
-        judged = [row for row in self.rows() if row["judged"]]
-        limits = {case.key: case.limit_s for case in CASES}
-        p95 = {row["row"]: row["systems"]["veilnet"]["p95"] for row in judged}
-        hard = [p95[key] for key in p95 if limits[key.removesuffix("-gil")] == 1.0]
-        soft = [p95[key] for key in p95 if limits[key.removesuffix("-gil")] == 3.0]
-        survived, n = (sum(row[name] for row in judged) for name in ("survived", "n"))
-        wanted = {Cell(case, held).key for case in CASES for held in (False, True)}
-        whole = set(p95) == wanted and all(row["n"] >= 50 for row in judged) and survived == n
-        worst = [f"{max(part):.3g} s" if part else "not measured" for part in (hard, soft)]
-        return {
-            "goal": "F failover on the real engine in namespaces, established TCP flow: last byte "
-            "before to first byte after at the receiver, n >= 50 per cause",
-            "unit": "s",
-            "measured": f"worst p95 {worst[0]}; {worst[1]}; {survived} of {n} flows survived; "
-            f"n = {min((row['n'] for row in judged), default=0)} per cause",
-            "must": "kill and partition p95 < 1 s (500 ms); 30 % loss and throttling p95 < 3 s; "
-            "the flow survives; also with Python's GIL held for the whole time",
-            "moonshot": "500 ms",
-            "met": whole and max(hard) < 1.0 and max(soft) < 3.0,
-            "moonshot_met": whole and max(hard) < 0.5 and max(soft) < 3.0,
         }
 
 
@@ -368,11 +347,39 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(len(ordered) * share) - 1)]
 
 
+def goal_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return experiment F's goal, word for word, and what was measured of it."""
+    judged = [row for row in rows if row["judged"]]
+    limits = {case.key: case.limit_s for case in CASES}
+    p95 = {row["row"]: row["systems"]["veilnet"]["p95"] for row in judged}
+    hard = [p95[key] for key in p95 if limits[key.removesuffix("-gil")] == 1.0]
+    soft = [p95[key] for key in p95 if limits[key.removesuffix("-gil")] == 3.0]
+    survived, n = (sum(row[name] for row in judged) for name in ("survived", "n"))
+    wanted = {Cell(case, held).key for case in CASES for held in (False, True)}
+    whole = set(p95) == wanted and all(row["n"] >= 50 for row in judged) and survived == n
+    worst = [f"{max(part):.3g} s" if part else "not measured" for part in (hard, soft)]
+    return {
+        "goal": "F failover on the real engine in namespaces, established TCP flow: last byte "
+        "before to first byte after at the receiver, n >= 50 per cause",
+        "unit": "s",
+        "measured": f"worst p95 {worst[0]}; {worst[1]}; {survived} of {n} flows survived; "
+        f"n = {min((row['n'] for row in judged), default=0)} per cause",
+        "must": "kill and partition p95 < 1 s (500 ms); 30 % loss and throttling p95 < 3 s; "
+        "the flow survives; also with Python's GIL held for the whole time",
+        "moonshot": "500 ms",
+        "met": whole and max(hard) < 1.0 and max(soft) < 3.0,
+        "moonshot_met": whole and max(hard) < 0.5 and max(soft) < 3.0,
+    }
+
+
 def main() -> int:
     """Run the bench and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5 trials per case, 2 circles")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument(
+        "--add", action="store_true", help="keep what --json has of cases not measured now"
+    )
     parser.add_argument("--trials", type=int, help="per case (50; --quick: 5)")
     parser.add_argument("--circles", type=int, help="of five nodes, at once (3; --quick: 2)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="no trial begins later")
@@ -390,20 +397,27 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
         run.play(Path(folder))
+    rows, command = run.rows(), f"python bench/failover.py {' '.join(sys.argv[1:])}".strip()
+    if options.add and options.json and options.json.exists():
+        known = json.loads(options.json.read_text())
+        measured = {row["row"] for row in rows}
+        kept = [{"commit": known["commit"]} | r for r in known["rows"] if r["row"] not in measured]
+        rows = kept + rows
+        command = f"{known['command']} && {command}"
     document: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(),
-        "command": f"python bench/failover.py {' '.join(sys.argv[1:])}".strip(),
+        "command": command,
         "rate_bps": RATE_BPS,
         "leg_s": LEG_S,
         "missing": {},
         "failures": run.failures,
-        "rows": run.rows(),
-        "goals": [run.goal()],
+        "rows": rows,
+        "goals": [goal_of(rows)],
     }
     if options.json:
         write(options.json, document)
-        limits = {cell.key: cell.case.limit_s for cell in run.cells}
+        limits = {Cell(case, held).key: case.limit_s for case in CASES for held in (False, True)}
         failovers(options.json.with_suffix(".svg"), document["rows"], limits)
     show(document)
     return 0

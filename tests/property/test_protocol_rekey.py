@@ -21,7 +21,15 @@ from hypothesis import strategies as st
 from veilnet.errors import InternalError, RemoteProtocolError, VeilError
 from veilnet.protocol import messages, rekey
 from veilnet.protocol.arq import ControlStream
-from veilnet.protocol.rekey import CloseSession, FullHandshake, Install, Phase, Rekey, SendMessage
+from veilnet.protocol.rekey import (
+    REST_MAX_S,
+    CloseSession,
+    FullHandshake,
+    Install,
+    Phase,
+    Rekey,
+    SendMessage,
+)
 from veilnet.protocol.work import (
     Decapsulate,
     Decapsulated,
@@ -369,13 +377,15 @@ def test_an_idle_session_waits_for_traffic_and_then_ends():
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_link_that_one_end_needs_lives_for_hours_without_a_packet(which):
-    """A haven or a home carries nothing but control: its keys are renewed all the same."""
+    """A haven or a home carries nothing but control: its keys are renewed all the same, seldom."""
     world = World(seed=5, traffic=False)
     world.ends[which].needed = True
     world.run(2 * 3_600.0)
     assert [end.closed for end in world.ends] == [None, None]
     times = [1_000.0, *world.ends[0].generations, world.now]
-    assert all(later - earlier <= 200.0 for earlier, later in itertools.pairwise(times))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert sum(gaps) / len(gaps) > 200.0
+    assert max(gaps) < REST_MAX_S + 10.0
 
 
 def test_traffic_after_a_pause_begins_a_generation_at_once():

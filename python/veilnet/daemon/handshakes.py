@@ -27,6 +27,7 @@ from veilnet.errors import (
     BrokenEngineError,
     InternalError,
     LocalProtocolError,
+    PeerUnreachable,
     RemoteProtocolError,
     VeilError,
 )
@@ -84,6 +85,13 @@ class _Run:
     inbox: trio.MemorySendChannel[vnh1.Event]
     session: Session | None = None
     """What has begun already, with a ticket: it is confirmed or it ends."""
+
+    def reason(self, error: VeilError) -> VeilError:
+        """Return why the engine refused a call, which said *error*."""
+        if self.session is not None and self.session.link.closed.is_set():
+            # Another has taken its place, or the peer closed it.
+            return PeerUnreachable("the session ended before the peer had confirmed it")
+        return error
 
 
 class Kind(enum.Enum):
@@ -261,7 +269,8 @@ class Handshakes:
             try:
                 self._call(action)
             except VeilError as error:
-                actions.extend(machine.handle(work.WorkFailed(error), trio.current_time()))
+                failed = work.WorkFailed(run.reason(error))
+                actions.extend(machine.handle(failed, trio.current_time()))
         return None
 
     def _born(

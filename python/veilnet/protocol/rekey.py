@@ -29,6 +29,7 @@ Invariant: at most one exchange is open, and only the end that offered it may co
 from __future__ import annotations
 
 import enum
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from attrs import define, field, frozen
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 
 GENERATION_S: Final = 90.0
 """A generation is due between once and twice this after the last."""
+REST: Final = 2.5
+"""A link that is needed and carries nothing waits so many times longer, ..."""
+REST_MAX_S: Final = 450.0
+"""... but no longer than this: there has to be time to try again before the hard limit."""
 HARD_LIMIT_S: Final = 600.0
 FULL_HANDSHAKE_S: Final = 3_600.0
 FULL_HANDSHAKE_GRACE_S: Final = 300.0
@@ -178,7 +183,7 @@ class Rekey:
         if now >= self._full_s:
             self._full_s = now + FULL_HANDSHAKE_RETRY_S
             actions.append(FullHandshake())
-        if self.phase is Phase.REST and now >= self._due_s and self._flows:
+        if self.phase is Phase.REST and now >= self._next_s:
             self.phase = Phase.GENERATING
             actions.append(GenerateKem())
         return actions
@@ -188,8 +193,8 @@ class Rekey:
         if self.phase is Phase.CLOSED:
             return None
         due = [self._rekeyed_s + HARD_LIMIT_S, self._full_s]
-        if self.phase is Phase.REST and self._flows:
-            due.append(self._due_s)
+        if self.phase is Phase.REST:
+            due.append(self._next_s)
         return min(due)
 
     def handle(self, event: Event, now: float) -> list[Action]:
@@ -282,8 +287,14 @@ class Rekey:
         return self._close(event.error)
 
     @property
-    def _flows(self) -> bool:
-        return self._needed or self._packets != self._packets_then
+    def _next_s(self) -> float:
+        """When the next generation begins, as things are."""
+        if self._packets != self._packets_then:
+            return self._due_s
+        if not self._needed:
+            return inf
+        rest_s = min(REST * (self._due_s - self._rekeyed_s), REST_MAX_S)
+        return max(self._due_s, self._rekeyed_s + rest_s)
 
     def _restart(self, now: float) -> None:
         self.phase = Phase.REST

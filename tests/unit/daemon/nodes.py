@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import asynccontextmanager
 
+import attrs
 import trio
 
 from veilnet import crypto
@@ -11,6 +13,7 @@ from veilnet.config import Config
 from veilnet.daemon import commands
 from veilnet.daemon.node import Node
 from veilnet.daemon.remembered import Remembered
+from veilnet.errors import PeerRefused
 from veilnet.store import Store
 
 DAY = 86_400
@@ -84,3 +87,22 @@ def only(made):
 def session_of(made, other):
     """Return the session that carries from one node to another."""
     return made.sessions.carrier(only(made).id, other.identity.peer_id)
+
+
+def held(node, monkeypatch, *, refuse=False):
+    """Keep *node* from judging whoever calls it until the event that is returned is set."""
+    judged, primitives = threading.Event(), node.primitives
+
+    def slow(*args):
+        made = primitives(*args)
+
+        def check(data):
+            judged.wait(10)
+            if refuse:
+                raise PeerRefused("not here")
+            return made.check_credential(data)
+
+        return attrs.evolve(made, check_credential=check)
+
+    monkeypatch.setattr(node, "primitives", slow)
+    return judged

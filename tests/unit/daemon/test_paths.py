@@ -491,7 +491,7 @@ async def test_a_busy_peer_says_nothing_of_a_relay(tmp_path, monkeypatch):
 
 
 async def test_a_session_that_ends_says_nothing_of_a_relay(tmp_path, monkeypatch):
-    """Crossing sessions are common when nodes start: what was asked in the one that goes is open."""
+    """Crossing sessions are common when nodes start: what one that goes was asked stays open."""
     async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
         await connected(left, "right")
         found = left.paths.course(session_of(left, right))
