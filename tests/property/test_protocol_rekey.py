@@ -139,7 +139,7 @@ class End:
         self.generations: list[float] = []
         self.said: list[type] = []
         self.stalled_until_s = 0.0
-        self.needed = False
+        self.busy = self.needed = False
 
     # the engine, which never stalls
 
@@ -231,7 +231,8 @@ class End:
         """What the shell does every second: traffic counters and patience."""
         if self.packets:
             self.stream.keep_waiting(self.world.now)
-        self.act(self.machine.traffic(self.packets, self.world.now, needed=self.needed))
+        now, how = self.world.now, {"busy": self.busy, "needed": self.needed}
+        self.act(self.machine.traffic(self.packets, now, **how))
 
 
 class World:
@@ -386,6 +387,15 @@ def test_a_link_that_one_end_needs_lives_for_hours_without_a_packet(which):
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert sum(gaps) / len(gaps) > 200.0
     assert max(gaps) < REST_MAX_S + 10.0
+
+
+def test_a_link_of_circuits_gets_keys_as_any_busy_one():
+    """Its frames are not counted as packets."""
+    world = World(seed=5, traffic=False)
+    world.ends[0].busy = True
+    world.run(3_600.0)
+    times = [1_000.0, *world.ends[0].generations, world.now]
+    assert all(later - earlier <= 200.0 for earlier, later in itertools.pairwise(times))
 
 
 def test_traffic_after_a_pause_begins_a_generation_at_once():

@@ -66,8 +66,9 @@ class Rekeying:
                 await session.link.closed.wait()
                 return
             now = trio.current_time()
-            packets, needed = self._packets(session, now), self._node.channels.needs(session)
-            self._act(session, machine.traffic(packets, now, needed=needed))
+            packets, busy = self._packets(session, now), self._node.relaying.carries(session)
+            needed = busy or self._node.channels.needs(session)
+            self._act(session, machine.traffic(packets, now, busy=busy, needed=needed))
 
     def _packets(self, session: Session, now: float) -> int:
         """Return how many packets *session* has carried; a second of age does not matter here."""

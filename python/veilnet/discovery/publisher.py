@@ -129,8 +129,11 @@ class Publisher:
         return max(kept, default=0)
 
     def update(self, content: Content, now: float) -> None:
-        """Say what is to be published; the same again changes nothing."""
-        if content != self._content:
+        """Say what is to be published; the same again, in another order, changes nothing.
+
+        Which IP version more strangers see first changes with every refresh.
+        """
+        if self._content is None or _sorted(content) != _sorted(self._content):
             self._content = content
             self._changed = now
             self._first_change = min(self._first_change, now)
@@ -253,3 +256,11 @@ class Publisher:
                 rng=self._octets,
             )
         return _Record(where, blob, expires_s, content, now)
+
+
+def _sorted(content: Content) -> Content:
+    return evolve(
+        content,
+        endpoints=tuple(sorted(content.endpoints)),
+        relays=tuple(sorted(content.relays)),
+    )

@@ -14,9 +14,9 @@ The answerer's sending moves in the engine, with the first authentic datagram of
 confirmation itself.  Steps (the ratchet inside a generation) are the engine's own business.
 
 Rules:
-1. A generation is due 90-180 s (random) after the last, while traffic flows or somebody needs the
-   session (a link that is kept to be found by carries nothing for hours, and relays' frames are
-   not counted); an idle session waits for traffic.  The engine may ask for one sooner (`stale`).
+1. A generation is due 90-180 s (random) after the last, while traffic flows, be it relays' frames;
+   225-450 s after it where somebody needs the session (a link that is kept to be found by carries
+   nothing for hours).  Any other waits for traffic.  The engine may ask for one sooner (`stale`).
 2. Both may offer at once.  Then the session's initiator wins: it ignores the other offer, and the
    responder drops its own.  Control is ordered, so both see the same end.
 3. Ten minutes without a new generation end the session; nothing else here does.
@@ -142,6 +142,7 @@ class Rekey:
     _full_s: float = field(init=False)
     _packets: int = field(init=False, default=0)
     _packets_then: int = field(init=False, default=0)
+    _busy: bool = field(init=False, default=False)
     _needed: bool = field(init=False, default=False)
     _dk: bytes = field(init=False, default=b"", repr=False)
     _peers: bytes = field(init=False, default=b"", repr=False)
@@ -159,12 +160,15 @@ class Rekey:
         """The newest generation that this end has keys of."""
         return self.schedule.generation
 
-    def traffic(self, packets: int, now: float, *, needed: bool = False) -> list[Action]:
+    def traffic(
+        self, packets: int, now: float, *, busy: bool = False, needed: bool = False
+    ) -> list[Action]:
         """Report the session's traffic so far; begins a generation that waited for some.
 
-        *needed*: the session must live on, whether it carries any or not.
+        *busy*: it carries what *packets* does not count; *needed*: it must live on, whether it
+        carries any or not.
         """
-        self._packets, self._needed = packets, needed
+        self._packets, self._busy, self._needed = packets, busy, needed
         return self.tick(now)
 
     def stale(self, now: float) -> list[Action]:
@@ -289,7 +293,7 @@ class Rekey:
     @property
     def _next_s(self) -> float:
         """When the next generation begins, as things are."""
-        if self._packets != self._packets_then:
+        if self._busy or self._packets != self._packets_then:
             return self._due_s
         if not self._needed:
             return inf

@@ -214,7 +214,11 @@ class CircuitClient:
 
     def needs(self, key: Key) -> bool:
         """Whether a link is in use."""
-        return key in self._wanted or any(end.relay == key for end in self._ends.values())
+        return key in self._wanted or self.carries(key)
+
+    def carries(self, key: Key) -> bool:
+        """Whether circuits go over a link."""
+        return any(end.relay == key for end in self._ends.values())
 
     def new_id(self) -> bytes:
         """Return an id for a new circuit."""

@@ -134,7 +134,11 @@ class RelayService:
 
     def needs(self, key: Key) -> bool:
         """Whether a link is in use: circuits go over it, or its peer has a reservation."""
-        return key in self._reserved or bool(self.held(key))
+        return key in self._reserved or self.carries(key)
+
+    def carries(self, key: Key) -> bool:
+        """Whether circuits go over a link."""
+        return bool(self.held(key))
 
     def is_own(self, key: Key) -> bool | None:
         """Whether the peer of a link is one of our own; None: there is no such link."""

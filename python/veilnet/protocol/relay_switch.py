@@ -88,6 +88,10 @@ class Switch:
         """Whether a link must stay up."""
         return self.service.needs(key) or self.client.needs(key)
 
+    def carries(self, key: Key) -> bool:
+        """Whether circuits go over a link."""
+        return self.service.carries(key) or self.client.carries(key)
+
     def tick(self, now: float) -> list[Action]:
         """Do what is due; call at `deadline()`."""
         return [*self.service.tick(now), *self.client.tick(now)]

@@ -126,6 +126,16 @@ def test_a_change_is_sent_at_once_to_those_who_had_the_old_one(world):
     assert world.later(5.0) == []
 
 
+def test_another_order_is_no_change(world):
+    """What strangers see first changes all the time, and 20 storers would each be sent 5 KB."""
+    both = evolve(HERE, endpoints=(*HERE.endpoints, *THERE.endpoints))
+    (put,) = world.say(both)
+    world.stored(put)
+    assert world.say(evolve(both, endpoints=both.endpoints[::-1])) == []
+    assert world.later(SETTLE_MAX_S) == []
+    assert len(world.say(THERE)) == 1
+
+
 def test_nothing_is_put_twice_at_once(world):
     """A change during a put waits for its end."""
     (put,) = world.say(HERE)

@@ -195,6 +195,11 @@ class Relaying:
         key: Key = session.key
         return self._bound.get(key) == session.sid and self._switch.needs(key)
 
+    def carries(self, session: Session) -> bool:
+        """Whether circuits go over a session: its own counters do not count their frames."""
+        key: Key = session.key
+        return self._bound.get(key) == session.sid and self._switch.carries(key)
+
     # --- sessions come and go --------------------------------------------------------------------
 
     def session_up(self, session: Session) -> None:
