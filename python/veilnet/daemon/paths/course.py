@@ -202,7 +202,10 @@ class Course:
         leg: Callable[[PeerId], Leg | None],
         now_s: float,
     ) -> list[Arm]:
-        """Return what the policy may choose from: what is open, then relays that could be."""
+        """Return what the policy may choose from: what is open, and relays that could be.
+
+        Always in the same order: another one would be news to the policy.
+        """
         found: dict[ArmId, Arm] = {}
         for arm, way in self.best().items():
             if arm == DIRECT and not any(w.was_alive or w.path == 0 for w in self._of(DIRECT)):
@@ -212,7 +215,7 @@ class Course:
         for relay in candidates:
             if (relay,) not in found and not self.shuns((relay,), now_s):
                 found[(relay,)] = self._arm((relay,), leg)
-        return list(found.values())
+        return [found[arm] for arm in sorted(found)]
 
     def _of(self, arm: ArmId) -> list[Way]:
         return [way for way in self.ways.values() if way.arm == arm]
