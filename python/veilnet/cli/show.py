@@ -69,7 +69,7 @@ def peer_words(peer: Mapping[str, Any]) -> tuple[str, ...]:
         address(peer["addresses"]),
         peer["state"],
         f"tx {size(peer['tx_bytes'])} rx {size(peer['rx_bytes'])}" if peer["paths"] else seen,
-        "; ".join(map(path_words, peer["paths"])),
+        "; ".join(map(path_words, peer["paths"])) or peer.get("reason", ""),
     )
 
 
@@ -115,7 +115,7 @@ def peers(value: Sequence[Mapping[str, Any]]) -> None:
                 peer["network"],
                 peer["state"],
                 address(peer["addresses"]),
-                path_words(peer["paths"][0]) if peer["paths"] else "-",
+                path_words(peer["paths"][0]) if peer["paths"] else peer.get("reason", "-"),
                 short_id(peer["id"]),
             )
             for peer in by_name(value)

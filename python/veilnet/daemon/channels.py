@@ -55,6 +55,9 @@ STRANGER_IDLE_S: Final = 30.0
 STRAY_S: Final = 60.0
 """A session so old that the engine has and nobody here knows is closed."""
 OPENINGS_MAX: Final = 256
+MISSED_S: Final = 600.0
+"""So long it is remembered that a peer could not be reached."""
+MISSED_MAX: Final = 1_024
 
 log = structlog.get_logger("veilnet.channels")
 
@@ -72,12 +75,21 @@ class _Opening:
     """Set once somebody waits who takes a session over relays as well."""
 
 
+@attrs.frozen
+class Missed:
+    """When a peer could not be reached, and why."""
+
+    at_s: float
+    reason: str
+
+
 class Channels:
     """Opens, probes and closes sessions with members."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._openings: dict[Key, _Opening] = {}
+        self._missed: dict[Key, Missed] = {}
         self._wanted: set[str] = set()
         self._probes: dict[int, list[trio.MemorySendChannel[float]]] = {}
 
@@ -86,6 +98,14 @@ class Channels:
     def connecting(self, key: Key) -> bool:
         """Whether an opening is under way."""
         return key in self._openings
+
+    def missed(self, key: Key) -> Missed | None:
+        """Return how the last try to reach a peer failed, if that was lately and none is there."""
+        found = self._missed.get(key)
+        if found is not None and trio.current_time() > found.at_s + MISSED_S:
+            del self._missed[key]
+            return None
+        return found
 
     async def open(
         self,
@@ -144,11 +164,20 @@ class Channels:
             )
         except VeilError as error:
             opening.error = error
+            self._miss((network.id, member.peer_id), error)
         finally:
             self._openings.pop((network.id, member.peer_id), None)
             if opening.session is None and opening.error is None:
                 opening.error = PeerUnreachable(f"opening a channel to {member.name} was given up")
             opening.done.set()
+
+    def _miss(self, key: Key, error: VeilError) -> None:
+        if self._node.sessions.carrier(*key) is not None:
+            return
+        self._missed.pop(key, None)
+        self._missed[key] = Missed(trio.current_time(), error.message)
+        if len(self._missed) > MISSED_MAX:
+            del self._missed[next(iter(self._missed))]
 
     async def _find_and_call(
         self,
@@ -279,6 +308,7 @@ class Channels:
 
     def established(self, session: Session) -> None:
         """Tell whoever waits for this peer that a session, ours or the peer's, is there."""
+        self._missed.pop(session.key, None)
         opening = self._openings.get(session.key)
         if opening is not None and opening.session is None and not session.initiator:
             opening.session = session

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
     from veilnet.networks.member import Member
+    from veilnet.units import NetworkId, PeerId
 
 Json = dict[str, Any]
 
@@ -199,9 +200,7 @@ class Commands:
         if heard_s is not None or heard:
             value["heard_s"] = round(max(unix_now() - heard, 0) if heard_s is None else heard_s, 1)
         if session is None or counters is None:
-            if self._node.channels.connecting((network.id, member.peer_id)):
-                value["state"] = "connecting"
-            return value
+            return value | self._absence((network.id, member.peer_id))
         return value | {
             "state": "connected",
             "suite": suite(session.suite).name,
@@ -214,6 +213,16 @@ class Commands:
             "rx_packets": counters.rx_packets,
             "rejected": counters.rejected,
         }
+
+    def _absence(self, key: tuple[NetworkId, PeerId]) -> Json:
+        """Return what is to be said of a peer that there is no session with."""
+        if self._node.channels.connecting(key):
+            return {"state": "connecting"}
+        missed = self._node.channels.missed(key)
+        if missed is None:
+            return {}
+        tried_s = round(trio.current_time() - missed.at_s, 1)
+        return {"state": "unreachable", "tried_s": tried_s, "reason": missed.reason}
 
     def _network_named(self, name: object) -> Network:
         for network in self._node.networks:

@@ -72,6 +72,33 @@ async def test_an_expired_member_is_refused_by_other_members(tmp_path, wall):
         assert session_of(carol, bob) is None
 
 
+async def test_a_peer_that_is_not_reached_is_said_to_be_unreachable(tmp_path, monkeypatch):
+    """Until it is there again, or for ten minutes."""
+    async with running(tmp_path, "alice") as alice:
+        async with running(tmp_path, "bob", found=False) as bob:
+            await join(alice, bob, "bob")
+        member = bob.identity.peer_id
+        alice.end(session_of(alice, bob), reason="test")
+        assert (await ask(alice, "peer", peer="bob"))["state"] == "idle"
+        with pytest.raises(PeerUnreachable):
+            await ask(alice, "connect", peer="bob", timeout_s=1)
+        await until(lambda: not alice.channels.connecting((only(alice).id, member)))
+        found = await ask(alice, "peer", peer="bob")
+        assert found["state"] == "unreachable"
+        assert "does not answer" in found["reason"]
+        assert 0 <= found["tried_s"] < 5
+        async with running(tmp_path, "bob", found=False) as bob:
+            await ask(bob, "connect", peer="alice")
+            assert (await ask(alice, "peer", peer="bob"))["state"] == "connected"
+            alice.end(session_of(alice, bob), reason="test")
+            assert (await ask(alice, "peer", peer="bob"))["state"] == "idle"
+        with pytest.raises(PeerUnreachable):
+            await ask(alice, "connect", peer="bob", timeout_s=1)
+        await until(lambda: not alice.channels.connecting((only(alice).id, member)))
+        monkeypatch.setattr(channels, "MISSED_S", 0.0)
+        assert (await ask(alice, "peer", peer="bob"))["state"] == "idle"
+
+
 async def test_junk_on_the_control_channel_costs_the_session(tmp_path):
     """A peer that sends what no honest peer sends loses its session, and the node lives on."""
     async with pair(tmp_path) as (alice, bob):
