@@ -253,6 +253,12 @@ async def test_a_session_with_data_keeps_a_standby_warm(tmp_path):
         assert {tuple(arm["via_names"]) for arm in value["arms"]} == {(), ("alice",)}
         assert value["reason"]
         assert [arm["share"] for arm in value["arms"] if not arm["via"]] == [1.0]
+        left.end(session_of(left, right), reason="test")
+        value = await ask(left, "path", peer="right")
+        assert value["state"] == "idle"
+        assert {arm["reason"] for arm in value["arms"]} == {
+            "closed: remembered from the last channel"
+        }
 
 
 async def test_a_new_session_has_the_paths_of_the_old_one(tmp_path):

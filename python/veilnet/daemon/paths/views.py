@@ -135,7 +135,7 @@ class PathViews:
             "age_s": _number(view.age_s),
             "own_leg_ms": None if leg is None or leg.rtt_s is None else round(leg.rtt_s * 1e3, 3),
             "far_leg_ms": None if hint is None else round(hint.rtt_s * 1e3, 3),
-            "reason": view.reason,
+            "reason": _why(course, way, view),
         }
 
     def _open_arm(self, network: Network, way: Way) -> Json:
@@ -169,6 +169,15 @@ def _reason(course: Course | None, decision: Decision | None) -> str:
     if decision is None:
         return "no data has flowed yet, so there was nothing to decide"
     return decision.reason
+
+
+def _why(course: Course | None, way: Way | None, view: ArmView) -> str:
+    """Return what to say of an arm: what the policy says, unless there is no way to go by."""
+    if course is None:
+        return "closed: remembered from the last channel"
+    if way is None and view.share > 0.0:
+        return "chosen, and about to be opened"
+    return view.reason
 
 
 def _share(way: Way) -> float:
