@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 FLOWS = 4
 PAIR_BPS = 2.4e6
 PERIOD_S = 0.04
-"""As often as a film has pictures: eighty programs that wake more often leave two cores no room."""
+"""As often as a film has pictures: what wakes more often at 80 ends leaves two cores no room."""
 UTILISATION = 0.75
 BACK_S = 30.0
 WINDOW_S = 30.0

@@ -386,6 +386,8 @@ def main() -> int:
     parser.add_argument("--cases", default=",".join(c.key for c in CASES), help="of: %(default)s")
     parser.add_argument("--gil", choices=("free", "held", "both"), default="both")
     options = parser.parse_args()
+    if options.add and not (options.json and options.json.exists()):
+        parser.error("--add needs --json with a file that is there")
     enter()
     holds = {"free": (False,), "held": (True,), "both": (False, True)}[options.gil]
     picked = options.cases.split(",")
@@ -398,12 +400,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
         run.play(Path(folder))
     rows, command = run.rows(), f"python bench/failover.py {' '.join(sys.argv[1:])}".strip()
-    if options.add and options.json and options.json.exists():
+    failures = run.failures
+    if options.add:
         known = json.loads(options.json.read_text())
         measured = {row["row"] for row in rows}
         kept = [{"commit": known["commit"]} | r for r in known["rows"] if r["row"] not in measured]
         rows = kept + rows
         command = f"{known['command']} && {command}"
+        failures = known["failures"] + failures
     document: dict[str, Any] = {
         "commit": commit(),
         "machine": machine(),
@@ -411,7 +415,7 @@ def main() -> int:
         "rate_bps": RATE_BPS,
         "leg_s": LEG_S,
         "missing": {},
-        "failures": run.failures,
+        "failures": failures,
         "rows": rows,
         "goals": [goal_of(rows)],
     }

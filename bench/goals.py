@@ -56,7 +56,7 @@ def results(found: dict[str, dict[str, Any]]) -> str:
     for name, document in found.items():
         machine = document["machine"]
         parts.append(
-            f"`{name}`: commit {document['commit'][:12]}, {machine['cores']} cores of "
+            f"`{name}`: commit {_commits(document)}, {machine['cores']} cores of "
             f"{machine['cpu']}, kernel {machine['kernel']}, `{document['command']}`"
         )
         if (RESULTS / f"{name}.svg").exists():
@@ -68,6 +68,12 @@ def results(found: dict[str, dict[str, Any]]) -> str:
         parts.append(markdown(head, lines))
         parts += [f"Not measured: {who}: {why}" for who, why in document["missing"].items()]
     return "\n\n".join(parts) or "Nothing was measured yet."
+
+
+def _commits(document: dict[str, Any]) -> str:
+    """Return of which commits the rows are, the oldest run's first."""
+    found = dict.fromkeys(row.get("commit", document["commit"]) for row in document["rows"])
+    return " and ".join(commit[:12] for commit in found)
 
 
 def _ratios(document: dict[str, Any]) -> list[str]:
@@ -105,7 +111,7 @@ def main() -> int:
     options = parser.parse_args()
     found = documents()
     for name, document in found.items():
-        print(f"{name} ({document['command']}, commit {document['commit'][:12]})\n")
+        print(f"{name} ({document['command']}, commit {_commits(document)})\n")
         print(goals_table(document["goals"]), end="\n\n")
     if not found:
         print(f"No results in {RESULTS}: run a bench with --json first.")

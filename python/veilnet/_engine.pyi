@@ -454,7 +454,7 @@ class Engine:
     def reject(self, sid: int) -> None:
         """Initiator: the RESP that opened does not verify; go on with other key parts, if any."""
     def resend(self, sid: int) -> None:
-        """Send AUTH again, sealed anew."""
+        """Send AUTH again, sealed anew; nothing where the ACK has come."""
     def accept(self, sid: int, *, psk: bytes | None = None) -> None:
         """Responder: AUTH was verified; the session exists, ACK is sent."""
     def abandon(self, sid: int) -> None: ...

@@ -390,10 +390,16 @@ def test_a_link_that_one_end_needs_lives_for_hours_without_a_packet(which):
 
 
 def test_a_link_of_circuits_gets_keys_as_any_busy_one():
-    """Its frames are not counted as packets."""
+    """Its frames are not counted as packets, and a circuit that is gone by then has been there."""
     world = World(seed=5, traffic=False)
     world.ends[0].busy = True
-    world.run(3_600.0)
+    world.run(3_000.0)
+    world.ends[0].needed = True
+    world.run(30.0)
+    world.ends[0].busy = False
+    before = len(world.ends[0].generations)
+    world.run(180.0)
+    assert len(world.ends[0].generations) > before
     times = [1_000.0, *world.ends[0].generations, world.now]
     assert all(later - earlier <= 200.0 for earlier, later in itertools.pairwise(times))
 

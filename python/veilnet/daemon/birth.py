@@ -156,7 +156,7 @@ class Birth:
             node.tickets.begin(session)
         node.gossip.greet(session)
         node.relaying.session_up(session)
-        node.paths.begin(session)
+        node.paths.begin(session, anew=not self._losers)
         if node.discovery is not None:
             node.discovery.met(session)
         for early in node.handshakes.take_early(session.sid):

@@ -100,7 +100,7 @@ class Channels:
         return key in self._openings
 
     def missed(self, key: Key) -> Missed | None:
-        """Return how the last try to reach a peer failed, if that was lately and none is there."""
+        """Return how the last try to reach a peer failed, if that was in the last ten minutes."""
         found = self._missed.get(key)
         if found is not None and trio.current_time() > found.at_s + MISSED_S:
             del self._missed[key]
@@ -164,7 +164,9 @@ class Channels:
             )
         except VeilError as error:
             opening.error = error
-            self._miss((network.id, member.peer_id), error)
+            # Who is not reached directly may be reached over a relay, if somebody asks for that.
+            if opening.may_detour.is_set():
+                self._miss((network.id, member.peer_id), error)
         finally:
             self._openings.pop((network.id, member.peer_id), None)
             if opening.session is None and opening.error is None:
@@ -397,6 +399,7 @@ class Channels:
             heard_s = math.inf if stats is None or stats.heard_s is None else stats.heard_s
             if heard_s > ATTEMPT_S:
                 self._node.end(session, reason=f"silent, and {error.message}")
+                self._miss(session.key, error)
         finally:
             session.recovering = False
 

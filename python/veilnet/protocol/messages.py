@@ -170,7 +170,10 @@ class MembersKnown:
 
 @frozen(kw_only=True)
 class Members:
-    """Entries of the sender's member table; *more*: 1 if others follow in further messages."""
+    """Entries of the sender's member table; *more*: 1 if others follow in further messages.
+
+    Nothing depends on that: each message stands for itself.
+    """
 
     entries: tuple[MemberEntry, ...] = ()
     more: int = 0

@@ -139,6 +139,9 @@ class Rekey:
     phase: Phase = field(init=False, default=Phase.REST)
     _rekeyed_s: float = field(init=False)
     _due_s: float = field(init=False)
+    """When the next generation is due, if the session carries anything ..."""
+    _rested_s: float = field(init=False)
+    """... and if it does not."""
     _full_s: float = field(init=False)
     _packets: int = field(init=False, default=0)
     _packets_then: int = field(init=False, default=0)
@@ -168,7 +171,8 @@ class Rekey:
         *busy*: it carries what *packets* does not count; *needed*: it must live on, whether it
         carries any or not.
         """
-        self._packets, self._busy, self._needed = packets, busy, needed
+        self._packets, self._needed = packets, needed
+        self._busy |= busy  # until the next generation
         return self.tick(now)
 
     def stale(self, now: float) -> list[Action]:
@@ -286,7 +290,7 @@ class Rekey:
         if self.phase is Phase.GENERATING:
             # Our own trouble (no memory, no threads): the peer has not heard of it yet.
             self.phase = Phase.REST
-            self._due_s = now + RETRY_S
+            self._due_s = self._rested_s = now + RETRY_S
             return []
         return self._close(event.error)
 
@@ -297,14 +301,16 @@ class Rekey:
             return self._due_s
         if not self._needed:
             return inf
-        rest_s = min(REST * (self._due_s - self._rekeyed_s), REST_MAX_S)
-        return max(self._due_s, self._rekeyed_s + rest_s)
+        return self._rested_s
 
     def _restart(self, now: float) -> None:
         self.phase = Phase.REST
         self._dk = self._peers = b""
         self._rekeyed_s = now
-        self._due_s = now + self.rng.uniform(self.generation_s, 2 * self.generation_s)
+        pause_s = self.rng.uniform(self.generation_s, 2 * self.generation_s)
+        self._due_s = now + pause_s
+        self._rested_s = now + min(REST * pause_s, max(REST_MAX_S, pause_s))
+        self._busy = False
         self._packets_then = self._packets
 
     def _expect(self, phase: Phase, event: Event) -> None:

@@ -13,7 +13,6 @@ from veilnet.config import Config
 from veilnet.daemon import commands
 from veilnet.daemon.node import Node
 from veilnet.daemon.remembered import Remembered
-from veilnet.errors import PeerRefused
 from veilnet.store import Store
 
 DAY = 86_400
@@ -89,7 +88,7 @@ def session_of(made, other):
     return made.sessions.carrier(only(made).id, other.identity.peer_id)
 
 
-def held(node, monkeypatch, *, refuse=False):
+def held(node, monkeypatch):
     """Keep *node* from judging whoever calls it until the event that is returned is set."""
     judged, primitives = threading.Event(), node.primitives
 
@@ -98,8 +97,6 @@ def held(node, monkeypatch, *, refuse=False):
 
         def check(data):
             judged.wait(10)
-            if refuse:
-                raise PeerRefused("not here")
             return made.check_credential(data)
 
         return attrs.evolve(made, check_credential=check)

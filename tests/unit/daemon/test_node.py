@@ -79,6 +79,11 @@ async def test_a_peer_that_is_not_reached_is_said_to_be_unreachable(tmp_path, mo
             await join(alice, bob, "bob")
         member = bob.identity.peer_id
         alice.end(session_of(alice, bob), reason="test")
+        entry = only(alice).members.get(member)
+        with pytest.raises(PeerUnreachable):
+            # Nobody allowed a relay: that says nothing of whether bob can be reached.
+            await alice.channels.open(only(alice), entry, timeout_s=1, direct=True)
+        await until(lambda: not alice.channels.connecting((only(alice).id, member)))
         assert (await ask(alice, "peer", peer="bob"))["state"] == "idle"
         with pytest.raises(PeerUnreachable):
             await ask(alice, "connect", peer="bob", timeout_s=1)

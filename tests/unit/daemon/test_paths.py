@@ -511,15 +511,19 @@ async def test_a_session_that_ends_says_nothing_of_a_relay(tmp_path, monkeypatch
 
 
 async def test_a_relay_that_comes_back_is_shunned_no_longer(tmp_path):
-    """However long it was away, a session with it is reason enough to try."""
+    """However long it was away, a session where there was none is reason enough for one try."""
     async with network(tmp_path, "alice", "left", "right") as (alice, left, right):
         await connected(left, "right")
         found = left.paths.course(session_of(left, right))
         for _ in range(8):
             found.unreached(own_id(alice), trio.current_time())
         assert found.shuns((own_id(alice),), trio.current_time())
-        left.paths.begin(session_of(left, alice))
-        assert not found.shuns((own_id(alice),), trio.current_time())
+        left.paths.begin(session_of(left, alice), anew=False)
+        assert found.shuns((own_id(alice),), trio.current_time() + course.FIRST_SHUN_S)
+        left.paths.begin(session_of(left, alice), anew=True)
+        assert not found.shuns((own_id(alice),), trio.current_time() + course.FIRST_SHUN_S)
+        found.unreached(own_id(alice), trio.current_time())
+        assert found.shuns((own_id(alice),), trio.current_time() + course.MAX_SHUN_S - 1)
 
 
 async def test_a_refusal_tells_nothing_of_third_members(tmp_path, monkeypatch):

@@ -321,7 +321,7 @@ def test_an_open_path_keeps_its_id_over_a_new_generation():
 
 
 def test_arms_are_what_is_open_and_what_could_be():
-    """Open ways first; relays with both legs as far as they are known; what is shunned is not."""
+    """In an order that stays; relays with both legs as far as they are known; none is shunned."""
     made = course(way(0, (ONE,), rtt_s=0.03))
     made.hinted(TWO, 0.01, 0.0)
     made.shun((b"3" * 32,), 0.0)

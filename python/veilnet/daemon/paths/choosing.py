@@ -107,14 +107,14 @@ class Paths:
 
     # --- sessions --------------------------------------------------------------------------------
 
-    def begin(self, session: Session) -> None:
+    def begin(self, session: Session, *, anew: bool) -> None:
         """Take over a new session's ways; what was open to its peer is opened on it again.
 
-        If the peer is a relay, it is no longer shunned: most likely it had only been down.
+        *anew*: there was none.  If the peer is a relay, most likely it had only been down.
         """
         if session.mode is vnh1.Mode.FULL:
-            for course in self._courses.values():
-                course.welcome((session.peer_id,))
+            for course in self._courses.values() if anew else ():
+                course.returned(session.peer_id)
             self._sync(session.key)
 
     def ended(self, session: Session) -> None:
@@ -416,7 +416,7 @@ class Paths:
         decision = self.policy.decide(course.name, now_s, quiet=sent_bps < QUIET_BPS)
         course.decision = decision
         self._apply(course, decision, now_s)
-        self._wish(course, [arm.id for arm in arms], now_s)
+        self._wish(network, course, [arm.id for arm in arms], now_s)
 
     def _candidates(self, network: Network, course: Course) -> list[PeerId]:
         """Return the relays that may be tried: members, and where no direct way lives, havens."""
@@ -475,11 +475,14 @@ class Paths:
             if not busy and len(course.opening) < 2 and course.may_open(now_s):
                 self._open(course, arm)
 
-    def _wish(self, course: Course, arms: list[ArmId], now_s: float) -> None:
-        """Ask the peer for the far legs of relays that it has not told of lately."""
+    def _wish(self, network: Network, course: Course, arms: list[ArmId], now_s: float) -> None:
+        """Ask the peer for the far legs of members that it has not told of lately.
+
+        Of strangers it knows nothing: a haven has an id of its own in the commons.
+        """
         if course.asking:
             return
-        stale = dict.fromkeys(arm[-1] for arm in arms if arm != DIRECT)
+        stale = dict.fromkeys(arm[-1] for arm in arms if arm and arm[-1] in network.members)
         for relay, hint in ((relay, course.hints.get(relay)) for relay in stale):
             known = hint is not None and now_s <= hint.at_s + courses.HINT_S
             if not known and not course.shuns((relay,), now_s):

@@ -77,8 +77,9 @@ class Steering:
 
 @define
 class _Shun:
-    until_s: float
+    since_s: float
     pause_s: float
+    until_s: float
 
 
 @define
@@ -168,14 +169,25 @@ class Course:
     def shun(self, arm: ArmId, now_s: float) -> None:
         """Leave *arm* alone for a while that doubles: it could not be opened, here or there."""
         before = self._shunned.pop(arm, None)
-        pause_s = FIRST_SHUN_S if before is None else min(2 * before.pause_s, MAX_SHUN_S)
-        self._shunned[arm] = _Shun(now_s + pause_s, pause_s)
+        pause_s = FIRST_SHUN_S
+        if before is not None and now_s <= before.until_s + MAX_SHUN_S:
+            pause_s = min(2 * before.pause_s, MAX_SHUN_S)
+        self._shunned[arm] = _Shun(now_s, pause_s, now_s + pause_s)
         if len(self._shunned) > SHUNNED_MAX:
             del self._shunned[next(iter(self._shunned))]
 
     def welcome(self, arm: ArmId) -> None:
         """Forget that *arm* ever failed."""
         self._shunned.pop(arm, None)
+
+    def returned(self, relay: PeerId) -> None:
+        """Try a shunned *relay* again soon: it is there anew.
+
+        The next pause doubles all the same, so that it gains no more than a try by coming again.
+        """
+        shun = self._shunned.get((relay,))
+        if shun is not None:
+            shun.until_s = min(shun.until_s, shun.since_s + FIRST_SHUN_S)
 
     def shuns(self, arm: ArmId, now_s: float) -> bool:
         """Whether *arm* is left alone now."""

@@ -24,6 +24,7 @@ import trio
 
 from veilnet.daemon.paths.ways import OPEN_MAX, Way, arm_words
 from veilnet.errors import (
+    BrokenEngineError,
     ClosedError,
     LocalProtocolError,
     PeerRefused,
@@ -276,7 +277,9 @@ class Openings:
         try:
             wish = messages.PathWish(relay=relay)
             answer = await course.session.link.ask(wish, timeout_s=WISH_S)
-        except LocalProtocolError:
+        except BrokenEngineError:
+            raise
+        except (LocalProtocolError, ClosedError):
             return  # the session has ended, and nothing was said of the relay
         except VeilError as error:
             log.debug("no far leg", relay=relay.hex()[:12], reason=error.message)
