@@ -87,6 +87,8 @@ impl Flows {
             }
             if let Some(left) = old.and_then(|old| paths.get_mut(old)) {
                 left.given = (left.given - flow.given).max(0.0);
+                left.meter
+                    .sends_less(f64::from(flow.given / GIVEN_NS * 1e9));
             }
         }
         let at = at.unwrap_or_else(|| {

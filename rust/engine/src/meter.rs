@@ -306,6 +306,11 @@ impl Meter {
         self.usual = 0.0;
     }
 
+    /// So much goes another way from now on: nobody misses it here.
+    pub fn sends_less(&mut self, bytes_per_s: f64) {
+        self.usual = (self.usual - bytes_per_s).max(0.0);
+    }
+
     /// Give memory back while nothing is sent.
     pub fn rest(&mut self) {
         if self.sent.is_empty() && self.sent.capacity() > 0 {
@@ -545,6 +550,26 @@ mod tests {
                 seen = seen.or(m.judge((k * 100 + rtt) * MS));
             }
             assert_eq!(seen, (queue_ms > 0).then_some(Brownout::Slow));
+        }
+    }
+    /// A path that most of its flows have left because of a queue is not slow for that.
+    #[test]
+    fn a_path_that_is_given_less_is_not_slow() {
+        for left in [0, 1_800_000] {
+            let (mut m, mut next, mut received) = (Meter::default(), 0, 0);
+            let mut seen = None;
+            for k in 0..80u64 {
+                // 2 MB a second, then a tenth of it behind a queue.
+                let (count, rtt) = if k < 50 { (200, 5) } else { (20, 205) };
+                if k == 50 {
+                    m.sends_less(f64::from(left));
+                }
+                send(&mut m, &mut next, count, k * 100 * MS);
+                received += count;
+                m.report(&told(next - 1, received, 0), (k * 100 + rtt) * MS);
+                seen = seen.or(m.judge((k * 100 + rtt) * MS));
+            }
+            assert_eq!(seen.is_some(), left == 0);
         }
     }
     /// What begins slowly after an episode is not slow: the smoothed round trip remembers a queue.
