@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 
 from circle import Circle, pause_until
 from plot_paths import failovers
-from report import commit, goals_table, machine, table, write
+from report import added, commit, goals_table, machine, table, write
 from veilnet.errors import TimedOut, VeilError
 from veilnet.testing import Flow, carrier, enter, stall
 
@@ -328,7 +328,6 @@ class Run:
             "title": f"{cell.case.title}{', GIL held' if cell.held else ''}: {what}",
             "metric": metric,
             "unit": "s",
-            "commit": commit(),
             "judged": (metric == "silence_s") == cell.case.by_silence,
             "n": len(values),
             "survived": sum(trial.survived for trial in self.done[cell]),
@@ -403,9 +402,7 @@ def main() -> int:
     failures = run.failures
     if options.add:
         known = json.loads(options.json.read_text())
-        measured = {row["row"] for row in rows}
-        kept = [{"commit": known["commit"]} | r for r in known["rows"] if r["row"] not in measured]
-        rows = kept + rows
+        rows = added(known, rows)
         command = f"{known['command']} && {command}"
         failures = known["failures"] + failures
     document: dict[str, Any] = {

@@ -181,6 +181,16 @@ def goals_table(goals: list[dict[str, Any]]) -> str:
     )
 
 
+def added(known: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return *rows* behind those of the results *known* that were not measured again.
+
+    Each of these tells its commit.
+    """
+    here = {(row["row"], row["metric"]) for row in rows}
+    kept = [row for row in known["rows"] if (row["row"], row["metric"]) not in here]
+    return [{"commit": known["commit"]} | row for row in kept] + rows
+
+
 def write(path: Path, document: dict[str, Any]) -> None:
     """Write the results, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plot_scale import draw
-from report import commit, goals_table, machine, table, write
+from report import added, commit, goals_table, machine, table, write
 from scale_goals import METRICS, TITLES, goals_of
 from veilnet.errors import VeilError
 from veilnet.sim.discovery.experiments import EXPERIMENTS, Plan, Sample, check, run
@@ -123,10 +123,9 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         "seeds": list(seeds),
         "missing": missing,
     }
-    before: list[dict[str, Any]] = []
+    known: dict[str, Any] | None = None
     if options.add and options.json and options.json.exists():
         known = json.loads(options.json.read_text())
-        before = known["rows"]
         head["command"] = f"{known['command']} && {head['command']}"
     found: Collected = {}
     plan = Plan(quick=options.quick, seeds=seeds, attacked=max(100, options.nodes))
@@ -134,8 +133,8 @@ def evaluate(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for name in names:
         collect(run(name, plan, trace), found)
         rows = rows_of(found)
-        here = {(row["row"], row["metric"]) for row in rows}
-        rows = [row for row in before if (row["row"], row["metric"]) not in here] + rows
+        if known is not None:
+            rows = added(known, rows)
         yield head | {"rows": rows, "goals": goals_of(rows)}
 
 

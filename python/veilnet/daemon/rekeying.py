@@ -67,7 +67,7 @@ class Rekeying:
                 return
             now = trio.current_time()
             packets, busy = self._packets(session, now), self._node.relaying.carries(session)
-            needed = busy or self._node.channels.needs(session)
+            needed = self._node.channels.needs(session)
             self._act(session, machine.traffic(packets, now, busy=busy, needed=needed))
 
     def _packets(self, session: Session, now: float) -> int:
