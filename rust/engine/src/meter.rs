@@ -90,6 +90,11 @@ pub struct Meter {
     /// By the newest report: an answered probe is small, and may overtake a queue.
     last_rtt_ns: u64,
     pub rttvar_ns: u64,
+    /// How much one round trip differs from the one before it: noise, where `rttvar_ns` is a queue
+    /// that comes and goes too.
+    pub jitter_ns: u64,
+    /// The newest round trip, and when it was told.
+    newest_ns: Option<(u64, u64)>,
     min_ns: Option<(u64, u64)>,
     /// The least that an answered probe took: no report makes a path shorter than this.
     probed_min_ns: Option<u64>,
@@ -121,6 +126,8 @@ impl Default for Meter {
             srtt_ns: None,
             last_rtt_ns: 0,
             rttvar_ns: 0,
+            jitter_ns: 0,
+            newest_ns: None,
             min_ns: None,
             probed_min_ns: None,
             crowded_ns: None,
@@ -254,7 +261,7 @@ impl Meter {
         self.sample(rtt_ns, now_ns);
     }
 
-    /// Fold a round trip in. Source: RFC 6298 section 2.
+    /// Fold a round trip in. Source: RFC 6298 section 2, and for the jitter RFC 3550 section 6.4.1.
     pub fn sample(&mut self, rtt_ns: u64, now_ns: u64) {
         match self.srtt_ns {
             None => {
@@ -266,6 +273,13 @@ impl Meter {
                 self.srtt_ns = Some(srtt - srtt / 8 + rtt_ns / 8);
             }
         }
+        // Between two that are far apart the path itself may have changed.
+        if let Some((before_ns, at_ns)) = self.newest_ns
+            && now_ns < at_ns + WINDOW_NS
+        {
+            self.jitter_ns = self.jitter_ns - self.jitter_ns / 16 + before_ns.abs_diff(rtt_ns) / 16;
+        }
+        self.newest_ns = Some((rtt_ns, now_ns));
         match self.min_ns {
             Some((min, at)) if rtt_ns > min && now_ns < at + MIN_LIFE_NS => {}
             _ => self.min_ns = Some((rtt_ns, now_ns)),
@@ -431,6 +445,28 @@ mod tests {
         assert!((m.loss(now) - 0.05).abs() < 0.001);
         assert_eq!(m.unacknowledged(), None);
         assert_eq!(m.judge(now - 90 * MS), None);
+    }
+
+    /// A queue that grows and shrinks is no jitter; round trips that differ are, if they are close.
+    #[test]
+    fn jitter_is_what_neighbours_differ_by() {
+        let after = |every: u64, rtt: fn(u64) -> u64| {
+            let mut m = Meter::default();
+            for k in 0..200 {
+                m.sample(rtt(k) * MS, k * every * MS);
+            }
+            (m.jitter_ns / MS, m.rttvar_ns / MS)
+        };
+        // 20 to 420 ms and back, over and over, 10 ms a step.
+        let (jitter, rttvar) = after(100, |k| 20 + 10 * (k % 80).min(80 - k % 80));
+        assert!(
+            (9..=10).contains(&jitter) && rttvar > 40,
+            "{jitter} {rttvar}"
+        );
+        let (jitter, _) = after(100, |k| 50 + 20 * (k % 2));
+        assert!((18..=20).contains(&jitter), "{jitter}");
+        // Probes, once in two seconds: nobody knows.
+        assert_eq!(after(2_000, |k| 50 + 20 * (k % 2)).0, 0);
     }
 
     /// What was sent since the report stays unacknowledged, from its own time on.
