@@ -114,18 +114,29 @@ class Store:
             except FileNotFoundError:
                 return None
             with os.fdopen(file, "rb") as reader:
-                status = os.fstat(file)
-                if not stat.S_ISREG(status.st_mode):
-                    raise ConfigError(f"{self.path / name} is not a regular file")
-                if status.st_mode & 0o077:
-                    raise ConfigError(
-                        f"{self.path / name} can be read or written by other users",
-                        hint=f"If it has not been tampered with: chmod 600 {self.path / name}",
-                    )
+                _check_ours(self.path / name, file)
                 data = reader.read(max_bytes + 1)
         if len(data) > max_bytes:
             raise ConfigError(f"{self.path / name} is longer than the {max_bytes} bytes allowed")
         return data
+
+    def place(self, name: str) -> Path:
+        """Return where a file lies that a library opens by itself; it is there, and ours alone.
+
+        What the library keeps beside it must be called after it (``name-wal``).
+        Raises: ConfigError: it is not a file, or readable by others; PrivilegeError.
+        """
+        with (
+            _explained("open", self.path / name),
+            self._inside(name, create=True) as (folder, leaf),
+        ):
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            file = os.open(leaf, flags, 0o600, dir_fd=folder)
+            try:
+                _check_ours(self.path / name, file)
+            finally:
+                os.close(file)
+        return self.path / name
 
     def write(self, name: str, data: bytes) -> None:
         """Replace the file's content; on return it is on the disk, on an error the old one is.
@@ -209,6 +220,17 @@ class Store:
             yield (folder if found else None), leaf
         finally:
             os.close(folder)
+
+
+def _check_ours(path: Path, file: int) -> None:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path} is not a regular file")
+    if status.st_mode & 0o077:
+        raise ConfigError(
+            f"{path} can be read or written by other users",
+            hint=f"If it has not been tampered with: chmod 600 {path}",
+        )
 
 
 def _listed(folder: int) -> list[str]:

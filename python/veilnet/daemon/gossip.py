@@ -26,7 +26,7 @@ from veilnet.nat.classify import classify
 from veilnet.nat.place import version_of
 from veilnet.nat.reflexive import Reflexive
 from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.members import batches
+from veilnet.networks.members import batches, part_of
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages, nat_messages
@@ -87,7 +87,7 @@ class Gossip:
         if network is None:
             return
         session.link.send(messages.ReturnKey(key=self._return_key(network)))
-        session.link.send(messages.MembersKnown(known=network.members.known()))
+        session.link.send(self._known_part(network))
         self._node.spawn(self._tell_endpoints, session)
 
     def observed(self, session: Session) -> None:
@@ -180,16 +180,12 @@ class Gossip:
         self, network: Network, peer_ids: Iterable[PeerId], *, but: Session | None = None
     ) -> None:
         """Send the entries of *peer_ids* to every session of *network* but one."""
-        members = [network.members.get(peer_id) for peer_id in peer_ids]
+        news = [*peer_ids]
         for session in self._node.sessions.carriers():
             if session is but or session.network_id != network.id:
                 continue
-            entries = [
-                member.entry()
-                for member in members
-                if member is not None and member.peer_id != session.peer_id
-            ]
-            for portion in batches(entries):
+            others = (peer_id for peer_id in news if peer_id != session.peer_id)
+            for portion in batches(network.members.entries(others)):
                 try:
                     session.link.send(messages.Members(entries=portion))
                 except LocalProtocolError:
@@ -241,8 +237,8 @@ class Gossip:
                             opened = self._node.channels.open(network, owner, timeout_s=ASK_S)
                             peers.append(await opened)
             for session in peers:
-                known = messages.MembersKnown(known=network.members.known(doubted=about))
                 try:
+                    known = self._known_part(network, about)
                     answer = await session.link.ask(known, timeout_s=ASK_S)
                 except VeilError:
                     continue  # somebody else may know
@@ -332,25 +328,31 @@ class Gossip:
         network, said = self._network(session), envelope.message
         if network is None or not isinstance(said, messages.MembersKnown):
             return
-        portions = list(batches(network.members.lacking(said.known)))
-        if not portions:
+        lacking = network.members.lacking(said)
+        if not lacking:
             # An answer is owed even when nothing is lacking: somebody may wait for it.
             session.link.send(messages.Members(), answers=envelope.id)
         elif session.telling < TELLING_MAX:
             session.telling += 1
-            self._node.spawn(self._tell_lacking, session, portions, envelope.id)
+            self._node.spawn(self._tell_lacking, session, network, lacking, envelope.id)
 
     async def _tell_lacking(
-        self, session: Session, portions: list[tuple[MemberEntry, ...]], question: int
+        self, session: Session, network: Network, lacking: list[PeerId], question: int
     ) -> None:
         """Send a long answer in step with what the peer takes in."""
         try:
-            for number, portion in enumerate(portions, 1):
-                message = messages.Members(entries=portion, more=int(number < len(portions)))
-                session.link.send(message, answers=question)
+            for portion in batches(network.members.entries(lacking)):
+                session.link.send(messages.Members(entries=portion), answers=question)
                 await session.link.flush(timeout_s=RENEW_TIMEOUT_S)
         finally:
             session.telling -= 1
+
+    def _known_part(self, network: Network, about: PeerId | None = None) -> messages.MembersKnown:
+        """Return what we have of our table, or a part of it if it is long: *about*'s, or by lot."""
+        table = network.members
+        parts = table.parts
+        part = self._node.rng.randrange(parts) if about is None else part_of(about, parts)
+        return table.known(part, parts, doubted=about)
 
     def _members(self, session: Session, envelope: Envelope) -> None:
         network, said = self._network(session), envelope.message
@@ -452,9 +454,8 @@ class Gossip:
         for session in self._node.sessions.carriers():
             network = self._network(session)
             if network is not None:
-                known = messages.MembersKnown(known=network.members.known())
                 with contextlib.suppress(LocalProtocolError):
-                    session.link.send(known)
+                    session.link.send(self._known_part(network))
         self._end_expired()
         await self._tell_moved()
 

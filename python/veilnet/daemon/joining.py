@@ -26,7 +26,7 @@ from veilnet.networks import join
 from veilnet.networks.commons import Commons
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.names import parse_node_name
-from veilnet.networks.network import remove_all, write_all
+from veilnet.networks.network import remove_all
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages
@@ -139,9 +139,10 @@ class Joining:
         network = await trio.to_thread.run_sync(believe, limiter=node.workers)
         node.networks.add(network)
         try:
-            await trio.to_thread.run_sync(write_all, node.store, network.files(), limiter=node.disk)
+            await trio.to_thread.run_sync(network.saving(node.store), limiter=node.disk)
         except BaseException:
             node.networks.remove(network.id)
+            network.close()
             raise
         await node.addresses.add(network)
         node.doors.refresh()
@@ -165,6 +166,7 @@ class Joining:
                     nursery.start_soon(node.retire, session, close)
         await node.addresses.remove(network)
         node.addresses.names_changed()
+        network.close()
         await trio.to_thread.run_sync(remove_all, node.store, network.id, limiter=node.disk)
         log.info("left", network=network.name)
 

@@ -51,7 +51,7 @@ from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
 from veilnet.networks.commons import Commons
 from veilnet.networks.names import parse_node_name
-from veilnet.networks.network import Network, write_all
+from veilnet.networks.network import Network
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.dht_messages import Question as DhtQuestion
 from veilnet.protocol.messages import Close
@@ -246,6 +246,8 @@ class Node:
                 except Exception:
                     log.exception("not saved, by a bug")
         finally:
+            for network in self.networks:
+                network.close()
             trio.lowlevel.notify_closing(self.engine.fileno())
             await trio.to_thread.run_sync(self.engine.close)
 
@@ -551,9 +553,8 @@ class Node:
             if network is None:
                 continue
             try:
-                # Encoded here and not in the thread: the table is this thread's to change.
-                files = network.files() if whole else network.member_files()
-                await trio.to_thread.run_sync(write_all, self.store, files, limiter=self.disk)
+                save = network.saving(self.store, whole=whole)
+                await trio.to_thread.run_sync(save, limiter=self.disk)
             except BaseException:
                 self._dirty.add(network_id)
                 if whole:

@@ -54,18 +54,14 @@ def grant(
     carries ourselves and the most recent other members; the rest comes by `MembersKnown`.
     """
     joiner = network.welcome(admission, public_key, endpoints, now)
-    others = sorted(
-        (item for item in network.members if item.peer_id not in (network.peer_id, joiner.peer_id)),
-        key=lambda item: item.observed_s,
-        reverse=True,
-    )
+    others = network.members.latest(MAX_MEMBERS - 1, network.peer_id, joiner.peer_id)
     own = network.members.get(network.peer_id) or network.own
     return JoinGrant(
         genesis=network.genesis.encoding,
         network_name=network.name,
         k_net=network.k_net,
         credential=admission.encoding,
-        members=tuple(item.entry() for item in (own, *others[: MAX_MEMBERS - 1])),
+        members=tuple(item.entry() for item in (own, *others)),
     )
 
 

@@ -8,44 +8,41 @@ of one member the newer credential (serial) and each teller's newest word (time)
 many members those with the highest serials.  A second peer id for an address in use is refused
 for as long as the holder's credential lives.
 
-Files keep it as frames (`networks.frames`) of CBOR [public key, credential, seen, [told]] with
-seen = [time, [packed endpoint]] and told = [time, [packed endpoint], teller], after one frame with
-the petnames.
+The members themselves are on the disk (`networks.roster`); each question reads what it needs.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
-from attrs import evolve, frozen
+from attrs import frozen
 
-from veilnet.errors import ConfigError, PeerRefused, UnknownPeer, UsageError
-from veilnet.networks import frames, member
-from veilnet.networks.credential import MAX_CREDENTIAL_BYTES
-from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.member import MAX_ENDPOINTS, MAX_TELLERS, Hearsay, Member
-from veilnet.networks.names import MAX_NAME_CHARACTERS, is_name, parse_name, printable
-from veilnet.networks.records import Record
+from veilnet.errors import PeerRefused, RemoteProtocolError, UnknownPeer, UsageError
+from veilnet.networks import member
+from veilnet.networks.member import Member
+from veilnet.networks.names import parse_name, printable
+from veilnet.networks.roster import Roster
 from veilnet.protocol.messages import MAX_MEMBERS as MEMBERS_PER_MESSAGE
-from veilnet.protocol.messages import KnownMember, MemberEntry
+from veilnet.protocol.messages import KnownMember, MemberEntry, MembersKnown
 from veilnet.units import PEER_ID_BYTES, PeerId
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
     from veilnet.networks.credential import Credential, Verifier
     from veilnet.networks.genesis import Genesis
 
-MAX_MEMBERS: Final = 4_096
+MAX_MEMBERS: Final = 16_384
 MAX_PETNAMES: Final = 1_024
 MAX_KNOWN: Final = 1_024
 """Entries of one `MembersKnown` message."""
+MAX_LACKING: Final = 1_024
+"""Members that one answer to it tells of; the next one goes on from there."""
 REFRESH_S: Final = 3_600
 MIN_ID_PREFIX_CHARACTERS: Final = 4
 
-_VERSION = 2
 _HEX = frozenset("0123456789abcdef")
 
 Address = IPv4Address | IPv6Address
@@ -73,28 +70,44 @@ class MemberTable:
         members: Iterable[Member] = (),
         *,
         pinned: Iterable[PeerId] = (),
-        petnames: dict[str, PeerId] | None = None,
         max_members: int = MAX_MEMBERS,
+        path: Path | None = None,
     ) -> None:
-        self._members = {item.peer_id: item for item in members}
+        """Open the table in the file at *path*, empty if there is none; None: in memory.
+
+        *members* are put in it.
+        Raises: ConfigError: the file is damaged, or of another release.
+        """
+        self._roster = Roster(path)
         self._pinned = frozenset(pinned)
-        self._petnames = dict(petnames or {})
+        self._petnames = self._roster.petnames()
         self._max_members = max_members
-        self._holders: dict[Address, PeerId] = {}
-        self._newest_signed = max(
-            (item.credential.not_before for item in self._members.values()), default=0
-        )
-        self._reindex()
+        for item in members:
+            self._roster.put(item)
+        self._newest_signed = self._roster.newest_signed()
+
+    def close(self) -> None:
+        """Close the file; what was not flushed is lost."""
+        self._roster.close()
+
+    def flush(self, path: Path) -> None:
+        """Put what has changed on the disk, at *path*; any thread may.
+
+        Raises: ConfigError: the disk is full or broken; what is there stays as it was.
+        """
+        if not self._roster.settled:
+            self._roster.settle(path)
+        self._roster.flush()
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._roster)
 
     def __iter__(self) -> Iterator[Member]:
         """Yield the members, by peer id."""
-        return iter([self._members[key] for key in sorted(self._members)])
+        return iter(self._roster)
 
     def __contains__(self, peer_id: object) -> bool:
-        return peer_id in self._members
+        return peer_id in self._roster
 
     def __repr__(self) -> str:
         return f"<MemberTable of {len(self)}>"
@@ -106,7 +119,7 @@ class MemberTable:
 
     def get(self, peer_id: PeerId) -> Member | None:
         """Return the member with that id, None if it is unknown."""
-        return self._members.get(peer_id)
+        return self._roster.get(peer_id)
 
     # what others say
 
@@ -118,9 +131,13 @@ class MemberTable:
         A credential that the table has is not verified again.
         Raises: RemoteProtocolError: an entry is false; honest nodes verify before they tell.
         """
-        by_credential = {item.encoding: item for item in list(self._members.values())}
         return tuple(
-            member.verify(entry, genesis, signatures, known=by_credential.get(entry.credential))
+            member.verify(
+                entry,
+                genesis,
+                signatures,
+                known=self._roster.held(entry.public_key, entry.credential),
+            )
             for entry in entries
         )
 
@@ -138,26 +155,26 @@ class MemberTable:
             except PeerRefused as error:
                 refused.append(error)
                 continue
-            old = self._members.get(new.peer_id)
+            old = self._roster.get(new.peer_id)
             joined = new if old is None else old.joined(new)
             if joined != old:
                 self._put(joined)
             # What only one more teller says is no news: it would go round for ever.
             if old is None or joined.encoding != old.encoding or joined.observed_s > old.observed_s:
                 changed.add(joined.peer_id)
-        self._evict()
-        return Merged(frozenset(changed & self._members.keys()), tuple(refused))
+        changed -= self._evict()
+        return Merged(frozenset(changed), tuple(refused))
 
     def check_addresses(self, credential: Credential, now: int) -> None:
         """Check that no other member holds an address of *credential*.
 
         Raises: PeerRefused: the second id for an address in use.
         """
-        old = self._members.get(credential.peer_id)
+        old = self._roster.get(credential.peer_id)
         if old is not None and old.credential.serial > credential.serial:
             return
         for address in Member(b"", credential, b"").addresses:
-            holder = self._members.get(self._holders.get(address, credential.peer_id))
+            holder = self.by_address(address)
             if holder is None or holder.peer_id == credential.peer_id:
                 continue
             # Our clock may be behind what the issuer signed.
@@ -176,43 +193,74 @@ class MemberTable:
 
         The same endpoints again are news only once in `REFRESH_S`.
         """
-        old = self._members.get(peer_id)
+        old = self._roster.get(peer_id)
         if old is None:
             return False
         seen = old.seen_at(endpoints, now)
         if seen.seen == old.seen and now < old.seen_s + REFRESH_S:
             return False
-        self._members[peer_id] = seen
+        self._roster.put(seen)
         return seen != old
 
     # what is told to others
 
+    @property
+    def parts(self) -> int:
+        """In how many parts, by peer id, the table is told so that each fits one message."""
+        parts, count = 1, len(self)
+        if count > MAX_KNOWN:
+            # Half full on average: ids are hashes, and hashes vary.
+            while 2 * count > parts * MAX_KNOWN:
+                parts *= 2
+        return parts
+
     def known(
-        self, limit: int = MAX_KNOWN, *, doubted: PeerId | None = None
-    ) -> tuple[KnownMember, ...]:
-        """Return what the table has, the newest credentials first, for `MembersKnown`.
+        self, part: int = 0, parts: int = 1, *, doubted: PeerId | None = None
+    ) -> MembersKnown:
+        """Return what one part of the table has, the newest credentials first.
 
         *doubted*: where that one is counts as unknown, for what we believe may be false.
         """
-        newest = sorted(self._members.values(), key=_rank, reverse=True)[:limit]
-        return tuple(
-            KnownMember(
-                peer_id=item.peer_id,
-                serial=item.credential.serial,
-                observed_s=0 if item.peer_id == doubted else item.observed_s,
-            )
-            for item in newest
-        )
+        told = []
+        for peer_id, serial, observed_s in self._roster.ranked(*_ids_of(part, parts)):
+            seen_s = 0 if peer_id == doubted else observed_s
+            told.append(KnownMember(peer_id=peer_id, serial=serial, observed_s=seen_s))
+            if len(told) == MAX_KNOWN:
+                break
+        return MembersKnown(known=tuple(told), part=part, parts=parts)
 
-    def lacking(self, known: Iterable[KnownMember]) -> tuple[MemberEntry, ...]:
-        """Return the entries that the sender of *known* lacks or has in an older form."""
-        theirs = {item.peer_id: (item.serial, item.observed_s) for item in known}
+    def lacking(self, said: MembersKnown) -> list[PeerId]:
+        """Return whom the sender of *said* lacks or has in an older form.
+
+        At most `MAX_LACKING`, those with the newest credentials.
+        Raises: RemoteProtocolError: there is no such part.
+        """
+        if not 0 <= said.part < said.parts:
+            raise RemoteProtocolError("a part of a member table that there is not")
+        theirs = {item.peer_id: (item.serial, item.observed_s) for item in said.known}
         lacks = []
-        for item in self:
-            serial, observed_s = theirs.get(item.peer_id, (-1, -1))
-            if item.credential.serial > serial or item.observed_s > observed_s:
-                lacks.append(item.entry())
-        return tuple(lacks)
+        for peer_id, serial, observed_s in self._roster.ranked(*_ids_of(said.part, said.parts)):
+            their_serial, their_s = theirs.get(peer_id, (-1, -1))
+            if serial > their_serial or observed_s > their_s:
+                lacks.append(peer_id)
+                if len(lacks) == MAX_LACKING:
+                    break
+        return lacks
+
+    def entries(self, peer_ids: Iterable[PeerId]) -> Iterator[MemberEntry]:
+        """Yield what is told of *peer_ids*; of who is no member any more, nothing."""
+        for peer_id in peer_ids:
+            if (item := self._roster.get(peer_id)) is not None:
+                yield item.entry()
+
+    def latest(self, count: int, *but: PeerId) -> list[Member]:
+        """Return the *count* members that were observed last, none of *but*."""
+        found = (self._roster.get(peer_id) for peer_id in self._roster.latest(count, but))
+        return [item for item in found if item is not None]
+
+    def valid(self, time: int) -> list[PeerId]:
+        """Return whose credentials do not end before *time* (unix seconds)."""
+        return self._roster.valid(time)
 
     # finding members
 
@@ -223,7 +271,7 @@ class MemberTable:
         """
         text = target.strip().lower()
         peer_id = self._petnames.get(text)
-        if peer_id is not None and (petnamed := self._members.get(peer_id)) is not None:
+        if peer_id is not None and (petnamed := self._roster.get(peer_id)) is not None:
             return petnamed
         try:
             address = ip_address(text)
@@ -234,14 +282,14 @@ class MemberTable:
                 return holder
             raise UnknownPeer(f"no member has the address {address}")
         # A name that looks like another's id must not answer in its place, so both are asked.
-        found = {item.peer_id: item for item in self if item.name == text}
-        if len(text) >= MIN_ID_PREFIX_CHARACTERS and _HEX.issuperset(text):
-            found.update(
-                (item.peer_id, item) for item in self if item.peer_id.hex().startswith(text)
-            )
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if not found:
+        found = set(self._roster.named(text))
+        digits = 2 * PEER_ID_BYTES
+        if MIN_ID_PREFIX_CHARACTERS <= len(text) <= digits and _HEX.issuperset(text):
+            first, last = (bytes.fromhex(text.ljust(digits, digit)) for digit in "0f")
+            found.update(self._roster.between(first, last))
+        if len(found) == 1 and (only := self._roster.get(*found)) is not None:
+            return only
+        if len(found) < 2:
             raise UnknownPeer(f"no member is called {printable(target)}")
         ids = ", ".join(sorted(peer_id.hex()[:12] for peer_id in found))
         raise AmbiguousPeer(
@@ -251,21 +299,19 @@ class MemberTable:
 
     def by_address(self, address: Address) -> Member | None:
         """Return the member that holds an overlay address."""
-        peer_id = self._holders.get(address)
-        return None if peer_id is None else self._members.get(peer_id)
+        peer_id = self._roster.holder(address)
+        return None if peer_id is None else self._roster.get(peer_id)
 
     def name_of(self, peer_id: PeerId) -> str:
         """Return what to call a member: our petname for it, else its own name."""
         for petname, holder in self._petnames.items():
             if holder == peer_id:
                 return petname
-        item = self._members.get(peer_id)
-        return peer_id.hex()[:12] if item is None else item.name
+        return self._roster.name_of(peer_id) or peer_id.hex()[:12]
 
     def conflicts(self) -> tuple[str, ...]:
         """Return names that several members have: they answer nothing until one is renamed."""
-        count = Counter(item.name for item in self._members.values())
-        return tuple(sorted(name for name, held in count.items() if held > 1))
+        return tuple(self._roster.names_of_several())
 
     def set_petname(self, petname: str, peer_id: PeerId) -> None:
         """Call a member *petname* on this node, whatever it calls itself.
@@ -273,7 +319,7 @@ class MemberTable:
         Raises: UsageError: not a name, or another member's; UnknownPeer: no such member.
         """
         name = parse_name(petname)
-        if peer_id not in self._members:
+        if peer_id not in self._roster:
             raise UnknownPeer(f"no member has the peer id {peer_id.hex()[:12]}")
         if self._petnames.get(name, peer_id) != peer_id:
             raise UsageError(
@@ -284,117 +330,36 @@ class MemberTable:
             raise UsageError(f"there are {MAX_PETNAMES} petnames already, and no more can be kept")
         self.drop_petname(peer_id)
         self._petnames[name] = peer_id
+        self._roster.put_petnames(self._petnames)
 
     def drop_petname(self, peer_id: PeerId) -> None:
         """Call a member by its own name again."""
         self._petnames = {name: held for name, held in self._petnames.items() if held != peer_id}
-
-    # on disk
-
-    def encode(self) -> bytes:
-        """Return the table as `decode` reads it."""
-        petnames: list[frames.Encodable] = [
-            [name, held] for name, held in sorted(self._petnames.items())
-        ]
-        records: list[frames.Encodable] = [[_VERSION, petnames]]
-        records.extend(
-            [
-                item.public_key,
-                item.encoding,
-                [item.seen_s, [endpoint.pack() for endpoint in item.seen]],
-                [
-                    [said.observed_s, [each.pack() for each in said.endpoints], said.teller]
-                    for said in item.hearsay
-                ],
-            ]
-            for item in self
-        )
-        return frames.encode(records)
-
-    @classmethod
-    def decode(
-        cls,
-        data: bytes,
-        genesis: Genesis,
-        signatures: Verifier,
-        *,
-        pinned: Iterable[PeerId] = (),
-        max_members: int = MAX_MEMBERS,
-    ) -> MemberTable:
-        """Read a table from a file, verifying every member again.
-
-        Raises: ConfigError: it was not written by `encode`, or has been changed.
-        """
-        values = frames.decode(data, max_frames=1 + max_members, blame=ConfigError)
-        head = Record("the member table", next(values, None), 2, ConfigError)
-        head.version(_VERSION)
-        petnames: dict[str, PeerId] = {}
-        for item in head.array(most=MAX_PETNAMES):
-            pair = Record("a petname", item, 2, ConfigError)
-            name = pair.text(most=MAX_NAME_CHARACTERS)
-            if not is_name(name):
-                raise pair.wrong("it is no lower-case DNS label")
-            petnames[name] = PeerId(pair.octets(PEER_ID_BYTES))
-        members = []
-        for value in values:
-            record = Record("a member", value, 4, ConfigError)
-            public_key = record.octets(genesis.signature.public_key_bytes)
-            encoding = record.data(most=MAX_CREDENTIAL_BYTES)
-            first = Record("where a member was seen", record.array(most=2), 2, ConfigError)
-            seen_s, seen = first.time(), _endpoints(first)
-            hearsay = []
-            for item in record.array(most=MAX_TELLERS):
-                told = Record("where a member is said to be", item, 3, ConfigError)
-                hearsay.append(
-                    Hearsay(told.time(), _endpoints(told), told.data(most=PEER_ID_BYTES))
-                )
-            entry = MemberEntry(public_key=public_key, credential=encoding)
-            read = member.verify(entry, genesis, signatures, blame=ConfigError)
-            members.append(evolve(read, seen=seen, seen_s=seen_s, hearsay=tuple(hearsay)))
-        return cls(members, pinned=pinned, petnames=petnames, max_members=max_members)
+        self._roster.put_petnames(self._petnames)
 
     def _put(self, item: Member) -> None:
-        old = self._members.get(item.peer_id)
-        self._members[item.peer_id] = item
+        self._roster.put(item)
         self._newest_signed = max(self._newest_signed, item.credential.not_before)
-        if old is not None and old.addresses != item.addresses:
-            self._reindex()
-        for address in item.addresses:
-            self._hold(address, item)
 
-    def _hold(self, address: Address, item: Member) -> None:
-        """Give *address* to *item*, unless its holder has the newer credential.
-
-        `check_addresses` has refused a claim on a living holder's; what comes here is a lapsed
-        holder and its successor, in either order.
-        """
-        holder = self._members.get(self._holders.get(address, item.peer_id))
-        if holder is None or _rank(item) >= _rank(holder):
-            self._holders[address] = item.peer_id
-
-    def _evict(self) -> None:
-        surplus = len(self._members) - self._max_members
-        if surplus <= 0:
-            return
-        loose = (item for key, item in self._members.items() if key not in self._pinned)
-        for item in sorted(loose, key=_rank)[:surplus]:
-            del self._members[item.peer_id]
-        self._reindex()
-
-    def _reindex(self) -> None:
-        self._holders = {}
-        for item in self._members.values():
-            for address in item.addresses:
-                self._hold(address, item)
+    def _evict(self) -> set[PeerId]:
+        """Forget the oldest credentials beyond the most that are kept; return whose."""
+        surplus = len(self) - self._max_members
+        gone = self._roster.oldest(surplus, [*self._pinned]) if surplus > 0 else []
+        for peer_id in gone:
+            self._roster.drop(peer_id)
+        return set(gone)
 
 
-def _endpoints(record: Record) -> tuple[Endpoint, ...]:
-    endpoints = []
-    for packed in record.array(most=MAX_ENDPOINTS):
-        if not isinstance(packed, bytes):
-            raise record.wrong("an endpoint is not bytes")
-        endpoints.append(Endpoint.unpack(packed, blame=ConfigError))
-    return tuple(endpoints)
+def part_of(peer_id: PeerId, parts: int) -> int:
+    """Return the part that a member is told in, of so many."""
+    return int.from_bytes(peer_id[:2]) * parts >> 16
+
+
+def _ids_of(part: int, parts: int) -> tuple[bytes, bytes]:
+    """Return the first and the last id that there may be in a part."""
+    first, beyond = (-(-each * 65_536 // parts) for each in (part, part + 1))
+    rest = PEER_ID_BYTES - 2
+    return first.to_bytes(2) + bytes(rest), (beyond - 1).to_bytes(2) + b"\xff" * rest
 
 
 def batches(entries: Iterable[MemberEntry]) -> Iterator[tuple[MemberEntry, ...]]:
@@ -407,7 +372,3 @@ def batches(entries: Iterable[MemberEntry]) -> Iterator[tuple[MemberEntry, ...]]
             portion = []
     if portion:
         yield tuple(portion)
-
-
-def _rank(item: Member) -> tuple[int, PeerId]:
-    return item.credential.serial, item.peer_id

@@ -4,7 +4,7 @@
 STATE/networks/<network id in hex>/
   network.cbor   [version, since, name, genesis, K_net, our public key, our credential]
                  written last
-  members.cbor   the member table (networks.members)
+  members.db     the member table (networks.roster), with what SQLite keeps beside it
   issuer.cbor    invites and issued credentials (networks.issuer), at the founder only
 ```
 A folder without network.cbor is a network that was never finished, and does not exist.
@@ -31,7 +31,7 @@ from veilnet.protocol.messages import MemberEntry
 from veilnet.units import NetworkId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from ipaddress import IPv4Address, IPv6Address, IPv6Network
 
     from veilnet.errors import VeilError
@@ -47,9 +47,7 @@ FOLDER: Final = "networks"
 DEFAULT_NAME: Final = "home"
 
 _VERSION = 1
-
-Files = tuple[tuple[str, bytes], ...]
-"""Names in the state folder, and contents."""
+_MEMBERS = "members.db"
 
 
 class SignatureBackend(Protocol):
@@ -150,12 +148,6 @@ class Network:
         signatures = backend.signatures(genesis.suite)
         own = _own(encoding, genesis, signer, signatures, ConfigError)
         pinned = (own.peer_id, *genesis.owner_ids)
-        table = store.read(f"{path}/members.cbor")
-        members = (
-            MemberTable((), pinned=pinned)
-            if table is None
-            else MemberTable.decode(table, genesis, signatures, pinned=pinned)
-        )
         issuer = None
         if signer.peer_id in genesis.owner_ids:
             state = store.read(f"{path}/issuer.cbor")
@@ -168,6 +160,7 @@ class Network:
             issuer = Issuer.load(
                 state, genesis, signer, lambda data: store.write(f"{path}/issuer.cbor", data)
             )
+        members = MemberTable(pinned=pinned, path=store.place(f"{path}/{_MEMBERS}"))
         return cls(
             genesis,
             name=name,
@@ -178,16 +171,31 @@ class Network:
             issuer=issuer,
         )
 
+    def close(self) -> None:
+        """Close the member table; what was not saved of it is lost."""
+        self.members.close()
+
     def save(self, store: Store) -> None:
-        """Write everything but the issuer's state, which writes itself."""
-        write_all(store, self.files())
+        """Write everything but the issuer's state, which writes itself.
 
-    def files(self) -> Files:
-        """Return what `save` writes, in the order in which it must be written.
-
-        The files are encoded here, in the thread that may change the table; any may write them.
+        Raises: ConfigError, PrivilegeError: what is there stays as it was.
         """
-        data = cbor.encode(
+        self.saving(store)()
+
+    def saving(self, store: Store, *, whole: bool = True) -> Callable[[], None]:
+        """Return what saves, to be called in any thread; *whole*: not the member table alone."""
+        path = _folder(self.id)
+        data = self._encode() if whole else None
+
+        def write() -> None:
+            self.members.flush(store.place(f"{path}/{_MEMBERS}"))
+            if data is not None:
+                store.write(f"{path}/network.cbor", data)
+
+        return write
+
+    def _encode(self) -> bytes:
+        return cbor.encode(
             [
                 _VERSION,
                 self.since,
@@ -198,11 +206,6 @@ class Network:
                 self.own.encoding,
             ]
         )
-        return (*self.member_files(), (f"{_folder(self.id)}/network.cbor", data))
-
-    def member_files(self) -> Files:
-        """Return the member table's file alone."""
-        return ((f"{_folder(self.id)}/members.cbor", self.members.encode()),)
 
     # who and where
 
@@ -333,12 +336,6 @@ class Network:
         known = self.members.get(self.peer_id)
         self.own = own if known is None else known.joined(own)
         self.members.merge((self.own,), now)
-
-
-def write_all(store: Store, files: Files) -> None:
-    """Write every file; on return they are on the disk."""
-    for name, data in files:
-        store.write(name, data)
 
 
 def remove_all(store: Store, network_id: NetworkId) -> None:

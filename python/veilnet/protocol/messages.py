@@ -38,7 +38,6 @@ from veilnet.protocol.fields import (
     U64,
     Blob,
     EndpointPair,
-    Integer,
     ListOf,
     Maybe,
     Text,
@@ -163,20 +162,22 @@ class KnownMember:
 
 @frozen(kw_only=True)
 class MembersKnown:
-    """What the sender's member table holds; the answer is what it lacks."""
+    """What the sender's member table holds; the answer is what it lacks.
+
+    Of a long table one part at a time: the members whose ids, as fractions of all ids, lie from
+    *part* / *parts* up to the next.
+    """
 
     known: tuple[KnownMember, ...] = ()
+    part: int = 0
+    parts: int = 1
 
 
 @frozen(kw_only=True)
 class Members:
-    """Entries of the sender's member table; *more*: 1 if others follow in further messages.
-
-    Nothing depends on that: each message stands for itself.
-    """
+    """Entries of the sender's member table; a long answer takes several messages."""
 
     entries: tuple[MemberEntry, ...] = ()
-    more: int = 0
 
 
 @frozen(kw_only=True)
@@ -371,8 +372,8 @@ _TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = 
         },
     ),
     18: (JoinRefuse, _REASON),
-    24: (MembersKnown, {1: ("known", ListOf(_KNOWN, 1_024))}),
-    25: (Members, {1: ("entries", ListOf(_ENTRY, MAX_MEMBERS)), 2: ("more", Integer(1))}),
+    24: (MembersKnown, {1: ("known", ListOf(_KNOWN, 1_024)), 2: ("part", U16), 3: ("parts", U16)}),
+    25: (Members, {1: ("entries", ListOf(_ENTRY, MAX_MEMBERS))}),
     32: (Renew, {1: ("serial", U64)}),
     33: (RenewGrant, {1: ("credential", _CREDENTIAL)}),
     34: (RenewRefuse, _REASON),

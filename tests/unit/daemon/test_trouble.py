@@ -96,22 +96,22 @@ async def test_a_full_disk_delays_a_renewal_on_disk_and_loses_nothing(tmp_path, 
 async def test_what_changes_while_the_disk_works_is_written_next(tmp_path, monkeypatch):
     """A change made during a save is on the disk after the next one."""
     async with pair(tmp_path) as (alice, bob):
-        network, write = only(alice), alice.store.write
+        network, flush = only(alice), only(alice).members.flush
         begun, go = threading.Event(), threading.Event()
 
-        def slow(name, data):
+        def slow(path):
+            flush(path)
             begun.set()
             go.wait(10)
-            write(name, data)
 
-        monkeypatch.setattr(alice.store, "write", slow)
+        monkeypatch.setattr(network.members, "flush", slow)
         alice.changed(network)
         await trio.to_thread.run_sync(begun.wait, 10)
         network.members.observe(bob.identity.peer_id, [Endpoint("192.0.2.77", 4242)], 2**31)
         alice.changed(network)
         go.set()
-        name = f"networks/{network.id.hex()}/members.cbor"
-        await until(lambda: b"\xc0\x00\x02\x4d" in (alice.store.read(name) or b""))
+        path = alice.store.path / f"networks/{network.id.hex()}/members.db"
+        await until(lambda: b"\xc0\x00\x02\x4d" in path.read_bytes())
 
 
 async def test_a_name_that_does_not_resolve_for_a_moment_means_what_it_meant(tmp_path, monkeypatch):

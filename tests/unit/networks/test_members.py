@@ -1,3 +1,5 @@
+import sqlite3
+from contextlib import closing
 from ipaddress import IPv6Address
 
 import pytest
@@ -5,10 +7,10 @@ from attrs import evolve
 
 from tests.unit.networks.world import DAY, HERE, NOW, Office, backend, identity
 from veilnet.errors import ConfigError, PeerRefused, RemoteProtocolError, UnknownPeer, UsageError
-from veilnet.networks import credential
+from veilnet.networks import credential, members
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
-from veilnet.networks.members import REFRESH_S, MemberTable, batches
+from veilnet.networks.members import REFRESH_S, MemberTable, batches, part_of
 
 SIGNATURES = backend().signatures(1)
 THERE = Endpoint("198.51.100.9", 9)
@@ -147,7 +149,7 @@ def test_hearsay_never_replaces_what_was_seen(office, people):
     assert held(table, peer_id).endpoints == (*eight[:5], *lies[:3])
 
 
-def test_one_teller_does_not_crowd_the_others_out(office, people):
+def test_one_teller_does_not_crowd_the_others_out(office, people, tmp_path):
     """Of a member that we never saw, a liar's endpoints stand beside the honest ones."""
     table = MemberTable(people)
     peer_id = people[0].peer_id
@@ -156,7 +158,8 @@ def test_one_teller_does_not_crowd_the_others_out(office, people):
         lies = [Endpoint(f"198.51.100.{late + 1}", port) for port in range(1, 9)]
         table.merge(told(office, people[0], lies, NOW + late), NOW + late, teller=b"mallory")
     assert {HERE, THERE} <= set(held(table, peer_id).endpoints)
-    again = MemberTable.decode(table.encode(), office.genesis, SIGNATURES)
+    table.flush(tmp_path / "members.db")
+    again = MemberTable(path=tmp_path / "members.db")
     assert held(again, peer_id) == held(table, peer_id)
 
 
@@ -183,8 +186,9 @@ def test_a_doubted_member_is_asked_for_as_if_unseen(office, people):
     ours, theirs = MemberTable(people), MemberTable(people)
     ours.merge(told(office, people[0], [THERE], NOW + 9), NOW + 9, teller=b"mallory")
     theirs.observe(people[0].peer_id, [HERE], NOW)
-    assert theirs.lacking(ours.known()) == ()
-    (entry,) = theirs.lacking(ours.known(doubted=people[0].peer_id))
+    assert theirs.lacking(ours.known()) == []
+    lacking = theirs.lacking(ours.known(doubted=people[0].peer_id))
+    (entry,) = theirs.entries(lacking)
     assert entry.endpoints == (HERE,)
 
 
@@ -206,10 +210,39 @@ def test_only_what_the_other_lacks_is_told(people):
     theirs = MemberTable(people[:3])
     ours.observe(people[1].peer_id, [HERE], NOW)
     told = ours.lacking(theirs.known())
-    assert {entry.credential for entry in told} == {people[1].encoding, people[3].encoding}
-    assert ours.lacking(ours.known()) == ()
+    assert set(told) == {people[1].peer_id, people[3].peer_id}
+    credentials = {entry.credential for entry in ours.entries([*told, identity(99).peer_id])}
+    assert credentials == {people[1].encoding, people[3].encoding}
+    assert ours.lacking(ours.known()) == []
     assert [len(batch) for batch in batches([people[0].entry()] * 17)] == [8, 8, 1]
-    assert len(ours.known(limit=2)) == 2
+
+
+def test_a_long_table_is_told_in_parts(people, monkeypatch):
+    """Each part fits a message, is compared for itself, and all parts together are the table."""
+    monkeypatch.setattr(members, "MAX_KNOWN", 2)
+    ours, theirs = MemberTable(people), MemberTable()
+    parts = ours.parts
+    assert (theirs.parts, MemberTable(people[:2]).parts, parts) == (1, 1, 8)
+    told = [ours.known(part, parts) for part in range(parts)]
+    ids = [item.peer_id for message in told for item in message.known]
+    assert sorted(ids) == sorted(member.peer_id for member in people)
+    for part, message in enumerate(told):
+        assert all(part_of(item.peer_id, parts) == part for item in message.known)
+        assert ours.lacking(message) == []
+        assert ours.lacking(theirs.known(part, parts)) == [item.peer_id for item in message.known]
+    for false in ({"part": 8}, {"parts": 0}):
+        with pytest.raises(RemoteProtocolError):
+            ours.lacking(evolve(told[0], **false))
+
+
+def test_an_answer_is_bounded(people, monkeypatch):
+    """Whoever lacks much is told the newest credentials first, and asks again for the rest."""
+    monkeypatch.setattr(members, "MAX_LACKING", 3)
+    ours, theirs = MemberTable(people), MemberTable()
+    first = ours.lacking(theirs.known())
+    assert first == [people[number].peer_id for number in (4, 3, 2)]
+    theirs.merge(people[2:], NOW)
+    assert ours.lacking(theirs.known()) == [people[1].peer_id, people[0].peer_id]
 
 
 def test_finding(people):
@@ -220,7 +253,7 @@ def test_finding(people):
     targets = ["alpha", " ALPHA ", "mine", alpha.peer_id.hex(), alpha.peer_id.hex()[:10]]
     targets += [str(address) for address in alpha.addresses]
     assert len(alpha.addresses) == 2
-    assert all(table.find(target) is alpha for target in targets)
+    assert all(table.find(target) == alpha for target in targets)
     for target in ("nobody", "", "fd00::1", "ffffffffffff", "\x1b[2J"):
         with pytest.raises(UnknownPeer) as caught:
             table.find(target)
@@ -270,7 +303,7 @@ def test_a_second_id_for_an_ipv4_address_in_use_is_refused(people):
     assert not merged.changed
     assert "alpha" in merged.refused[0].message
     assert thief.peer_id not in table
-    assert table.by_address(people[0].credential.ipv4) is people[0]
+    assert table.by_address(people[0].credential.ipv4) == people[0]
 
 
 def test_a_second_id_for_an_ipv6_address_is_refused(people, monkeypatch):
@@ -297,7 +330,7 @@ def test_a_lapsed_holders_address_is_its_successors(people):
             # A clock of ours that is behind must not matter.
             assert not table.merge([member], NOW).refused
         assert len(table) == 2
-        assert table.by_address(heir.credential.ipv4) is held(table, heir.peer_id)
+        assert table.by_address(heir.credential.ipv4) == held(table, heir.peer_id)
 
 
 def test_the_table_is_bounded(people):
@@ -308,16 +341,91 @@ def test_the_table_is_bounded(people):
     assert table.by_address(people[1].ipv6) is None
 
 
-def test_on_disk(office, people):
-    """A table is read back whole, petnames included; a changed file is refused."""
-    table = MemberTable(people)
+def test_on_disk(people, tmp_path):
+    """A table is read back whole, petnames included, as of the last flush."""
+    path = tmp_path / "members.db"
+    table = MemberTable(people[:4], path=path)
     table.observe(people[0].peer_id, [HERE, THERE], NOW)
     table.set_petname("pet", people[1].peer_id)
-    data = table.encode()
-    again = MemberTable.decode(data, office.genesis, SIGNATURES)
-    assert list(again) == list(table)
+    table.flush(path)
+    expected = list(table)
+    table.merge([people[4]], NOW)
+    table.close()
+    again = MemberTable(path=path)
+    assert list(again) == expected
+    assert held(again, people[0].peer_id).endpoints == (HERE, THERE)
     assert again.find("pet").name == "beta"
-    assert again.encode() == data
-    for broken in (data[:-1], data + b"\x00", b"", data[:500] + b"?" + data[501:]):
-        with pytest.raises(ConfigError):
-            MemberTable.decode(broken, office.genesis, SIGNATURES)
+    assert again.newest_signed == table_newest(people)
+
+
+def table_newest(people):
+    """Return the latest time from which one of their credentials holds."""
+    return max(member.credential.not_before for member in people)
+
+
+def test_a_table_in_memory_gets_its_file_with_the_first_flush(people, tmp_path):
+    """Over what an unfinished network left there; later changes go there too."""
+    path = tmp_path / "members.db"
+    left = MemberTable(people[:1], path=path)
+    left.flush(path)
+    left.close()
+    table = MemberTable(people[1:3])
+    table.flush(path)
+    table.merge([people[3]], NOW)
+    table.flush(path)
+    table.close()
+    assert {item.name for item in MemberTable(path=path)} == {"beta", "gamma", "delta"}
+
+
+def test_a_member_that_the_disk_changed_is_none(people, tmp_path):
+    """It is forgotten, not told on as false gossip, and may be learnt again."""
+    path = tmp_path / "members.db"
+    table = MemberTable(people[:2], path=path)
+    table.flush(path)
+    table.close()
+    with closing(sqlite3.connect(path)) as db:
+        rotten = people[0].encoding[:-1] + bytes([people[0].encoding[-1] ^ 1])
+        db.execute(
+            "UPDATE paper SET credential = ? WHERE credential = ?", (rotten, people[0].encoding)
+        )
+        db.commit()
+    again = MemberTable(path=path)
+    assert again.get(people[0].peer_id) is None
+    assert [item.name for item in again] == ["beta"]
+    assert people[0].peer_id not in again
+    again.merge(people[:1], NOW)
+    assert again.find("alpha") == people[0]
+
+
+def test_members_need_no_memory(people, tmp_path):
+    """However many there are, few are held: those that the node dealt with last."""
+    table = MemberTable(people, path=tmp_path / "members.db")
+    roster = table._roster
+    assert len(list(table)) == 5
+    assert not roster._recent
+    for _ in range(2):
+        table.find("alpha")
+    assert list(roster._recent) == [people[0].peer_id]
+
+
+@pytest.mark.parametrize("content", ["other", "text", "later", "cut"])
+def test_what_is_no_table_is_refused(people, tmp_path, content):
+    """A file of something else, or a damaged one, is named, and what to do about it."""
+    path = tmp_path / "members.db"
+    match content:
+        case "other":
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("CREATE TABLE x (y)")
+        case "text":
+            path.write_bytes(b"hello" * 1000)
+        case "later":
+            MemberTable(path=path).close()
+            with closing(sqlite3.connect(path)) as db:
+                db.execute("PRAGMA user_version = 9")
+        case "cut":
+            table = MemberTable(people, path=path)
+            table.flush(path)
+            table.close()
+            path.write_bytes(path.read_bytes()[:-9_000])
+    with pytest.raises(ConfigError, match=r"members\.db"):
+        MemberTable(path=path)

@@ -91,7 +91,7 @@ def test_three_members_learn_of_each_other(network):
     """The second joiner's grant tells of the first, and the first hears by gossip."""
     first, second = joined(network, 1, name="one"), joined(network, 2, name="two")
     assert second.members.find("one").endpoints == (SEEN,)
-    told = network.members.lacking(first.members.known())
+    told = network.members.entries(network.members.lacking(first.members.known()))
     merged = first.members.merge(first.members.verify(told, first.genesis, SIGNATURES), NOW)
     assert second.peer_id in merged.changed
     assert first.members.find("two").addresses == second.addresses
@@ -203,7 +203,7 @@ def test_a_founder_without_its_issuers_state_is_refused(network, store):
 def test_every_damaged_file_is_named(network, store):
     """One flipped bit anywhere in a file is a ConfigError or a file that is still read whole."""
     folder = f"networks/{network.id.hex()}"
-    for name in ("network.cbor", "members.cbor", "issuer.cbor"):
+    for name in ("network.cbor", "issuer.cbor"):
         data = store.read(f"{folder}/{name}")
         for index in range(0, len(data), max(1, len(data) // 60)):
             store.write(

@@ -430,7 +430,6 @@ class Paths:
     def _samples(
         self, network: Network, course: Course, now_s: float
     ) -> tuple[float, list[Sample]]:
-        offers = self._node.relaying.offers(network)
         best = course.best()
         samples: list[Sample] = []
         sent = {way.path: way.sent_bytes() for way in course.ways.values()}
@@ -439,7 +438,7 @@ class Paths:
             # Of two ways of one arm the better one speaks for it.
             found = way.samples(
                 now_s,
-                busy=any(relay in offers and offers[relay].busy for relay in way.arm),
+                busy=any(self._node.relaying.is_busy(network, relay) for relay in way.arm),
                 most=0 < most_bytes <= sent[way.path],
             )
             if best.get(way.arm) is way:

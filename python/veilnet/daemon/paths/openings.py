@@ -34,6 +34,7 @@ from veilnet.errors import (
 )
 from veilnet.paths import DIRECT
 from veilnet.protocol import relay_messages as messages
+from veilnet.units import PeerId
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from veilnet.paths import ArmId
     from veilnet.protocol.fields import Endpoint
     from veilnet.protocol.messages import Envelope
-    from veilnet.units import PeerId
 
 ANSWER_S: Final = 3.0
 ARRIVAL_S: Final = 2.0
@@ -307,10 +307,10 @@ class Openings:
     ) -> None:
         answer: messages.PathHint | messages.PathRefused
         try:
-            relay = next((m.peer_id for m in network.members if m.peer_id == wish.relay), None)
-            if relay is None or relay in (network.peer_id, session.peer_id):
+            relay = PeerId(wish.relay)
+            if relay not in network.members or relay in (network.peer_id, session.peer_id):
                 raise PeerUnreachable("no such member, or one of the two ends")
-            if relay not in self._node.relaying.offers(network):
+            if self._node.relaying.offered(network, relay) is None:
                 raise PeerUnreachable("it does not relay")
             link = await self._node.detours.link_to(network, relay, timeout_s=ANSWER_S)
             rtt_s = self._node.paths.rtt_of(link)

@@ -50,7 +50,6 @@ class Detours:
     def candidates(self, network: Network, target: PeerId) -> list[PeerId]:
         """Return the relays to try, likeliest first: those that need no new link come first."""
         homes = self._node.homes
-        willing = self._node.relaying.offers(network)
         theirs = homes.order_of(network, target, most=THEIRS_MAX)
         linked = [peer for peer in theirs if homes.link(network, peer) is not None]
         ours = [peer for peer in self._linked(network) if peer != target and peer not in linked]
@@ -58,8 +57,10 @@ class Detours:
         # A turn for each: a stranger's home costs a handshake, our own links may lack the peer.
         turns = chain.from_iterable(zip_longest(others, ours[:OURS_MAX]))
         found = dict.fromkeys(peer for peer in (*linked, *turns) if peer is not None)
+        offers = [(peer, self._node.relaying.offered(network, peer)) for peer in found]
+        willing = [(peer, offer.busy) for peer, offer in offers if offer is not None]
         # One that says it is busy is asked after the others.
-        return sorted((p for p in found if p in willing), key=lambda peer: willing[peer].busy)
+        return [peer for peer, _ in sorted(willing, key=lambda item: item[1])]
 
     def _linked(self, network: Network) -> list[PeerId]:
         """Return whom this node has direct links with: its homes, then the others."""
@@ -101,8 +102,8 @@ class Detours:
         return count
 
     def _chains(self, network: Network, target: PeerId) -> list[ArmId]:
-        willing = self._node.relaying.offers(network)
-        ours = [peer for peer in self._linked(network) if peer in willing]
+        offered = self._node.relaying.offered
+        ours = [peer for peer in self._linked(network) if offered(network, peer) is not None]
         theirs = self._node.homes.order_of(network, target, most=THEIRS_MAX)
         chains: list[ArmId] = [
             (mine, its) for its in theirs for mine in ours if len({mine, its, target}) == 3

@@ -147,7 +147,7 @@ class Homes:
 
     def _choose(self, network: Network) -> None:
         wanted = self._node.config.home_relays
-        if sum(item.peer_id != network.peer_id for item in network.members) < 2:
+        if len(network.members) < 3:
             wanted = 0  # nobody is there to be found by
         held: list[PeerId] = []
         hoped = 0

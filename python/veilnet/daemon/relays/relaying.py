@@ -152,18 +152,33 @@ class Relaying:
         member does unless told not to, until it has said otherwise.
         """
         found: dict[PeerId, RelayOffer] = {}
-        now = unix_now()
-        for member in network.members:
-            key: Key = (network.id, member.peer_id)
-            if member.peer_id == network.peer_id or not network.is_valid(member.credential, now):
-                continue
-            offer = self._offers.get(key)
-            if key not in self._bound:
-                # What it said of its load is old.
-                offer = attrs.evolve(offer, busy=False) if offer is not None else _BELIEVED
-            if offer is not None and offer.for_own:
-                found[member.peer_id] = offer
+        for peer_id in network.members.valid(network.time(unix_now())):
+            offer = self._word(network, peer_id)
+            if offer is not None:
+                found[peer_id] = offer
         return found
+
+    def offered(self, network: Network, peer_id: PeerId) -> RelayOffer | None:
+        """Return the same of one member; None: it does not relay, or is none."""
+        member = network.members.get(peer_id)
+        if member is None or not network.is_valid(member.credential, unix_now()):
+            return None
+        return self._word(network, peer_id)
+
+    def _word(self, network: Network, peer_id: PeerId) -> RelayOffer | None:
+        key: Key = (network.id, peer_id)
+        if peer_id == network.peer_id:
+            return None
+        offer = self._offers.get(key)
+        if key not in self._bound:
+            # What it said of its load is old.
+            offer = attrs.evolve(offer, busy=False) if offer is not None else _BELIEVED
+        return offer if offer is not None and offer.for_own else None
+
+    def is_busy(self, network: Network, peer_id: PeerId) -> bool:
+        """Whether a member that relays calls itself busy."""
+        offer = self.offered(network, peer_id)
+        return offer is not None and offer.busy
 
     def offer(self, session: Session) -> RelayOffer | None:
         """Return what the peer of a link has said it relays; None: nothing, or it is no link."""
