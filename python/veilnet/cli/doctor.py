@@ -170,7 +170,9 @@ def _config(state: Path) -> Check:
 def _node(found: Globals) -> tuple[list[Check], Mapping[str, Any] | None]:
     """Return what is known of the node, and its status if it gives it to us."""
     try:
-        value = client.ask(client.find(found.socket, found.state), "status", timeout_s=5.0)
+        value = client.ask(
+            client.find(found.socket, found.state), "status", {"peers": False}, timeout_s=5.0
+        )
     except (DaemonNotRunning, PrivilegeError) as error:
         # Neither is wrong: but nothing was seen of a node, so nothing of it is "ok".
         return [Check("node", None, error.message, error.hint), _port()], None

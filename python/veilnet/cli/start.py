@@ -46,7 +46,7 @@ def running(found: Globals, *, to_start: bool = True) -> Path | None:
     """
     try:
         path = client.find(found.socket, found.state)
-        theirs = client.ask(path, "status")["state_folder"]
+        theirs = client.ask(path, "status", {"peers": False})["state_folder"]
     except DaemonNotRunning:
         return None
     except PrivilegeError:
@@ -142,7 +142,7 @@ def stop(path: Path) -> Mapping[str, Any]:
 def stop_if_useless(path: Path) -> bool:
     """Stop a node that was started to join, if it is in no network; return whether it was."""
     with contextlib.suppress(VeilError):
-        if not client.ask(path, "status")["networks"]:
+        if not client.ask(path, "status", {"peers": False})["networks"]:
             stop(path)
             return True
     return False

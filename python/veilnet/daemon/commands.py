@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -27,7 +27,7 @@ from veilnet.networks.refusal import Refusal, Refused
 from veilnet.protocol.messages import Close
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from veilnet._engine import EngineStats, SessionStats
     from veilnet.control.server import Command, Tell
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from veilnet.units import NetworkId, PeerId
 
 Json = dict[str, Any]
+BREATH: Final = 64
+"""Members that are looked at before other tasks get a turn."""
 
 
 def _text(args: Mapping[str, Any], name: str) -> str:
@@ -55,6 +57,15 @@ def _number(args: Mapping[str, Any], name: str, default: float, most: float) -> 
     return value
 
 
+async def _members(networks: Iterable[Network]) -> AsyncIterator[tuple[Network, Member]]:
+    """Yield all members of *networks*; others get a turn meanwhile, for there may be thousands."""
+    for network in networks:
+        for number, member in enumerate(network.members):
+            if number % BREATH == BREATH - 1:
+                await trio.lowlevel.checkpoint()
+            yield network, member
+
+
 class Commands:
     """The commands of one node."""
 
@@ -65,10 +76,16 @@ class Commands:
     # --- looking ---------------------------------------------------------------------------------
 
     async def status(self, args: Mapping[str, Any], tell: Tell) -> Json:
-        """Return all that `status` prints."""
-        del args, tell
+        """Return all that `status` prints; without the peers if *args* says ``peers`` false."""
+        del tell
         node = self._node
+        wanted = node.networks if args.get("peers", True) else ()
         stats = node.statistics()
+        peers = [
+            self._peer(network, member, stats)
+            async for network, member in _members(wanted)
+            if member.peer_id != node.identity.peer_id
+        ]
         return {
             "version": __version__,
             "peer_id": node.identity.peer_id.hex(),
@@ -82,12 +99,7 @@ class Commands:
             "networks": [self._network(network) for network in node.networks],
             "relay": lending.status(node),
             "discovery": nat_views.discovery(node),
-            "peers": [
-                self._peer(network, member, stats)
-                for network in node.networks
-                for member in network.members
-                if member.peer_id != node.identity.peer_id
-            ],
+            "peers": peers,
         }
 
     async def peer(self, args: Mapping[str, Any], tell: Tell) -> Json:
@@ -115,8 +127,7 @@ class Commands:
                     "not_after": member.credential.not_after,
                     "self": member.peer_id == self._node.identity.peer_id,
                 }
-                for network in networks
-                for member in network.members
+                async for network, member in _members(networks)
             ]
         }
 
