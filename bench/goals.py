@@ -36,15 +36,34 @@ def markdown(head: list[str], lines: list[list[str]]) -> str:
 
 def goals(found: dict[str, dict[str, Any]]) -> str:
     """Return the goals of all benches as Markdown."""
-    lines = []
-    for name, document in found.items():
-        for goal in document["goals"]:
-            met = "moonshot" if goal.get("moonshot_met") else "yes" if goal["met"] else "no"
-            measured = goal["measured"]
-            lines.append([goal["goal"], measured, goal["must"], goal["moonshot"], met, name])
+    lines = [
+        [goal["goal"], goal["measured"], goal["must"], goal["moonshot"], _met(goal), goal["bench"]]
+        for goal in decided(found)
+    ]
     if not lines:
         return "Nothing was measured yet."
     return markdown(["goal", "measured", "must", "moonshot", "met", "bench"], lines)
+
+
+def decided(found: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the goals, each once: one that several benches measure parts of has all of them."""
+    goals: dict[str, dict[str, Any]] = {}
+    for name, document in found.items():
+        for goal in document["goals"]:
+            part = goal | {"bench": name}
+            before = goals.get(goal["goal"])
+            if before is not None:
+                part["measured"] = f"{before['measured']}; {goal['measured']}"
+                part["bench"] = f"{before['bench']}, {name}"
+                part |= {key: before[key] and goal[key] for key in ("met", "moonshot_met")}
+            goals[goal["goal"]] = part
+    return list(goals.values())
+
+
+def _met(goal: dict[str, Any]) -> str:
+    if goal.get("moonshot_met") and goal["moonshot"] not in {"", "-"}:
+        return "moonshot"
+    return "yes" if goal["met"] else "no"
 
 
 def results(found: dict[str, dict[str, Any]]) -> str:

@@ -88,7 +88,7 @@ def goal(found: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "goal": "idle traffic of a leaf",
         "unit": "bytes/s",
-        "measured": f"{mean:.0f} B/s over {found[0]['n']} minutes",
+        "measured": f"{mean:.0f} B/s on its wire, {found[0]['n']} minutes",
         "must": "<= 100 B/s",
         "moonshot": "-",
         "met": hour and mean <= LIMIT_BPS,
