@@ -546,7 +546,7 @@ impl Core {
                     .seal_to(session, place, &target, kind, &answer, now_ns);
                 session.sent(now_ns, false);
                 if place == session.main() {
-                    session.kept_alive(now_ns);
+                    session.kept_alive(false, now_ns);
                 }
                 let data = session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
                 let Some(path) = session.paths.get_mut(place) else {

@@ -20,6 +20,8 @@ pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
 pub const REPORT_NS: u64 = 100_000_000;
 /// Keepalives come log-uniformly between these: no clock to recognise.
 pub const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
+/// The other end takes over within so long, if the one that sends them does not.
+const STAND_IN_NS: f64 = 2e9;
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
@@ -83,10 +85,10 @@ impl Session {
         self.silent_told_ns = None;
     }
 
-    /// Note that a probe went one way and its answer goes the other: for both ends the next is due
-    /// later.
-    pub fn kept_alive(&mut self, now_ns: u64) {
-        self.keepalive_ns = now_ns + keepalive_gap();
+    /// Note that a probe goes one way and its answer the other: the next is due later, and is the
+    /// business of who sent this one (*ours*) unless that end is gone.
+    pub fn kept_alive(&mut self, ours: bool, now_ns: u64) {
+        self.keepalive_ns = now_ns + keepalive_gap(ours);
     }
 
     /// Note that something was sent, and whether the peer must answer it.
@@ -167,9 +169,13 @@ impl Session {
     }
 }
 
-fn keepalive_gap() -> u64 {
+fn keepalive_gap(ours: bool) -> u64 {
     let (low, high) = KEEPALIVE_NS;
-    (low * (high / low).powf(chance())) as u64
+    if ours {
+        (low * (high / low).powf(chance())) as u64
+    } else {
+        (high + STAND_IN_NS * chance()) as u64
+    }
 }
 
 /// A number from 0 to 1 that nobody can foretell.

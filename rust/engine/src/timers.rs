@@ -16,7 +16,7 @@ use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
 
 /// Keepalives have random sizes.
-const KEEPALIVE_PAD: usize = 200;
+const KEEPALIVE_PAD: usize = 64;
 const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
@@ -140,7 +140,7 @@ fn run(
             let at = session.main();
             let _ = send_probe(underlay, session, at, None, false, now_ns);
         }
-        session.kept_alive(now_ns);
+        session.kept_alive(true, now_ns);
     }
     if let Some(since) = session.waiting_ns
         && now_ns >= since + SILENT_NS
