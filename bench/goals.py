@@ -20,6 +20,8 @@ from report import goals_table
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
+MORE = ("mean", "sd", "p95", "p99")
+"""What some benches tell beside the median."""
 READMES = (HERE.parent / "README.md", HERE / "README.md")
 
 
@@ -81,9 +83,11 @@ def results(found: dict[str, dict[str, Any]]) -> str:
         if (RESULTS / f"{name}.svg").exists():
             parts.append(f"![{name}]({(RESULTS / name).relative_to(HERE.parent)}.svg)")
         to = _ratios(document)
+        more = [name for name in MORE if any(name in one for one in _systems(document))]
         rows = [row for row in document["rows"] if row.get("behind_goal", True)]
-        lines = [_line(row, system, to) for row in rows for system in row["systems"]]
-        head = ["row", "system", "median", "unit", *(name.replace("_", " ", 1) for name in to)]
+        lines = [_line(row, system, more, to) for row in rows for system in row["systems"]]
+        head = ["row", "system", "median", "unit", *more]
+        head += [name.replace("_", " ", 1) for name in to]
         parts.append(markdown(head, lines))
         parts += [f"Not measured: {who}: {why}" for who, why in document["missing"].items()]
     return "\n\n".join(parts) or "Nothing was measured yet."
@@ -97,11 +101,15 @@ def _commits(document: dict[str, Any]) -> str:
 
 def _ratios(document: dict[str, Any]) -> list[str]:
     """Return what this bench compares with: the keys of its ratios."""
-    found = [found for row in document["rows"] for found in row["systems"].values()]
-    return sorted({key for one in found for key in one if key.startswith("to_")})
+    found = {key for one in _systems(document) for key in one}
+    return sorted(key for key in found if key.startswith("to_"))
 
 
-def _line(row: dict[str, Any], system: str, to: list[str]) -> list[str]:
+def _systems(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [found for row in document["rows"] for found in row["systems"].values() if found]
+
+
+def _line(row: dict[str, Any], system: str, more: list[str], to: list[str]) -> list[str]:
     found = row["systems"][system]
     ratios = [found.get(name) for name in to]
     congestion_control = "/".join(row.get("congestion_control", ()))
@@ -110,6 +118,7 @@ def _line(row: dict[str, Any], system: str, to: list[str]) -> list[str]:
         system,
         f"{found['median']:.4g}",
         row["unit"],
+        *(f"{found[name]:.4g}" if name in found else "" for name in more),
         *(f"{ratio['median']:.3g}" if ratio else "" for ratio in ratios),
     ]
 

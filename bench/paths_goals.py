@@ -77,15 +77,12 @@ _JUDGED = {
     "decision": ("decide", "update", "memory", "load"),
 }
 """By experiment, what its goal is about; of the others the excess alone."""
-_NOT_JUDGED = (
-    "C/real bases", "C/deep buffers", "D/10 relays", "E/liars", "E/sybils", "E/silent",
-)  # fmt: skip
 
 
 def is_behind_goal(row: str, metric: str) -> bool:
-    """Say whether a goal is decided by *metric* of *row*: those are shown, all are kept."""
+    """Say whether goals of this kind of row stand on *metric*: those are shown, all are kept."""
     experiment = row.partition("/")[0]
-    return row not in _NOT_JUDGED and metric in _JUDGED.get(experiment, ("excess_percent",))
+    return metric in _JUDGED.get(experiment, ("excess_percent",))
 
 
 def goals_of(rows: Rows, *, trace: str) -> list[dict[str, Any]]:

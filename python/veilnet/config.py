@@ -24,6 +24,8 @@ LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 RELAY_FOR: Final = ("own", "all", "off")
 TCP_LISTEN: Final = ("auto", "on", "off")
 KEM_BACKENDS: Final = ("auto", "liboqs", "cryptography")
+PATH_POLICIES: Final = ("veil", "greedy", "linucb", "random", "direct", "dts", "exp3", "via")
+"""`paths.policy_names`, which would bring numpy in."""
 LAN_FOR: Final = ("all", "own", "off")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -185,6 +187,11 @@ class Config:
         60.0,
         _between(5, 86400, " s"),
         "The same for a channel over a relay, and for further paths of any channel.",
+    )
+    path_policy: str = _key(
+        PATH_POLICIES[0],
+        _check(lambda value: value in PATH_POLICIES, f"one of {', '.join(PATH_POLICIES)}"),
+        "Who chooses among paths: veil; the others are there to be compared with it.",
     )
     path_trace: str = _key(
         "",

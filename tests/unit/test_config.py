@@ -9,6 +9,7 @@ import pytest
 from veilnet import config
 from veilnet.config import Config
 from veilnet.errors import ConfigError
+from veilnet.paths.registry import policy_names
 
 
 def write(tmp_path, text):
@@ -77,6 +78,11 @@ def test_what_is_shown_can_be_read_back():
         f"{key} = {config.as_toml(getattr(Config(), key))}" for key in config.documented()
     )
     assert Config(**tomllib.loads(shown)) == Config()
+
+
+def test_every_policy_may_be_asked_for():
+    """The list, which is spelled out so that commands need no numpy, is that of the policies."""
+    assert policy_names() == config.PATH_POLICIES
 
 
 def test_every_key_is_documented():

@@ -592,10 +592,20 @@ async def test_what_was_learnt_outlives_the_node(tmp_path):
     async with running(tmp_path, "alice") as alice:
         learnt = alice.paths.policy.state()
     async with running(tmp_path, "alice") as alice:
-        assert alice.store.read(choosing.FILE_NAME) == learnt
-    (tmp_path / "alice" / choosing.FILE_NAME).write_bytes(b"nonsense")
+        assert alice.store.read(alice.paths.file_name) == learnt
+    (tmp_path / "alice" / "paths.bin").write_bytes(b"nonsense")
     async with running(tmp_path, "alice") as alice:
         assert alice.paths.policy.state()
+
+
+async def test_another_policy_may_choose(tmp_path):
+    """The operator's word, to compare; what the shipped one learnt stays as it is."""
+    async with running(tmp_path, "alice") as alice:
+        learnt = alice.paths.policy.state()
+    async with running(tmp_path, "alice", path_policy="greedy") as alice:
+        assert alice.paths.policy.name == "greedy"
+    assert (tmp_path / "alice" / "paths.bin").read_bytes() == learnt
+    assert (tmp_path / "alice" / "paths-greedy.bin").exists()
 
 
 async def test_a_trace_that_cannot_be_written_is_said_at_the_start(tmp_path):

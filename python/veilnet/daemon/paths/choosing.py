@@ -23,6 +23,7 @@ import numpy as np
 import structlog
 import trio
 
+from veilnet.config import PATH_POLICIES
 from veilnet.daemon.nat.direct import DirectTries
 from veilnet.daemon.paths import course as courses
 from veilnet.daemon.paths.course import Course, Leg
@@ -49,8 +50,6 @@ if TYPE_CHECKING:
     from veilnet.protocol.messages import Envelope
     from veilnet.units import NetworkId, PeerId
 
-FILE_NAME: Final = "paths.bin"
-POLICY: Final = "veil"
 LOOK_S: Final = 1.0
 SAVE_S: Final = 300.0
 ROUND_S: Final = 1.0
@@ -88,6 +87,12 @@ class Paths:
         self._record: Any = None
         self.policy = self._make_policy()
 
+    @property
+    def file_name(self) -> str:
+        """Where in the state folder the policy keeps what it learnt: another has another file."""
+        name = self._node.config.path_policy
+        return "paths.bin" if name == PATH_POLICIES[0] else f"paths-{name}.bin"
+
     def _make_policy(self) -> Policy:
         """Return the policy: the guarded one that the experiments run, recorded if asked for.
 
@@ -95,9 +100,11 @@ class Paths:
         """
         state: bytes | None = None
         with contextlib.suppress(VeilError):
-            state = self._node.store.read(FILE_NAME)
+            state = self._node.store.read(self.file_name)
         seed = secrets.randbits(64)
-        policy: Policy = Guard(make_policy(POLICY, rng=np.random.default_rng(seed)))
+        policy: Policy = Guard(
+            make_policy(self._node.config.path_policy, rng=np.random.default_rng(seed))
+        )
         if self._node.config.path_trace:
             self._record = open_trace(self._node.config.path_trace)
             return Recorder(policy, self._record.write, seed=seed, state=state)
@@ -527,7 +534,7 @@ class Paths:
         """Write what the policy has learnt: one round.   Raises: ConfigError, PrivilegeError."""
         state = self.policy.state()
         await trio.to_thread.run_sync(
-            self._node.store.write, FILE_NAME, state, limiter=self._node.disk
+            self._node.store.write, self.file_name, state, limiter=self._node.disk
         )
 
     async def close(self) -> None:

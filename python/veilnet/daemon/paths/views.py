@@ -39,7 +39,14 @@ class PathViews:
             return [self._alone(session, counters)]
         shown = [way for way in course.ways.values() if way.path == 0 or way.was_alive]
         shown.sort(key=lambda way: (-_share(way), way.rank))
-        return [self._way(session, way, counters) for way in shown]
+        name = destination(session.network_id, session.peer_id)
+        views = {
+            view.id: view for view in self._node.paths.policy.explain(name, trio.current_time())
+        }
+        return [
+            self._way(session, way, counters) | _expected(course, way, views.get(way.arm))
+            for way in shown
+        ]
 
     def best(self, session: Session, counters: SessionStats) -> Json:
         """Return the path of *session* that carries most."""
@@ -161,6 +168,17 @@ class PathViews:
             "state": "closed" if way is None else way.state,
             "rtt_ms": None if rtt_s is None else round(rtt_s * 1e3, 3),
         }
+
+
+def _expected(course: Course, way: Way, view: ArmView | None) -> Json:
+    """Return what the policy expects of an open way, and why it carries what it does."""
+    if view is None:
+        return {}
+    return {
+        "forecast_ms": _number(view.forecast_ms),
+        "confidence": _number(view.confidence) or 0.0,
+        "reason": _why(course, way, view),
+    }
 
 
 def _reason(course: Course | None, decision: Decision | None) -> str:
