@@ -73,11 +73,17 @@ class Scene:
         return self.right.address(version=4)
 
 
-def _crossing(world: World, *, relays: tuple[str, ...] = ("relay",), **config: Any) -> Scene:
+def _crossing(
+    world: World,
+    *,
+    relays: tuple[str, ...] = ("relay",),
+    super_packets: bool = False,
+    **config: Any,
+) -> Scene:
     """Join *relays*, left and right in one network; *config* is the relays'."""
     backbone = Backbone(world.lab)
     for name in ("left", "right", *relays):
-        backbone.attach(world.host(name))
+        backbone.attach(world.host(name), super_packets=super_packets)
     first, *more = relays
     founder = world.founder(first, **config)
     for name in more:
@@ -153,6 +159,22 @@ def test_the_relay_is_left_when_the_direct_way_is_free(tmp_path):
             eventually(direct, timeout_s=60)
             flow.wait_for(1 << 16)
             assert flow.finish().intact
+
+
+def test_what_came_in_one_batch_leaves_in_few_calls(tmp_path):
+    """The relay reads glued datagrams and says them on glued: one call of the kernel for many."""
+    with World(tmp_path) as world:
+        scene = _crossing(world, super_packets=True)
+        scene.left.connect("right")
+        before = status(scene.relay)["engine"]
+        assert flows.stream(scene.left.host, scene.right.host, scene.inside, size_bytes=32 << 20)
+        after = status(scene.relay)["engine"]
+    for way in ("rx", "tx"):
+        datagrams, calls = (
+            after[f"{way}_{what}"] - before[f"{way}_{what}"] for what in ("datagrams", "calls")
+        )
+        assert datagrams > (32 << 20) / 1500
+        assert datagrams > 4 * calls, f"{way}: {datagrams} datagrams in {calls} calls"
 
 
 def test_two_relays_in_a_row_connect_whom_no_single_one_can(tmp_path):

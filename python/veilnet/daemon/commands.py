@@ -477,13 +477,15 @@ class Commands:
 
 
 def _engine(stats: EngineStats) -> Json:
-    """Return which offloads are in use (all of them, unless forced or missing) and what came."""
+    """Return which offloads are in use (all of them, unless forced or missing) and what passed."""
     return {
         "vnet_hdr": stats.vnet_hdr,
         "udp_gso": stats.udp_gso,
         "udp_gro": stats.udp_gro,
         "rx_datagrams": stats.rx_datagrams,
         "tx_datagrams": stats.tx_datagrams,
+        "rx_calls": stats.rx_calls,
+        "tx_calls": stats.tx_calls,
         "rx_unknown": stats.rx_unknown,
     }
 
