@@ -74,7 +74,7 @@ class Pair:
                 shutil.copy(self._table(node), self._kept(node, size))
                 members = MemberTable(path=self._kept(node, size))
                 members.merge(others, unix_now(), teller=self._owner.peer_id)
-                members.flush(self._kept(node, size))
+                members.flush()
                 members.close()
             print(f"{size} members", file=sys.stderr, flush=True)
 

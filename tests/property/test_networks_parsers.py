@@ -138,7 +138,7 @@ def samples():
     path = Path(folder.name, "members.db")
     table = MemberTable([member], path=path)
     table.set_petname("pet", member.peer_id)
-    table.flush(path)
+    table.flush()
     table.close()
 
     def read_table(data, folder=folder):
@@ -151,7 +151,7 @@ def samples():
             assert table.get(member.peer_id).encoding == member.encoding
             with suppress(UnknownPeer):
                 table.find("pet")
-            table.flush(path)
+            table.flush()
         finally:
             table.close()
 

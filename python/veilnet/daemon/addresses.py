@@ -150,14 +150,14 @@ class Addresses:
         bare: set[str] = set()
         for network in self._node.networks:
             conflicts = set(network.members.conflicts())
-            for member in network.members:
-                if member.name in conflicts:
+            named: dict[str, tuple[str, ...]] = {}
+            for name, address in network.members.directory():
+                if name in conflicts or (network.id, address.version) in self._off:
                     continue  # a conflict answers nothing, rather than the wrong one
-                names = [f"{member.name}.{network.name}.veil"]
-                if member.name not in bare:
-                    names.insert(0, member.name)
-                    bare.add(member.name)
-                entries += [(str(item), tuple(names)) for item in self.usable(network, member)]
+                full = f"{name}.{network.name}.veil"
+                named.setdefault(name, (full,) if name in bare else (name, full))
+                entries.append((str(address), named[name]))
+            bare.update(named)
         await self._rewrite(entries)
         self._names_written = bool(entries)
 

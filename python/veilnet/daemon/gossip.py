@@ -26,7 +26,7 @@ from veilnet.nat.classify import classify
 from veilnet.nat.place import version_of
 from veilnet.nat.reflexive import Reflexive
 from veilnet.networks.endpoint import Endpoint
-from veilnet.networks.members import batches, part_of
+from veilnet.networks.members import MAX_LACKING, batches, part_of
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages, nat_messages
@@ -50,6 +50,9 @@ TELLING_MAX: Final = 4
 """Long answers under way on one session; a peer that asks for more at once gets none."""
 MERGING_MAX: Final = 16
 """Portions of gossip of one session being verified; what is beyond comes with the next compare."""
+MUCH: Final = MAX_LACKING // 2
+"""Who tells of so many in one answer has more to tell."""
+CATCH_UP_S: Final = 2.0
 SEEN_S: Final = 5.0
 """A peer that moves more often than this is passed on late, where it is by then."""
 RETURN_KEY_S: Final = 86_400.0
@@ -87,7 +90,7 @@ class Gossip:
         if network is None:
             return
         session.link.send(messages.ReturnKey(key=self._return_key(network)))
-        session.link.send(self._known_part(network))
+        session.link.send(network.members.known())
         self._node.spawn(self._tell_endpoints, session)
 
     def observed(self, session: Session) -> None:
@@ -237,8 +240,10 @@ class Gossip:
                             opened = self._node.channels.open(network, owner, timeout_s=ASK_S)
                             peers.append(await opened)
             for session in peers:
+                parts = 1 if about is None else network.members.parts
+                part = 0 if about is None else part_of(about, parts)
+                known = network.members.known(part, parts, doubted=about)
                 try:
-                    known = self._known_part(network, about)
                     answer = await session.link.ask(known, timeout_s=ASK_S)
                 except VeilError:
                     continue  # somebody else may know
@@ -328,13 +333,15 @@ class Gossip:
         network, said = self._network(session), envelope.message
         if network is None or not isinstance(said, messages.MembersKnown):
             return
+        if session.telling >= TELLING_MAX:
+            return
         lacking = network.members.lacking(said)
         if not lacking:
             # An answer is owed even when nothing is lacking: somebody may wait for it.
             session.link.send(messages.Members(), answers=envelope.id)
-        elif session.telling < TELLING_MAX:
-            session.telling += 1
-            self._node.spawn(self._tell_lacking, session, network, lacking, envelope.id)
+            return
+        session.telling += 1
+        self._node.spawn(self._tell_lacking, session, network, lacking, envelope.id)
 
     async def _tell_lacking(
         self, session: Session, network: Network, lacking: list[PeerId], question: int
@@ -346,13 +353,6 @@ class Gossip:
                 await session.link.flush(timeout_s=RENEW_TIMEOUT_S)
         finally:
             session.telling -= 1
-
-    def _known_part(self, network: Network, about: PeerId | None = None) -> messages.MembersKnown:
-        """Return what we have of our table, or a part of it if it is long: *about*'s, or by lot."""
-        table = network.members
-        parts = table.parts
-        part = self._node.rng.randrange(parts) if about is None else part_of(about, parts)
-        return table.known(part, parts, doubted=about)
 
     def _members(self, session: Session, envelope: Envelope) -> None:
         network, said = self._network(session), envelope.message
@@ -384,7 +384,7 @@ class Gossip:
                 signatures,
                 limiter=self._node.workers,
             )
-        except VeilError as error:
+        except RemoteProtocolError as error:
             log.warning("false gossip", peer=session.peer_id.hex()[:12], reason=error.message)
             self._node.end(session, reason="false gossip")
             return
@@ -392,9 +392,36 @@ class Gossip:
         for refusal in merged.refused:
             log.warning("member refused", reason=refusal.message)
         news = merged.changed - {self._node.identity.peer_id}
+        session.learnt += len(news)
+        if session.learnt >= MUCH and not session.catching_up:
+            # Its answer was cut off, or nearly: the rest need not wait for the next round.
+            session.catching_up = True
+            self._node.spawn(self._catch_up, session, network)
         if news:
             self._node.changed(network)
             self.tell(network, news, but=session)
+
+    def _compare_part(self, session: Session, network: Network) -> None:
+        """Ask what we lack of the next part of our table: all of it, unless it is long."""
+        parts = network.members.parts
+        session.part = (session.part + 1) % parts
+        session.learnt = 0
+        with contextlib.suppress(LocalProtocolError):
+            session.link.send(network.members.known(session.part, parts))
+
+    async def _catch_up(self, session: Session, network: Network) -> None:
+        """Ask part after part, until a whole round of them told little."""
+        left = network.members.parts
+        while left and not session.link.closed.is_set():
+            if session.learnt >= MUCH:
+                left = network.members.parts
+            self._compare_part(session, network)
+            left -= 1
+            before = -1
+            while session.merging or before != session.learnt:
+                before = session.learnt
+                await trio.sleep(CATCH_UP_S)
+        session.catching_up = False
 
     def _join(self, session: Session, envelope: Envelope) -> None:
         self._node.joining.asked(session, envelope)
@@ -454,8 +481,7 @@ class Gossip:
         for session in self._node.sessions.carriers():
             network = self._network(session)
             if network is not None:
-                with contextlib.suppress(LocalProtocolError):
-                    session.link.send(self._known_part(network))
+                self._compare_part(session, network)
         self._end_expired()
         await self._tell_moved()
 

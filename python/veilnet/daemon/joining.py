@@ -137,11 +137,12 @@ class Joining:
             return join.accept(grant, invite, node.identity, node.backend, now=unix_now())
 
         network = await trio.to_thread.run_sync(believe, limiter=node.workers)
-        node.networks.add(network)
         try:
+            # Saved before anybody else gets to know it.
+            node.networks.fit(network)
             await trio.to_thread.run_sync(network.saving(node.store), limiter=node.disk)
+            node.networks.add(network)
         except BaseException:
-            node.networks.remove(network.id)
             network.close()
             raise
         await node.addresses.add(network)

@@ -91,6 +91,12 @@ class Session:
     """Its newest Renew while one is being judged."""
     merging: int = 0
     """How much gossip of it is being verified."""
+    part: int = 0
+    """The part of the member table that was compared last."""
+    learnt: int = 0
+    """How many members were news since then."""
+    catching_up: bool = False
+    """Whether part after part is being asked for."""
     seen_s: float = -math.inf
     """When others were last told where it is."""
     seen: tuple[tuple[str, int], ...] | None = None

@@ -61,6 +61,14 @@ class Networks:
 
         Raises: ConfigError: its prefix is in use by another network.
         """
+        self.fit(network)
+        self._networks[network.id] = network
+
+    def fit(self, network: Network) -> None:
+        """Check that `add` may take a network in, and rename it if it has to be.
+
+        Raises: ConfigError: its prefix is in use by another network.
+        """
         for other in self:
             if other.id != network.id and other.prefix.overlaps(network.prefix):
                 raise ConfigError(
@@ -70,7 +78,6 @@ class Networks:
                 )
         taken = {other.name for other in self if other.id != network.id}
         network.name = free_name(network.name, taken)
-        self._networks[network.id] = network
 
     def remove(self, network_id: NetworkId) -> None:
         """Forget a network."""

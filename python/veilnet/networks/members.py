@@ -90,13 +90,23 @@ class MemberTable:
         """Close the file; what was not flushed is lost."""
         self._roster.close()
 
-    def flush(self, path: Path) -> None:
-        """Put what has changed on the disk, at *path*; any thread may.
+    @property
+    def settled(self) -> bool:
+        """Whether the table lies in a file."""
+        return self._roster.settled
 
-        Raises: ConfigError: the disk is full or broken; what is there stays as it was.
+    def settle(self, path: Path) -> None:
+        """Move a table that is in memory to the file at *path*, before others get to know it.
+
+        Raises: ConfigError: the disk is full or broken.
         """
-        if not self._roster.settled:
-            self._roster.settle(path)
+        self._roster.settle(path)
+
+    def flush(self) -> None:
+        """Put what has changed on the disk; any thread may.
+
+        Raises: ConfigError: the disk is full or broken; nothing is lost.
+        """
         self._roster.flush()
 
     def __len__(self) -> int:
@@ -217,11 +227,11 @@ class MemberTable:
     def known(
         self, part: int = 0, parts: int = 1, *, doubted: PeerId | None = None
     ) -> MembersKnown:
-        """Return what one part of the table has, the newest credentials first.
+        """Return what one part of the table has, the newest credentials first, as many as fit.
 
         *doubted*: where that one is counts as unknown, for what we believe may be false.
         """
-        told = []
+        told: list[KnownMember] = []
         for peer_id, serial, observed_s in self._roster.ranked(*_ids_of(part, parts)):
             seen_s = 0 if peer_id == doubted else observed_s
             told.append(KnownMember(peer_id=peer_id, serial=serial, observed_s=seen_s))
@@ -232,14 +242,19 @@ class MemberTable:
     def lacking(self, said: MembersKnown) -> list[PeerId]:
         """Return whom the sender of *said* lacks or has in an older form.
 
-        At most `MAX_LACKING`, those with the newest credentials.
+        At most `MAX_LACKING`, those with the newest credentials; and nobody who is older than all
+        that fitted in *said*.
         Raises: RemoteProtocolError: there is no such part.
         """
         if not 0 <= said.part < said.parts:
             raise RemoteProtocolError("a part of a member table that there is not")
         theirs = {item.peer_id: (item.serial, item.observed_s) for item in said.known}
-        lacks = []
+        oldest = min((item.serial for item in said.known), default=0)
+        floor = oldest if len(said.known) >= MAX_KNOWN else 0
+        lacks: list[PeerId] = []
         for peer_id, serial, observed_s in self._roster.ranked(*_ids_of(said.part, said.parts)):
+            if serial < floor:
+                break
             their_serial, their_s = theirs.get(peer_id, (-1, -1))
             if serial > their_serial or observed_s > their_s:
                 lacks.append(peer_id)
@@ -257,6 +272,11 @@ class MemberTable:
         """Return the *count* members that were observed last, none of *but*."""
         found = (self._roster.get(peer_id) for peer_id in self._roster.latest(count, but))
         return [item for item in found if item is not None]
+
+    def directory(self) -> Iterator[tuple[str, Address]]:
+        """Yield names and addresses of all members, an entry for each address."""
+        for name, packed in self._roster.directory():
+            yield name, ip_address(packed)
 
     def valid(self, time: int) -> list[PeerId]:
         """Return whose credentials do not end before *time* (unix seconds)."""

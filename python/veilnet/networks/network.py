@@ -188,7 +188,11 @@ class Network:
         data = self._encode() if whole else None
 
         def write() -> None:
-            self.members.flush(store.place(f"{path}/{_MEMBERS}"))
+            if self.members.settled:
+                self.members.flush()
+            else:
+                self.members.settle(store.place(f"{path}/{_MEMBERS}"))
+                self.members.flush()
             if data is not None:
                 store.write(f"{path}/network.cbor", data)
 

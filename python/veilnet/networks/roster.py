@@ -10,8 +10,7 @@ A row was verified before it came in, and is as trustworthy as the folder that i
 holds this node's keys, too.  A paper that the disk has changed is no member until somebody tells
 of it again.
 
-Changes are on the disk after `flush`, which any thread may call; everything else is one thread's,
-but for `held`.
+Changes are whole or not at all, and on the disk after `flush`.
 """
 
 from __future__ import annotations
@@ -20,13 +19,14 @@ import contextlib
 import hashlib
 import os
 import sqlite3
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from veilnet.errors import ConfigError
+from veilnet.errors import ClosedError, ConfigError, InternalError
 from veilnet.networks import credential as credentials
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import MAX_ENDPOINTS, MAX_TELLERS, Hearsay, Member
@@ -35,7 +35,7 @@ from veilnet.protocol import cbor
 from veilnet.units import PEER_ID_BYTES, PeerId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from ipaddress import IPv4Address, IPv6Address
 
 _VERSION: Final = 3
@@ -45,6 +45,13 @@ _CACHE_KIB: Final = 512
 _RECENT: Final = 64
 """Members that are kept read: a node deals with few at a time."""
 _PAGE: Final = 64
+_UNWRITTEN_MAX: Final = 1_024
+_HOW: Final[Mapping[str, Any]] = {
+    "isolation_level": None,
+    "check_same_thread": False,
+    # Whoever locks the file from outside must not stop the event loop for seconds.
+    "timeout": 0.0,
+}
 _DIGEST_BYTES: Final = 16
 
 # Checked, too, when a file is opened: damage to it is found there, and not later by a type.
@@ -88,46 +95,55 @@ log = structlog.get_logger("veilnet.networks")
 
 
 class Roster:
-    """The rows, in a file or in memory."""
+    """The rows, in a file or in memory.  Any thread may call; one at a time gets in."""
 
     def __init__(self, path: Path | None = None) -> None:
         """Open the database at *path*, empty if there is none; None: in memory.
 
         Raises: ConfigError: the file is damaged, or no database of this release.
         """
+        self._lock = threading.RLock()
         self._path = path
-        self._db = _open(path)
+        self._db: sqlite3.Connection | None = _open(path)
         self._recent: OrderedDict[PeerId, Member] = OrderedDict()
+        self._unwritten: OrderedDict[PeerId, Member] = OrderedDict()
+        """What a full disk did not take, at most `_UNWRITTEN_MAX`."""
 
     def close(self) -> None:
-        """Close the file; what was not flushed is lost.  Closing twice is harmless."""
-        self._db.close()
+        """Close the file; closing twice is harmless."""
+        with self._lock:
+            if self._db is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    # The last one to close takes the journal in.
+                    self._db.execute("PRAGMA synchronous = NORMAL").fetchall()
+                self._db.close()
+                self._db = None
+                self._recent.clear()
+                self._unwritten.clear()
 
     def __del__(self) -> None:
         """Close what nobody closed."""
         with contextlib.suppress(AttributeError):  # it was never opened
-            self._db.close()
+            self.close()
 
     def settle(self, path: Path) -> None:
         """Move into the file at *path*, in the place of one that an unfinished network left there.
 
         Raises: ConfigError: it cannot be written.
         """
-        with _explained(path):
-            self._db.commit()
-            # A new file: somebody may not have closed the old one, and that would block this one.
+        with self._lock, _explained(path):
             for left in (f"{path}-wal", f"{path}-shm", path):
                 Path(left).unlink(missing_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            into = sqlite3.connect(path, check_same_thread=False)
+            into = sqlite3.connect(path, **_HOW)
             try:
-                self._db.backup(into)
+                self._connection.backup(into)
+                _prepare(into)
             except BaseException:
                 into.close()
                 raise
-            _prepare(into)
-        before, self._db, self._path = self._db, into, path
-        before.close()
+            self._connection.close()
+            self._db, self._path = into, path
 
     @property
     def settled(self) -> bool:
@@ -135,71 +151,98 @@ class Roster:
         return self._path is not None
 
     def flush(self) -> None:
-        """Put what has changed on the disk.  Any thread may, and holds no other up.
+        """Put what has changed on the disk.  Takes as long as that takes, and holds nobody up.
 
-        Raises: ConfigError: the disk is full or broken.
+        Raises: ConfigError: the disk is full or broken; nothing is lost, and the next may succeed.
+        ClosedError.
         """
-        with _explained(self._path):
-            self._db.commit()
-            if self._path is None:
-                return
-            # From another connection: this one need not wait for the disk.
-            with contextlib.closing(sqlite3.connect(self._path)) as other:
+        with self._lock:
+            for member in list(self._unwritten.values()):
+                self._write(member)
+                del self._unwritten[member.peer_id]
+            self._all("SELECT 1")  # is it open?
+        if self._path is not None:
+            # By a connection of its own, which waits for the disk without keeping others waiting.
+            with _explained(self._path), contextlib.closing(sqlite3.connect(self._path)) as other:
                 other.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     # one member
 
     def get(self, peer_id: PeerId) -> Member | None:
         """Return the member of that id."""
-        if (recent := self._recent.get(peer_id)) is not None:
-            self._recent.move_to_end(peer_id)
-            return recent
-        rows = self._all(f"{_SELECT} WHERE peer_id = ?", peer_id)
-        member = self._read(rows[0]) if rows else None
-        if member is not None:
-            self._recent[peer_id] = member
-            if len(self._recent) > _RECENT:
-                self._recent.popitem(last=False)
-        return member
+        with self._lock:
+            recent = self._unwritten.get(peer_id) or self._recent.get(peer_id)
+            if recent is not None:
+                if peer_id in self._recent:
+                    self._recent.move_to_end(peer_id)
+                return recent
+            rows = self._all(f"{_SELECT} WHERE peer_id = ?", peer_id)
+            member = self._read(rows[0]) if rows else None
+            if member is not None:
+                self._recent[peer_id] = member
+                if len(self._recent) > _RECENT:
+                    self._recent.popitem(last=False)
+            return member
 
     def held(self, public_key: bytes, credential: bytes) -> Member | None:
-        """Return the member that has just these papers.  Any thread may ask."""
+        """Return the member that has just these papers."""
         rows = self._all(f"{_SELECT} WHERE digest = ?", _digest(public_key, credential))
         return _member(rows[0]) if rows else None
 
     def put(self, member: Member) -> None:
-        """Take *member* in, in the place of what was known of it."""
+        """Take *member* in, in the place of what was known of it.
+
+        What a full disk does not take is kept apart, found by its id, until `flush` succeeds.
+        """
+        with self._lock:
+            self._unwritten.pop(member.peer_id, None)
+            try:
+                self._write(member)
+            except ConfigError as error:
+                log.warning("member not written", reason=error.message)
+                self._unwritten[member.peer_id] = member
+                if len(self._unwritten) > _UNWRITTEN_MAX:
+                    self._unwritten.popitem(last=False)
+
+    def _write(self, member: Member) -> None:
         known, key = member.credential, member.peer_id
-        row = (key, known.name, known.serial, known.not_before, known.not_after)
         digest = _digest(member.public_key, member.encoding)
+        with self._changing() as change:
+            change(
+                "REPLACE INTO member VALUES (?, ?, ?, ?, ?, ?, ?)",
+                key, known.name, known.serial, known.not_before, known.not_after,
+                member.observed_s, _places(member),
+            )  # fmt: skip
+            if not change("SELECT 1 FROM paper WHERE peer_id = ? AND digest = ?", key, digest):
+                change(
+                    "REPLACE INTO paper VALUES (?, ?, ?, ?)",
+                    key, member.public_key, member.encoding, digest,
+                )  # fmt: skip
+                change("DELETE FROM claim WHERE peer_id = ?", key)
+                for address in member.addresses:
+                    change("REPLACE INTO claim VALUES (?, ?, ?)", address.packed, known.serial, key)
         self._recent.pop(key, None)
-        self._all(
-            "REPLACE INTO member VALUES (?, ?, ?, ?, ?, ?, ?)",
-            *row, member.observed_s, _places(member),
-        )  # fmt: skip
-        if self._all("SELECT 1 FROM paper WHERE peer_id = ? AND digest = ?", key, digest):
-            return
-        self._all(
-            "REPLACE INTO paper VALUES (?, ?, ?, ?)",
-            key, member.public_key, member.encoding, digest,
-        )  # fmt: skip
-        self._all("DELETE FROM claim WHERE peer_id = ?", key)
-        for address in member.addresses:
-            self._all("REPLACE INTO claim VALUES (?, ?, ?)", address.packed, known.serial, key)
 
     def drop(self, peer_id: PeerId) -> None:
-        """Forget a member."""
+        """Forget a member; a broken disk may remember it."""
         self._recent.pop(peer_id, None)
-        for kind in ("member", "paper", "claim"):
-            self._all(f"DELETE FROM {kind} WHERE peer_id = ?", peer_id)  # noqa: S608 - names above
+        self._unwritten.pop(peer_id, None)
+        try:
+            with self._changing() as change:
+                change("DELETE FROM member WHERE peer_id = ?", peer_id)
+                change("DELETE FROM paper WHERE peer_id = ?", peer_id)
+                change("DELETE FROM claim WHERE peer_id = ?", peer_id)
+        except ConfigError as error:
+            log.warning("member not forgotten", reason=error.message)
 
     def holder(self, address: IPv4Address | IPv6Address) -> PeerId | None:
         """Return who holds an address: of several the one with the newest credential."""
-        return self._first(
+        ids = self._ids(
             "SELECT peer_id FROM claim WHERE address = ?"
             " ORDER BY serial DESC, peer_id DESC LIMIT 1",
             address.packed,
         )
+        return ids[0] if ids else None
 
     def name_of(self, peer_id: PeerId) -> str | None:
         """Return a member's own name."""
@@ -212,7 +255,9 @@ class Roster:
         return int(self._all("SELECT count(*) FROM member")[0][0])
 
     def __contains__(self, peer_id: object) -> bool:
-        return bool(self._all("SELECT 1 FROM member WHERE peer_id = ?", peer_id))
+        return peer_id in self._unwritten or bool(
+            self._all("SELECT 1 FROM member WHERE peer_id = ?", peer_id)
+        )
 
     def __iter__(self) -> Iterator[Member]:
         """Yield the members, by peer id; they may change meanwhile."""
@@ -274,6 +319,12 @@ class Roster:
             "SELECT peer_id FROM member WHERE peer_id BETWEEN ? AND ? ORDER BY peer_id", first, last
         )
 
+    def directory(self) -> list[tuple[str, bytes]]:
+        """Return names and packed addresses of all members, an entry for each address."""
+        return self._all(
+            "SELECT name, address FROM member JOIN claim USING (peer_id) ORDER BY peer_id, address"
+        )
+
     def names_of_several(self) -> list[str]:
         """Return the names that more than one member has, sorted."""
         rows = self._all("SELECT name FROM member GROUP BY name HAVING count(*) > 1 ORDER BY name")
@@ -286,21 +337,41 @@ class Roster:
         return {str(name): PeerId(held) for name, held in self._all("SELECT * FROM petname")}
 
     def put_petnames(self, petnames: dict[str, PeerId]) -> None:
-        """Keep *petnames* in the place of those that were."""
-        self._all("DELETE FROM petname")
-        for name, held in petnames.items():
-            self._all("INSERT INTO petname VALUES (?, ?)", name, held)
+        """Keep *petnames* in the place of those that were.
+
+        Raises: ConfigError: the disk is full or broken.
+        """
+        with self._changing() as change:
+            change("DELETE FROM petname")
+            for name, held in petnames.items():
+                change("INSERT INTO petname VALUES (?, ?)", name, held)
 
     # SQL
 
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise ClosedError("the member table is closed")
+        return self._db
+
     def _all(self, statement: str, *values: Any) -> list[Any]:  # noqa: ANN401 - SQLite's
         # Read to the end: an open cursor would keep the journal from being taken in.
-        with _explained(self._path):
-            return self._db.execute(statement, values).fetchall()
+        with self._lock, _explained(self._path):
+            return self._connection.execute(statement, values).fetchall()
 
-    def _first(self, statement: str, *values: Any) -> PeerId | None:  # noqa: ANN401 - SQLite's
-        ids = self._ids(statement, *values)
-        return ids[0] if ids else None
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[Callable[..., list[Any]]]:
+        """Take statements that are all done or none."""
+        with self._lock:
+            self._all("BEGIN IMMEDIATE")
+            try:
+                yield self._all
+                self._all("COMMIT")
+            except BaseException:
+                # SQLite may have done so itself.
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
 
     def _ids(self, statement: str, *values: Any) -> list[PeerId]:  # noqa: ANN401 - SQLite's
         return [PeerId(row[0]) for row in self._all(statement, *values)]
@@ -315,7 +386,7 @@ class Roster:
 
 def _open(path: Path | None) -> sqlite3.Connection:
     with _explained(path):
-        db = sqlite3.connect(path or ":memory:", check_same_thread=False)
+        db: sqlite3.Connection = sqlite3.connect(path or ":memory:", **_HOW)
         try:
             _check(db, path)
             _prepare(db)
@@ -349,12 +420,11 @@ def _prepare(db: sqlite3.Connection) -> None:
     """Set what a connection has to be told each time."""
     for setting in (
         "journal_mode = WAL",
-        # The checkpoints of `flush` wait for the disk, commits need not.
-        "synchronous = NORMAL",
+        # Waiting for the disk is the business of `flush`, whose checkpoint orders what is written:
+        # after a power failure the table is as of a checkpoint or later, and whole.
+        "synchronous = OFF",
         "wal_autocheckpoint = 0",
         f"cache_size = -{_CACHE_KIB}",
-        # Nothing is written before `flush`, where somebody can tell that the disk is full.
-        "cache_spill = OFF",
         "trusted_schema = OFF",
     ):
         db.execute(f"PRAGMA {setting}").fetchall()
@@ -364,12 +434,14 @@ def _prepare(db: sqlite3.Connection) -> None:
 def _explained(path: Path | None) -> Iterator[None]:
     try:
         yield
+    except sqlite3.ProgrammingError as error:
+        raise InternalError(f"the member table was misused: {error}") from error
     except (sqlite3.OperationalError, OSError) as error:
         raise ConfigError(
             f"cannot use {path or 'the member table'}: {error}",
             hint="Check the disk and the folder.",
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeError) as error:
         raise _damaged(path, str(error)) from error
 
 

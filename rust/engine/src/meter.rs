@@ -90,9 +90,8 @@ pub struct Meter {
     /// By the newest report: an answered probe is small, and may overtake a queue.
     last_rtt_ns: u64,
     pub rttvar_ns: u64,
-    /// How much one round trip differs from the one before it: noise, where `rttvar_ns` is a queue
-    /// that comes and goes too.
-    pub jitter_ns: u64,
+    /// How much one round trip differs from the one before it.
+    neighbours_ns: u64,
     /// The newest round trip, and when it was told.
     newest_ns: Option<(u64, u64)>,
     min_ns: Option<(u64, u64)>,
@@ -126,7 +125,7 @@ impl Default for Meter {
             srtt_ns: None,
             last_rtt_ns: 0,
             rttvar_ns: 0,
-            jitter_ns: 0,
+            neighbours_ns: 0,
             newest_ns: None,
             min_ns: None,
             probed_min_ns: None,
@@ -277,13 +276,21 @@ impl Meter {
         if let Some((before_ns, at_ns)) = self.newest_ns
             && now_ns < at_ns + WINDOW_NS
         {
-            self.jitter_ns = self.jitter_ns - self.jitter_ns / 16 + before_ns.abs_diff(rtt_ns) / 16;
+            self.neighbours_ns =
+                self.neighbours_ns - self.neighbours_ns / 16 + before_ns.abs_diff(rtt_ns) / 16;
         }
         self.newest_ns = Some((rtt_ns, now_ns));
         match self.min_ns {
             Some((min, at)) if rtt_ns > min && now_ns < at + MIN_LIFE_NS => {}
             _ => self.min_ns = Some((rtt_ns, now_ns)),
         }
+    }
+
+    /// Noise: what neighbouring round trips differ by. A queue that comes and goes is in `rttvar_ns`
+    /// alone; and that forgets, by seldom probes too, the noise of a time when data was sent.
+    #[must_use]
+    pub fn jitter_ns(&self) -> u64 {
+        self.neighbours_ns.min(self.rttvar_ns)
     }
 
     #[must_use]
@@ -455,7 +462,7 @@ mod tests {
             for k in 0..200 {
                 m.sample(rtt(k) * MS, k * every * MS);
             }
-            (m.jitter_ns / MS, m.rttvar_ns / MS)
+            (m.jitter_ns() / MS, m.rttvar_ns / MS)
         };
         // 20 to 420 ms and back, over and over, 10 ms a step.
         let (jitter, rttvar) = after(100, |k| 20 + 10 * (k % 80).min(80 - k % 80));
@@ -464,9 +471,23 @@ mod tests {
             "{jitter} {rttvar}"
         );
         let (jitter, _) = after(100, |k| 50 + 20 * (k % 2));
-        assert!((18..=20).contains(&jitter), "{jitter}");
+        assert!((9..=10).contains(&jitter), "{jitter}");
         // Probes, once in two seconds: nobody knows.
         assert_eq!(after(2_000, |k| 50 + 20 * (k % 2)).0, 0);
+    }
+
+    /// A path that was noisy is not so for ever: calm probes are believed.
+    #[test]
+    fn jitter_is_forgotten_while_a_path_is_only_probed() {
+        let mut m = Meter::default();
+        for k in 0..300 {
+            m.sample((50 + 200 * (k % 2)) * MS, k * 100 * MS);
+        }
+        assert!(m.jitter_ns() > 50 * MS);
+        for k in 0..60 {
+            m.sample(50 * MS, (40 + 2 * k) * 1_000 * MS);
+        }
+        assert!(m.jitter_ns() < MS, "{}", m.jitter_ns());
     }
 
     /// What was sent since the report stays unacknowledged, from its own time on.

@@ -62,7 +62,7 @@ impl PathStats {
             standby: p.standby,
             rtt_ns: m.srtt_ns,
             rtt_min_ns: m.rtt_min_ns(),
-            jitter_ns: m.jitter_ns,
+            jitter_ns: m.jitter_ns(),
             loss: m.loss(now_ns),
             queue_ns: m.queue_ns(),
             tx_datagrams: m.tx_datagrams,

@@ -99,8 +99,8 @@ async def test_what_changes_while_the_disk_works_is_written_next(tmp_path, monke
         network, flush = only(alice), only(alice).members.flush
         begun, go = threading.Event(), threading.Event()
 
-        def slow(path):
-            flush(path)
+        def slow():
+            flush()
             begun.set()
             go.wait(10)
 

@@ -1,4 +1,5 @@
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from ipaddress import IPv6Address
 
@@ -6,7 +7,14 @@ import pytest
 from attrs import evolve
 
 from tests.unit.networks.world import DAY, HERE, NOW, Office, backend, identity
-from veilnet.errors import ConfigError, PeerRefused, RemoteProtocolError, UnknownPeer, UsageError
+from veilnet.errors import (
+    ClosedError,
+    ConfigError,
+    PeerRefused,
+    RemoteProtocolError,
+    UnknownPeer,
+    UsageError,
+)
 from veilnet.networks import credential, members
 from veilnet.networks.endpoint import Endpoint
 from veilnet.networks.member import Member
@@ -158,7 +166,7 @@ def test_one_teller_does_not_crowd_the_others_out(office, people, tmp_path):
         lies = [Endpoint(f"198.51.100.{late + 1}", port) for port in range(1, 9)]
         table.merge(told(office, people[0], lies, NOW + late), NOW + late, teller=b"mallory")
     assert {HERE, THERE} <= set(held(table, peer_id).endpoints)
-    table.flush(tmp_path / "members.db")
+    table.settle(tmp_path / "members.db")
     again = MemberTable(path=tmp_path / "members.db")
     assert held(again, peer_id) == held(table, peer_id)
 
@@ -243,6 +251,13 @@ def test_an_answer_is_bounded(people, monkeypatch):
     assert first == [people[number].peer_id for number in (4, 3, 2)]
     theirs.merge(people[2:], NOW)
     assert ours.lacking(theirs.known()) == [people[1].peer_id, people[0].peer_id]
+
+
+def test_what_did_not_fit_is_not_lacking(people, monkeypatch):
+    """A message that is full speaks of the newest alone, and not of who is older."""
+    monkeypatch.setattr(members, "MAX_KNOWN", 2)
+    ours, theirs = MemberTable(people), MemberTable(people[:4])
+    assert ours.lacking(theirs.known()) == [people[4].peer_id]
 
 
 def test_finding(people):
@@ -342,46 +357,93 @@ def test_the_table_is_bounded(people):
 
 
 def test_on_disk(people, tmp_path):
-    """A table is read back whole, petnames included, as of the last flush."""
+    """A table is read back whole, petnames included."""
     path = tmp_path / "members.db"
-    table = MemberTable(people[:4], path=path)
+    table = MemberTable(people, path=path)
     table.observe(people[0].peer_id, [HERE, THERE], NOW)
     table.set_petname("pet", people[1].peer_id)
-    table.flush(path)
+    table.flush()
     expected = list(table)
-    table.merge([people[4]], NOW)
     table.close()
     again = MemberTable(path=path)
     assert list(again) == expected
     assert held(again, people[0].peer_id).endpoints == (HERE, THERE)
     assert again.find("pet").name == "beta"
-    assert again.newest_signed == table_newest(people)
+    assert again.newest_signed == max(item.credential.not_before for item in people)
 
 
-def table_newest(people):
-    """Return the latest time from which one of their credentials holds."""
-    return max(member.credential.not_before for member in people)
-
-
-def test_a_table_in_memory_gets_its_file_with_the_first_flush(people, tmp_path):
-    """Over what an unfinished network left there; later changes go there too."""
+def test_a_table_in_memory_moves_to_a_file(people, tmp_path):
+    """Over what an unfinished network left there, even one still open; later changes go there."""
     path = tmp_path / "members.db"
     left = MemberTable(people[:1], path=path)
-    left.flush(path)
-    left.close()
     table = MemberTable(people[1:3])
-    table.flush(path)
+    assert not table.settled
+    table.settle(path)
+    assert table.settled
+    left.close()
     table.merge([people[3]], NOW)
-    table.flush(path)
+    table.flush()
     table.close()
     assert {item.name for item in MemberTable(path=path)} == {"beta", "gamma", "delta"}
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_full_disk_loses_nothing(people, tmp_path):
+    """What it does not take is a member all the same, and is on it once there is room."""
+    path = tmp_path / "members.db"
+    table = MemberTable(people[:1], path=path)
+    database = table._roster._connection
+    (pages,) = database.execute("PRAGMA page_count").fetchone()
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    assert table.merge(people[1:], NOW).changed == {item.peer_id for item in people[1:]}
+    assert held(table, people[4].peer_id) == people[4]
+    assert people[4].peer_id in table
+    with pytest.raises(ConfigError, match="full"):
+        table.flush()
+    assert held(table, people[4].peer_id) == people[4]
+    database.execute("PRAGMA max_page_count = 1000000")
+    table.flush()
+    table.close()
+    assert sorted(item.name for item in MemberTable(path=path)) == sorted(
+        item.name for item in people
+    )
+
+
+def test_threads_may_ask_and_flush_while_one_changes(office, people, tmp_path):
+    """And while it is closed: who comes late is told so."""
+    table = MemberTable(path=tmp_path / "members.db")
+    entries = [item.entry() for item in people]
+    late = []
+
+    def again_and_again(work):
+        try:
+            while True:
+                work()
+        except ClosedError as error:
+            late.append(error)
+
+    def verify():
+        table.verify(entries, office.genesis, SIGNATURES)
+
+    with ThreadPoolExecutor(3) as pool:
+        done = [pool.submit(again_and_again, work) for work in (verify, verify, table.flush)]
+        for round_ in range(100):
+            for item in people:
+                table.observe(item.peer_id, [HERE, THERE][:: 1 - round_ % 2 * 2], NOW + round_)
+                table.merge([item], NOW)
+        table.close()
+        for each in done:
+            each.result(30)
+    assert len(late) == 3
+    with pytest.raises(ClosedError):
+        table.get(people[0].peer_id)
 
 
 def test_a_member_that_the_disk_changed_is_none(people, tmp_path):
     """It is forgotten, not told on as false gossip, and may be learnt again."""
     path = tmp_path / "members.db"
     table = MemberTable(people[:2], path=path)
-    table.flush(path)
+    table.flush()
     table.close()
     with closing(sqlite3.connect(path)) as db:
         rotten = people[0].encoding[:-1] + bytes([people[0].encoding[-1] ^ 1])
@@ -424,7 +486,7 @@ def test_what_is_no_table_is_refused(people, tmp_path, content):
                 db.execute("PRAGMA user_version = 9")
         case "cut":
             table = MemberTable(people, path=path)
-            table.flush(path)
+            table.flush()
             table.close()
             path.write_bytes(path.read_bytes()[:-9_000])
     with pytest.raises(ConfigError, match=r"members\.db"):
