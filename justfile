@@ -28,6 +28,7 @@ fmt:
 lint:
     ruff check .
     ruff format --check --quiet .
+    python bench/goals.py --check > /dev/null
     cargo fmt --all --check
     cargo metadata --locked --format-version 1 > /dev/null
     {{ libclang }}; cargo clippy --quiet --release --workspace --all-targets -- -D warnings
