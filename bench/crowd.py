@@ -1,6 +1,7 @@
 """Many pairs, few relays with little room: does the traffic spread, and does it rest? Experiment G.
 
     python bench/crowd.py [--quick] [--json FILE] [--pairs N] [--relays N] [--seconds S]
+                          [--policies LIST]
 
 ```
 s1 ... sN --+              +-- r1 ... rM      relays; towards each no more than `capacity`
@@ -8,7 +9,8 @@ s1 ... sN --+              +-- r1 ... rM      relays; towards each no more than 
 t1 ... tN --+                                 ends; no two of them reach each other directly
 ```
 Every s sends a few paced TCP flows to its t.  Nothing tells the pairs of each other: they see only
-what their own packets go through.  All demand together, as it arrives at the relays' links with its
+what their own packets go through.  With several policies each has its turn, new nodes every
+time, and everybody follows it.  All demand together, as it arrives at the relays' links with its
 headers and acknowledgements, is three quarters of what these carry.
 """
 
@@ -29,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from circle import Circle, pause_until
 from plot_paths import crowd as draw
 from report import commit, goals_table, machine, table, write
+from veilnet.config import PATH_POLICIES
 from veilnet.control import client
 from veilnet.errors import VeilError
 from veilnet.testing import Flow, enter
@@ -49,6 +52,8 @@ WINDOW_S = 30.0
 STEP = 2
 NOISE = 0.1
 """A flow is a quarter of its pair's traffic; less than half of one has not moved."""
+
+SHIPPED = PATH_POLICIES[0]
 
 _LEG_S = 0.004
 _SETTLE_S = 60.0
@@ -169,15 +174,18 @@ def rates(watch: Watch, step: int = 5) -> tuple[list[float], dict[str, list[floa
 class Crowd:
     """The nodes, their flows, and a look at all of them once a second."""
 
-    def __init__(self, circle: Circle, pairs: int, relays: int) -> None:
+    def __init__(self, circle: Circle, pairs: int, relays: int, policy: str) -> None:
         self.circle = circle
-        self.relays = [circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S) for n in range(relays)]
+        self.relays = [
+            circle.add(f"r{n + 1}", zone=1, delay_s=_LEG_S, path_policy=policy)
+            for n in range(relays)
+        ]
         backbone = circle.backbone
         self.room_bps = 0.0
         self.pairs: list[tuple[Node, Node]] = []
         for number in range(pairs):
             source, sink = (
-                circle.add(f"{letter}{number + 1}", zone=zone, relay="off")
+                circle.add(f"{letter}{number + 1}", zone=zone, relay="off", path_policy=policy)
                 for letter, zone in (("s", 2), ("t", 3))
             )
             self.pairs.append((source, sink))
@@ -283,8 +291,8 @@ def _say(text: str) -> None:
 # -- the results ----------------------------------------------------------------------------------
 
 
-def rows(watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
-    """Return one row per measure."""
+def measures(watch: Watch, *, intact: bool) -> dict[str, float]:
+    """Return what was seen in figures, by the keys of `TITLES`."""
     parts = windows(watch)
     totals = [series[-1] - series[0] for series in watch.loads.values()]
     swings = [
@@ -293,18 +301,30 @@ def rows(watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
         if (loads := [part[relay] for part in parts]) and statistics.mean(loads)
     ]
     span_s = watch.times[-1] - watch.times[0]
-    measures = (
-        ("jain", "Jain index of relay load, whole run", "", jain(totals)),
-        ("jain_worst", f"Jain index, worst {WINDOW_S:g} s", "",
-         min((jain(list(part.values())) for part in parts), default=0.0)),
-        ("moved", "traffic moved per second, by the relays' counts", "share",
-         moved(watch.ways(), span_s, least=NOISE)),
-        ("moved_shares", "shares moved per second", "share", moved(watch.shares, span_s)),
-        ("moved_back", f"of these, back within {BACK_S:g} s", "share", moved_back(watch)),
-        ("swing", f"a relay's load over {WINDOW_S:g} s: deviation over mean, worst relay", "",
-         max(swings, default=0.0)),
-        ("intact", "all flows intact", "", float(intact)),
-    )  # fmt: skip
+    return {
+        "jain": jain(totals),
+        "jain_worst": min((jain(list(part.values())) for part in parts), default=0.0),
+        "moved": moved(watch.ways(), span_s, least=NOISE),
+        "moved_shares": moved(watch.shares, span_s),
+        "moved_back": moved_back(watch),
+        "swing": max(swings, default=0.0),
+        "intact": float(intact),
+    }
+
+
+TITLES = {
+    "jain": ("Jain index of relay load, whole run", ""),
+    "jain_worst": (f"Jain index, worst {WINDOW_S:g} s", ""),
+    "moved": ("traffic moved per second, by the relays' counts", "share"),
+    "moved_shares": ("shares moved per second", "share"),
+    "moved_back": (f"of these, back within {BACK_S:g} s", "share"),
+    "swing": (f"a relay's load over {WINDOW_S:g} s: deviation over mean, worst relay", ""),
+    "intact": ("all flows intact", ""),
+}
+
+
+def rows(found: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return one row per measure; *found* is by policy."""
     return [
         {
             "row": name,
@@ -312,15 +332,16 @@ def rows(watch: Watch, *, intact: bool) -> list[dict[str, Any]]:
             "metric": name,
             "unit": unit,
             "congestion_control": ["paced"],
-            "systems": {"veil": {"median": round(value, 5)}},
+            "systems": {
+                policy: {"median": round(value[name], 5)} for policy, value in found.items()
+            },
         }
-        for name, title, unit, value in measures
+        for name, (title, unit) in TITLES.items()
     ]
 
 
-def goal(found: Sequence[Mapping[str, Any]], nodes: int, seconds: float) -> dict[str, Any]:
+def goal(value: Mapping[str, float], nodes: int, seconds: float) -> dict[str, Any]:
     """Return experiment G's goal, word for word, and what the shipped policy measured of it."""
-    value = {row["row"]: row["systems"]["veil"]["median"] for row in found}
     index, share = value["jain"], value["moved"]
     whole = nodes >= 20 and seconds >= 300 and value["intact"] == 1.0
     met = whole and index >= 0.8 and share <= 0.015
@@ -343,30 +364,33 @@ def main() -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
     parser.add_argument("--pairs", type=int, default=10, help="of ends (%(default)s)")
     parser.add_argument("--relays", type=int, default=5, help="(%(default)s)")
+    parser.add_argument("--policies", default=SHIPPED, help="one after another (%(default)s)")
     parser.add_argument("--seconds", type=float, help="to watch (300; --quick: 60)")
     options = parser.parse_args()
     enter()
     seconds = options.seconds or (60.0 if options.quick else 300.0)
-    found: list[dict[str, Any]] = []
+    found: dict[str, dict[str, float]] = {}
     failures: list[dict[str, str]] = []
     goals: list[dict[str, Any]] = []
     drawn: dict[str, Any] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
-        Circle(Path(folder)) as circle,
-    ):
-        try:
-            crowd = Crowd(circle, options.pairs, options.relays)
-            crowd.connect()
-            watch, intact = crowd.run(seconds)
-        except (VeilError, OSError) as error:
-            failures.append({"what": "crowd", "reason": f"{error}\n{circle.logs()}"})
-            _say(f"FAILED {failures[-1]['reason']}")
-        else:
-            found = rows(watch, intact=intact)
-            goals = [goal(found, len(circle.nodes), seconds)]
-            times, series = rates(watch)
-            drawn = {"times_s": times, "mbps": series, "room_mbps": crowd.room_bps / 1e6}
+    for policy in options.policies.split(","):
+        with (
+            tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder,
+            Circle(Path(folder)) as circle,
+        ):
+            try:
+                crowd = Crowd(circle, options.pairs, options.relays, policy)
+                crowd.connect()
+                watch, intact = crowd.run(seconds)
+            except (VeilError, OSError) as error:
+                failures.append({"what": policy, "reason": f"{error}\n{circle.logs()}"})
+                _say(f"FAILED {failures[-1]['reason']}")
+                continue
+            found[policy] = measures(watch, intact=intact)
+            if policy == SHIPPED:
+                goals = [goal(found[policy], len(circle.nodes), seconds)]
+                times, series = rates(watch)
+                drawn = {"times_s": times, "mbps": series, "room_mbps": crowd.room_bps / 1e6}
     document = {
         "commit": commit(),
         "machine": machine(),
@@ -376,7 +400,7 @@ def main() -> int:
         "seconds": seconds,
         "missing": {},
         "failures": failures,
-        "rows": found,
+        "rows": rows(found),
         "goals": goals,
         "loads": drawn,
     }
@@ -385,9 +409,10 @@ def main() -> int:
         if drawn:
             draw(options.json.with_suffix(".svg"), drawn["times_s"], drawn["mbps"])
     lines = [
-        [row["title"], f"{row['systems']['veil']['median']:.4g}", row["unit"]] for row in found
+        [title, *(f"{value[name]:.4g}" for value in found.values()), unit]
+        for name, (title, unit) in TITLES.items()
     ]
-    print(table(["measure", "value", "unit"], lines))
+    print(table(["measure", *found, "unit"], lines))
     print()
     print(goals_table(goals))
     return 0

@@ -101,7 +101,7 @@ YOUNG_PROBES: Final = 30
 SELF_S: Final = 3_600.0
 POOR_S: Final = 15.0
 """How long after a search for our own id another is begun, if there are few contacts still; twice
-as long each time, until there is news."""
+as long each time, until there is news, and for a leaf four times: few may be all there are."""
 VERIFY_BURST: Final = 8
 VERIFY_S: Final = 2.0
 """A node that announces itself is asked back: 8 at once, then one in 2 s."""
@@ -540,7 +540,7 @@ class Kademlia:
             # The one before is still going on.
             self._next_self = now + POOR_S
         if now >= self._next_self:
-            self._poor_s = min(2.0 * self._poor_s, SELF_S)
+            self._poor_s = min((2.0 if self.announce else 4.0) * self._poor_s, SELF_S)
             steady = SELF_S if self.announce else LEAF_PAUSES * SELF_S
             pause = self._poor_s if self.table.is_poor else steady
             self._next_self = now + pause * self.rng.uniform(0.75, 1.25)
