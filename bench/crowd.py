@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from circle import Circle, pause_until
 from plot_paths import crowd as draw
-from report import commit, goals_table, machine, table, write
+from report import document, goals_table, table, write
 from veilnet.config import PATH_POLICIES
 from veilnet.control import client
 from veilnet.errors import VeilError
@@ -391,21 +391,10 @@ def main() -> int:
                 goals = [goal(found[policy], len(circle.nodes), seconds)]
                 times, series = rates(watch)
                 drawn = {"times_s": times, "mbps": series, "room_mbps": crowd.room_bps / 1e6}
-    document = {
-        "commit": commit(),
-        "machine": machine(),
-        "command": f"python bench/crowd.py {' '.join(sys.argv[1:])}".strip(),
-        "pairs": options.pairs,
-        "relays": options.relays,
-        "seconds": seconds,
-        "missing": {},
-        "failures": failures,
-        "rows": rows(found),
-        "goals": goals,
-        "loads": drawn,
-    }
+    size = {"pairs": options.pairs, "relays": options.relays, "seconds": seconds}
+    result = document(rows(found), goals, failures, **size, loads=drawn)
     if options.json:
-        write(options.json, document)
+        write(options.json, result)
         if drawn:
             draw(options.json.with_suffix(".svg"), drawn["times_s"], drawn["mbps"])
     lines = [

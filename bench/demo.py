@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from report import commit, goals_table, machine, table, write
+from report import document, goals_table, table, write
 
 LIMIT_MS = 1_000.0
 TITLES = {
@@ -101,17 +101,9 @@ def main() -> int:
             done[name].append(float(found[name]))
         print(f"{number + 1}  {found['failover_ms']:.0f} ms", file=sys.stderr, flush=True)
     found_rows = rows(done)
-    document: dict[str, Any] = {
-        "commit": commit(),
-        "machine": machine(),
-        "command": f"python bench/demo.py {' '.join(sys.argv[1:])}".strip(),
-        "missing": {},
-        "failures": failures,
-        "rows": found_rows,
-        "goals": [goal(done)],
-    }
+    result = document(found_rows, [goal(done)], failures)
     if options.json:
-        write(options.json, document)
+        write(options.json, result)
     ends = ("median", "min", "max")
     lines = [
         [row["title"], row["unit"], *(f"{row['systems']['veilnet'][end]:.4g}" for end in ends)]
@@ -119,7 +111,7 @@ def main() -> int:
     ]
     print(table(["what", "unit", "median", "least", "most"], lines))
     print()
-    print(goals_table(document["goals"]))
+    print(goals_table(result["goals"]))
     return 1 if failures else 0
 
 

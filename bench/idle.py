@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from report import commit, goals_table, machine, table, write
+from report import document, goals_table, table, write
 from veilnet.testing import Internet, Lab, NatScene, Strangers, enter
 from veilnet.testing.capture import Capture
 
@@ -116,20 +116,13 @@ def main() -> int:
         time.sleep(settle * _MINUTE_S)
         each, peers = watch(scene.a.host, options.minutes or (2 if options.quick else 90))
     found = rows(each, peers)
-    document: dict[str, Any] = {
-        "commit": commit(),
-        "machine": machine(),
-        "command": f"python bench/idle.py {' '.join(sys.argv[1:])}".strip(),
-        "missing": {},
-        "rows": found,
-        "goals": [goal(found)],
-    }
+    result = document(found, [goal(found)], [])
     if options.json:
-        write(options.json, document)
+        write(options.json, result)
     lines = [[row["title"], f"{row['systems']['veilnet']['median']:.1f}"] for row in found]
     print(table(["what", "bytes/s"], lines))
     print()
-    print(goals_table(document["goals"]))
+    print(goals_table(result["goals"]))
     return 0
 
 

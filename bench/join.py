@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nat import distances
-from report import commit, goals_table, machine, table, write
+from report import document, goals_table, table, write
 from veilnet.errors import DaemonNotRunning, TimedOut, VeilError
 from veilnet.testing import Delays, Internet, Lab, NatScene, Node, Strangers, enter
 from veilnet.testing.capture import Capture
@@ -270,17 +270,9 @@ def main() -> int:
             failures.append({"what": "join", "reason": str(error)})
             print(f"FAILED {error}", file=sys.stderr)
     found = rows(done)
-    document: dict[str, Any] = {
-        "commit": commit(),
-        "machine": machine(),
-        "command": f"python bench/join.py {' '.join(sys.argv[1:])}".strip(),
-        "missing": {},
-        "failures": failures,
-        "rows": found,
-        "goals": goals(done),
-    }
+    result = document(found, goals(done), failures)
     if options.json:
-        write(options.json, document)
+        write(options.json, result)
     lines = [
         [
             row["title"],
@@ -292,7 +284,7 @@ def main() -> int:
     ]
     print(table(["way", "unit", "n", "median", "least", "most"], lines))
     print()
-    print(goals_table(document["goals"]))
+    print(goals_table(result["goals"]))
     return 0
 
 

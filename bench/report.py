@@ -6,6 +6,7 @@ import json
 import os
 import statistics
 import subprocess
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,21 @@ def commit() -> str:
             return "unknown"
         said.append(done.stdout.strip())
     return said[0] + (" and changes" if said[1] else "")
+
+
+def document(
+    rows: list[dict[str, Any]],
+    goals: list[dict[str, Any]],
+    failures: list[dict[str, str]],
+    **more: object,
+) -> dict[str, Any]:
+    """Return what a bench writes, under their contract; *more* is its own."""
+    head = {
+        "commit": commit(),
+        "machine": machine(),
+        "command": f"python bench/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
+    }
+    return head | more | {"missing": {}, "failures": failures, "rows": rows, "goals": goals}
 
 
 def spread_text(spread: dict[str, float], digits: int) -> str:

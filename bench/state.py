@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circle import Circle
-from report import commit, goals_table, machine, table, write
+from report import document, goals_table, table, write
 from veilnet import crypto
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.run import IDENTITY
@@ -227,17 +227,9 @@ def main() -> int:
             failures.append({"what": "state", "reason": f"{error}\n{circle.logs()}"})
             print(f"FAILED {failures[-1]['reason']}", file=sys.stderr)
     found = rows(done)
-    document: dict[str, Any] = {
-        "commit": commit(),
-        "machine": machine(),
-        "command": f"python bench/state.py {' '.join(sys.argv[1:])}".strip(),
-        "missing": {},
-        "failures": failures,
-        "rows": found,
-        "goals": [goal(done)],
-    }
+    result = document(found, [goal(done)], failures)
     if options.json:
-        write(options.json, document)
+        write(options.json, result)
     ends = ("median", "min", "max")
     lines = [
         [row["title"], str(row["n"])]
@@ -249,7 +241,7 @@ def main() -> int:
         if (each := slope(done, name)) is not None:
             print(f"one more member: {each:,.0f} bytes of {name}")
     print()
-    print(goals_table(document["goals"]))
+    print(goals_table(result["goals"]))
     return 0
 
 

@@ -289,19 +289,17 @@ class Roster:
 
     def oldest(self, count: int, but: Sequence[PeerId]) -> list[PeerId]:
         """Return the *count* members with the oldest credentials, none of *but*."""
-        marks = ", ".join("?" * len(but))
-        return self._ids(
-            f"SELECT peer_id FROM member WHERE peer_id NOT IN ({marks})"  # noqa: S608 - marks only
-            " ORDER BY serial, peer_id LIMIT ?",
-            *but, count,
-        )  # fmt: skip
+        return self._by("serial, peer_id", count, but)
 
     def latest(self, count: int, but: Sequence[PeerId]) -> list[PeerId]:
         """Return the *count* members that were observed last, none of *but*."""
+        return self._by("observed_s DESC, peer_id", count, but)
+
+    def _by(self, order: str, count: int, but: Sequence[PeerId]) -> list[PeerId]:
         marks = ", ".join("?" * len(but))
         return self._ids(
-            f"SELECT peer_id FROM member WHERE peer_id NOT IN ({marks})"  # noqa: S608 - marks only
-            " ORDER BY observed_s DESC, peer_id LIMIT ?",
+            f"SELECT peer_id FROM member WHERE peer_id NOT IN ({marks})"  # noqa: S608 - not theirs
+            f" ORDER BY {order} LIMIT ?",
             *but, count,
         )  # fmt: skip
 
