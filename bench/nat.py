@@ -56,7 +56,7 @@ DIRECT_S = 35.0
 _CONNECT_S = 30.0
 _READY_S = 15.0
 _LOOK_S = 0.1
-_FOUND = re.compile(r"event='direct way found'.*failed_before=(\d+)")
+_FOUND = re.compile(r"event='direct way found'.*tries_before=(\d+)")
 _RECEIVED = re.compile(r"(\d+) packets transmitted, (\d+) received")
 
 Pair = tuple[str, str]

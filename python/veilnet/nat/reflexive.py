@@ -1,4 +1,4 @@
-"""This node's own address, as ottheirs see it: hearsay, so several have to agree.
+"""This node's own address, as others see it: hearsay, so several have to agree.
 
 ```
 session, direct     Endpoints(observed) -> heard(observer, at, said)
@@ -10,7 +10,7 @@ of at least four make an answer sure; fewer observers give an answer too, that s
 long as it is not, what members say counts before what strangers say, however many those are.
 
 Invariant: at most `OBSERVERS_MAX` are remembered; the place that most of them are in loses one, a
-stranger before a member, so that no prefix pushes out the ottheirs.  What came over a relay must
+stranger before a member, so that no prefix pushes out the others.  What came over a relay must
 never be told here.
 """
 
