@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import attrs
 import pytest
 import trio
@@ -60,6 +62,25 @@ async def test_a_call_makes_a_relayed_channel_direct(tmp_path, calls_only):
         shown = (await ask(left, "peer", peer="right"))["direct"]
         assert (shown["state"], shown["peer_nat"]) == ("direct", "open")
         assert f"127.0.0.1:{right.engine.port}" in shown["candidates"]
+
+
+@pytest.mark.parametrize(
+    ("usable", "direct", "relayed", "says"),
+    [
+        (True, True, False, "straight"),
+        (True, True, True, "straight"),
+        (True, False, True, "another serves better"),
+        (False, False, True, "is dead"),
+    ],
+)
+def test_people_are_told_what_carries_and_not_what_could(usable, direct, relayed, says):
+    """A direct way that is open and idle is said to be that, and one that died to have died."""
+    ways = {
+        0: SimpleNamespace(is_direct=True, carries=direct, was_alive=True),
+        2: SimpleNamespace(is_direct=False, carries=relayed, was_alive=True),
+    }
+    course = SimpleNamespace(ways=ways, usable_direct=lambda: usable)
+    assert says in nat_views._reason(course, {"state": "idle", "failed": 0})
 
 
 async def test_a_call_that_finds_nothing_leaves_nothing(tmp_path, calls_only, monkeypatch):

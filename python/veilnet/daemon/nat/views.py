@@ -83,10 +83,15 @@ def _reason(course: Course | None, calls: Json) -> str:
     if course is None:
         return "there is no channel: connect first"
     if course.usable_direct():
-        return "datagrams go straight there"
+        carrying = [way for way in course.ways.values() if way.carries]
+        round_about = carrying and not any(way.is_direct for way in carrying)
+        other = "a direct way is open, and another serves better now: veilnet path explain"
+        return other if round_about else "datagrams go straight there"
     if calls["state"] == "calling":
         return f"both ends try for a direct way now, attempt {calls['attempt']}"
     if not calls["failed"]:
+        if any(way.is_direct and way.was_alive for way in course.ways.values()):
+            return "the direct way that there was is dead: it, and others, are tried again"
         return "a direct way has not been tried yet"
     own, peer = (calls.get(who, {}).get("nat", "unknown") for who in ("own", "peer"))
     hard = {Mapping.SEQUENTIAL.word, Mapping.RANDOM.word}
