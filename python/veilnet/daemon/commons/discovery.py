@@ -33,6 +33,7 @@ from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
 from veilnet.errors import ConfigError, PeerUnreachable, VeilError
+from veilnet.networks.member import Hearsay
 from veilnet.protocol.circuit import is_stand_in
 from veilnet.units import NetworkId, PeerId
 
@@ -55,9 +56,12 @@ SAVE_S: Final = 60.0
 CACHE_FILE: Final = "contacts.bin"
 LOOK_UP_S: Final = 8.0
 KNOWN_S: Final = 30.0
+CALL_S: Final = 5.0
 """So long a descriptor that was found is believed without looking again."""
 NEWER_S: Final = 1.0
 """So long something newer is waited for once what is known already was found again."""
+LAN: Final = "lan"
+"""The step that hears members on the link, and the teller of what it heard."""
 KNOCKS_MAX: Final = 8
 """At once, of those that the ladder comes upon: most of `asking.OPENINGS_MAX` is for questions."""
 PUBLISHED_MAX: Final = 1_024
@@ -210,8 +214,30 @@ class Discovery:
         """Ask whoever the ladder comes upon, a few at a time: a flood of them waits its turn."""
         async for found in self.climb.ladder.contacts:
             if self._node.channels.outside((found.endpoint,)):
+                self._neighbour(found)
                 await self._knocks.acquire()
                 self._node.spawn(self._knock, found)
+
+    def _neighbour(self, found: Found) -> None:
+        """Note where a member of ours is that was heard on the link; call it if we are alone.
+
+        Whoever shares a link may have nobody else to be found by.
+        """
+        network = None if found.network_id is None else self._node.networks.get(found.network_id)
+        if found.step != LAN or network is None or found.peer in (None, network.peer_id):
+            return
+        member, now = network.members.get(PeerId(found.peer or b"")), unix_now()
+        if member is None or found.endpoint in member.endpoints:
+            return
+        heard = attrs.evolve(member, seen=(), seen_s=0, hearsay=(Hearsay(now, (found.endpoint,)),))
+        network.members.merge((heard,), now, teller=LAN.encode())
+        self._node.changed(network)
+        if all(session.network_id != network.id for session in self._node.sessions.carriers()):
+            self._node.spawn(self._call, network, member)
+
+    async def _call(self, network: Network, member: Member) -> None:
+        with contextlib.suppress(VeilError):
+            await self._node.channels.open(network, member, timeout_s=CALL_S, direct=True)
 
     async def _knock(self, found: Found) -> None:
         """Learn who is at an address, if it is a node of the commons."""
