@@ -176,6 +176,13 @@ class Store:
                 os.unlink(leaf, dir_fd=folder)
                 os.fsync(folder)
 
+    def put_aside(self, name: str) -> str:
+        """Rename the file to ``name.damaged``, over an older one of that name; return that."""
+        with _explained("rename", self.path / name), self._inside(name) as (folder, leaf):
+            if folder is not None:
+                os.rename(leaf, f"{leaf}.damaged", src_dir_fd=folder, dst_dir_fd=folder)
+        return f"{name}.damaged"
+
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of files and folders in *folder*, none if there is none."""
         inside = f"{folder}/x" if folder else "x"

@@ -17,7 +17,13 @@ from veilnet.control.lines import (
     parse_reply,
 )
 from veilnet.control.location import short_address, socket_places
-from veilnet.errors import DaemonNotRunning, PrivilegeError, RemoteProtocolError, TimedOut
+from veilnet.errors import (
+    ConfigError,
+    DaemonNotRunning,
+    PrivilegeError,
+    RemoteProtocolError,
+    TimedOut,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -55,13 +61,23 @@ def is_running(path: Path) -> bool:
     return True
 
 
+def _state_of(path: Path) -> Path:
+    return Path(str(ask(path, "status", {"peers": False})["state_folder"]))
+
+
 def find(given: Path | None = None, state: Path | None = None) -> Path:
     """Return the socket of the node that a command means: the first place where one answers.
 
     A node with another state folder than *state*, if that was given, is not the one.
-    Raises: DaemonNotRunning: there is none; PrivilegeError: there is, and not for this user.
+    Raises: DaemonNotRunning: there is none; PrivilegeError: there is, and not for this user;
+    ConfigError: the one on the socket *given* is another.
     """
     if given is not None:
+        if state is not None and (theirs := _state_of(given)) != state.resolve():
+            raise ConfigError(
+                f"the node that listens on {given} has the state folder {theirs}, not {state}",
+                hint="Give each node on one host its own --state and --socket.",
+            )
         return given
     closed: PrivilegeError | None = None
     for path in socket_places(given, state):
@@ -70,7 +86,7 @@ def find(given: Path | None = None, state: Path | None = None) -> Path:
         try:
             if state is None or path.parent == state:
                 _open(path).close()
-            elif Path(str(ask(path, "status")["state_folder"])) != state.resolve():
+            elif _state_of(path) != state.resolve():
                 continue
         except DaemonNotRunning:
             continue  # it went just now

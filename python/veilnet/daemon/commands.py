@@ -413,8 +413,8 @@ class Commands:
     async def ping(self, args: Mapping[str, Any], tell: Tell) -> Json:
         """Make one authenticated round trip."""
         del tell
-        network, member = self._find(_text(args, "peer"))
         timeout_s = _number(args, "timeout_s", 5, 600)
+        network, member = await self._find_or_ask(_text(args, "peer"), timeout_s)
         session, rtt_s = await self._node.channels.reach(network, member, timeout_s=timeout_s)
         return self._reached(session, rtt_s) | {"rtt_ms": round(rtt_s * 1000, 3)}
 

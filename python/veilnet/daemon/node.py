@@ -51,7 +51,7 @@ from veilnet.networks import credential as credentials
 from veilnet.networks.collection import Networks
 from veilnet.networks.commons import Commons
 from veilnet.networks.names import parse_node_name
-from veilnet.networks.network import Network
+from veilnet.networks.network import Network, check_none_lost
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.dht_messages import Question as DhtQuestion
 from veilnet.protocol.messages import Close
@@ -150,6 +150,7 @@ class Node:
         """
         networks = await trio.to_thread.run_sync(Networks.load, store, identity, backend)
         if not len(networks) and found_network:
+            await trio.to_thread.run_sync(check_none_lost, store)
             name = parse_node_name(config.name) if config.name else own_name()
             networks.add(
                 await trio.to_thread.run_sync(

@@ -67,7 +67,8 @@ class Remembered:
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"{store.path / FILE_NAME} is damaged: {error}",
-                hint="Remove it: only the port and the operator are in it, not the identity.",
+                hint="Remove it: the identity is elsewhere, and port and operator are learnt anew. "
+                "But what `veilnet relay on|off|limit` said is in it, and has to be said again.",
             ) from error
 
     def save(self, store: Store) -> None:

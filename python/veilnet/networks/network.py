@@ -12,7 +12,10 @@ A folder without network.cbor is a network that was never finished, and does not
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Final, Protocol
+
+import structlog
 
 from veilnet.errors import ConfigError, PeerIncompatible, PeerRefused, RemoteProtocolError
 from veilnet.networks import credential as credentials
@@ -26,13 +29,15 @@ from veilnet.networks.members import MemberTable
 from veilnet.networks.names import MAX_NAME_CHARACTERS, is_name, parse_name
 from veilnet.networks.records import Record
 from veilnet.networks.refusal import Refusal, Refused
+from veilnet.networks.roster import DamagedRoster
 from veilnet.protocol import cbor
 from veilnet.protocol.messages import MemberEntry
 from veilnet.units import NetworkId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from ipaddress import IPv4Address, IPv6Address, IPv6Network
+    from pathlib import Path
 
     from veilnet.errors import VeilError
     from veilnet.networks.credential import Credential, Signer, Verifier
@@ -45,6 +50,8 @@ if TYPE_CHECKING:
 
 FOLDER: Final = "networks"
 DEFAULT_NAME: Final = "home"
+
+log = structlog.get_logger("veilnet.networks")
 
 _VERSION = 1
 _MEMBERS = "members.db"
@@ -128,26 +135,27 @@ class Network:
         data = store.read(f"{path}/network.cbor", max_bytes=cbor.MAX_BYTES)
         if data is None:
             return None
-        record = Record.decode(f"{path}/network.cbor", data, 7, blame=ConfigError)
-        record.version(_VERSION)
-        since = record.time()
-        name = record.text(most=MAX_NAME_CHARACTERS)
-        if not is_name(name):
-            raise record.wrong("the name is no lower-case DNS label")
-        genesis = Genesis.decode(record.data(most=MAX_GENESIS_BYTES), blame=ConfigError)
-        k_net = record.octets(KEY_BYTES)
-        public_key = record.octets(genesis.signature.public_key_bytes)
-        encoding = record.data(most=MAX_CREDENTIAL_BYTES)
-        if genesis.network_id != network_id:
-            raise record.wrong("it is another network's")
+        kept = store.path / path / "network.cbor"
+        with _whole(kept):
+            record = Record.decode("it", data, 7, blame=ConfigError)
+            record.version(_VERSION)
+            since = record.time()
+            name = record.text(most=MAX_NAME_CHARACTERS)
+            if not is_name(name):
+                raise record.wrong("the name is no lower-case DNS label")
+            genesis = Genesis.decode(record.data(most=MAX_GENESIS_BYTES), blame=ConfigError)
+            k_net = record.octets(KEY_BYTES)
+            public_key = record.octets(genesis.signature.public_key_bytes)
+            encoding = record.data(most=MAX_CREDENTIAL_BYTES)
+            if genesis.network_id != network_id:
+                raise record.wrong("it is another network's")
         if public_key != signer.public_key:
             raise ConfigError(
                 f"{path} belongs to another identity than this node's",
                 hint="Restore the identity it was made with, or remove the folder and join again.",
             )
-        signatures = backend.signatures(genesis.suite)
-        own = _own(encoding, genesis, signer, signatures, ConfigError)
-        pinned = (own.peer_id, *genesis.owner_ids)
+        with _whole(kept):
+            own = _own(encoding, genesis, signer, backend.signatures(genesis.suite), ConfigError)
         issuer = None
         if signer.peer_id in genesis.owner_ids:
             state = store.read(f"{path}/issuer.cbor")
@@ -157,10 +165,11 @@ class Network:
                     f"{path}/issuer.cbor is missing, and this node is the network's issuer",
                     hint="Restore it from a backup.",
                 )
-            issuer = Issuer.load(
-                state, genesis, signer, lambda data: store.write(f"{path}/issuer.cbor", data)
-            )
-        members = MemberTable(pinned=pinned, path=store.place(f"{path}/{_MEMBERS}"))
+            with _whole(store.path / path / "issuer.cbor"):
+                issuer = Issuer.load(
+                    state, genesis, signer, lambda data: store.write(f"{path}/issuer.cbor", data)
+                )
+        members = _open_members(store, path, pinned=(own.peer_id, *genesis.owner_ids))
         return cls(
             genesis,
             name=name,
@@ -342,6 +351,26 @@ class Network:
         self.members.merge((self.own,), now)
 
 
+def check_none_lost(store: Store) -> None:
+    """Check that no network with others in it lacks the file that says what it is.
+
+    Raises: ConfigError: one does: to found another in its place would hide the loss.
+    """
+    for network_id in network_ids(store):
+        path = _folder(network_id)
+        if "network.cbor" in (names := store.names(path)) or _MEMBERS not in names:
+            continue
+        table = _open_members(store, path, pinned=())
+        others = len(table) - 1
+        table.close()
+        if others > 0:
+            raise ConfigError(
+                f"{store.path / path}/network.cbor is missing, and others are in that network",
+                hint="Restore it from a backup. If joining was interrupted there, remove the "
+                "folder, and join again.",
+            )
+
+
 def remove_all(store: Store, network_id: NetworkId) -> None:
     """Remove every file of a network; what is left of it after a crash is no network any more."""
     path = _folder(network_id)
@@ -385,6 +414,31 @@ def _own(
     credential = credentials.verify(encoding, genesis, signatures, blame=blame)
     check_key(signer.public_key, credential, genesis, blame=blame)
     return Member(signer.public_key, credential, encoding)
+
+
+def _open_members(store: Store, path: str, *, pinned: Iterable[PeerId]) -> MemberTable:
+    """Open the member table; a damaged one is put aside, for others tell of the members again."""
+    name = f"{path}/{_MEMBERS}"
+    try:
+        return MemberTable(pinned=pinned, path=store.place(name))
+    except DamagedRoster as error:
+        kept = store.put_aside(name)
+        log.warning("members lost", reason=error.message, kept=kept)
+    for left in ("-wal", "-shm"):
+        store.remove(f"{name}{left}")
+    return MemberTable(pinned=pinned, path=store.place(name))
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} is damaged: {error.message}",
+            hint="Restore it from a backup; whoever is not the network's founder may remove the "
+            "folder instead, and join again.",
+        ) from error
 
 
 def _folder(network_id: NetworkId) -> str:

@@ -94,6 +94,10 @@ _SELECT: Final = (
 log = structlog.get_logger("veilnet.networks")
 
 
+class DamagedRoster(ConfigError):
+    """The file is not what was written."""
+
+
 class Roster:
     """The rows, in a file or in memory.  Any thread may call; one at a time gets in."""
 
@@ -443,8 +447,8 @@ def _explained(path: Path | None) -> Iterator[None]:
         raise _damaged(path, str(error)) from error
 
 
-def _damaged(path: Path | None, why: str) -> ConfigError:
-    return ConfigError(
+def _damaged(path: Path | None, why: str) -> DamagedRoster:
+    return DamagedRoster(
         f"{path or 'the member table'} is damaged: {why}",
         hint="Restore it from a backup, or remove it: members are learnt again from one another.",
     )

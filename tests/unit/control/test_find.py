@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from veilnet.control import client, location
-from veilnet.errors import DaemonNotRunning, PrivilegeError
+from veilnet.errors import ConfigError, DaemonNotRunning, PrivilegeError
 
 
 @contextlib.contextmanager
@@ -102,3 +102,14 @@ def test_the_given_socket_is_not_looked_for(tmp_path):
     """--socket means that one, whether or not anybody listens."""
     assert client.find(tmp_path / "s") == tmp_path / "s"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_socket_and_a_folder_of_two_nodes_are_no_node(places, tmp_path):
+    """`--state X --socket Y` must not command the node of Y, whose folder is another."""
+    del places
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    with node(tmp_path / "y.sock", other) as there:
+        assert client.find(there, other) == there
+        assert client.find(there) == there
+        with pytest.raises(ConfigError, match="other"):
+            client.find(there, mine)

@@ -14,7 +14,7 @@ from veilnet.networks import credential, join, keys
 from veilnet.networks.collection import Networks
 from veilnet.networks.genesis import Owner
 from veilnet.networks.invite import Invite
-from veilnet.networks.network import Network, network_ids
+from veilnet.networks.network import Network, check_none_lost, network_ids
 from veilnet.networks.refusal import Refusal, Refused
 from veilnet.protocol import messages
 from veilnet.store import Store
@@ -219,6 +219,45 @@ def test_every_damaged_file_is_named(network, store):
         with pytest.raises(ConfigError):
             Network.load(store, network.id, FOUNDER, backend())
         store.write(f"{folder}/{name}", data)
+
+
+def test_a_damaged_file_is_named_with_its_path(network, store):
+    """So that nobody looks for the fault in config.toml."""
+    folder = f"networks/{network.id.hex()}"
+    for name in ("network.cbor", "issuer.cbor"):
+        data = store.read(f"{folder}/{name}")
+        store.write(f"{folder}/{name}", b"\xff" * 40)
+        with pytest.raises(ConfigError, match=name) as caught:
+            Network.load(store, network.id, FOUNDER, backend())
+        assert "backup" in caught.value.hint
+        store.write(f"{folder}/{name}", data)
+
+
+def test_a_damaged_member_table_is_put_aside(network, store):
+    """Members are learnt again; the node starts, and what was there is kept for who wants it."""
+    folder = f"networks/{network.id.hex()}"
+    joined(network)
+    network.close()
+    store.write(f"{folder}/members.db", b"nonsense" * 500)
+    again = Network.load(store, network.id, FOUNDER, backend())
+    assert [item.name for item in again.members] == ["laptop"]
+    assert store.read(f"{folder}/members.db.damaged") == b"nonsense" * 500
+    again.save(store)
+    again.close()
+    assert len(Network.load(store, network.id, FOUNDER, backend()).members) == 1
+
+
+def test_a_network_of_others_is_not_replaced_by_a_new_one(network, store):
+    """Its file is lost: who would found another in its place is told so; alone, nothing is lost."""
+    name = f"networks/{network.id.hex()}/network.cbor"
+    store.remove(name)
+    check_none_lost(store)
+    joined(network)
+    network.save(store)
+    check_none_lost(store)
+    store.remove(name)
+    with pytest.raises(ConfigError, match="missing"):
+        check_none_lost(store)
 
 
 def test_renewal(network):

@@ -57,6 +57,8 @@ CACHE_FILE: Final = "contacts.bin"
 LOOK_UP_S: Final = 8.0
 KNOWN_S: Final = 30.0
 CALL_S: Final = 5.0
+CALLS_MAX: Final = 4
+"""At once, of neighbours that no table tells of: whom they know, they tell of."""
 """So long a descriptor that was found is believed without looking again."""
 NEWER_S: Final = 1.0
 """So long something newer is waited for once what is known already was found again."""
@@ -102,6 +104,7 @@ class Discovery:
         self._cache = ContactCache()
         self._named: list[Endpoint] = []
         """First contacts that the operator named."""
+        self._calls = trio.CapacityLimiter(CALLS_MAX)
         self._knocks = trio.Semaphore(KNOCKS_MAX)
         self._again_s = -math.inf
         """When to climb again at the earliest ..."""
@@ -226,14 +229,26 @@ class Discovery:
         network = None if found.network_id is None else self._node.networks.get(found.network_id)
         if found.step != LAN or network is None or found.peer in (None, network.peer_id):
             return
-        member, now = network.members.get(PeerId(found.peer or b"")), unix_now()
-        if member is None or found.endpoint in member.endpoints:
+        peer_id, now = PeerId(found.peer or b""), unix_now()
+        member = network.members.get(peer_id)
+        if member is None:
+            # Who shares the network's secret shows its credential when it is called.
+            is_new = self._node.sessions.carrier(network.id, peer_id) is None
+            if is_new and self._calls.borrowed_tokens < CALLS_MAX:
+                self._node.spawn(self._call_new, network, peer_id, found.endpoint)
+            return
+        if found.endpoint in member.endpoints:
             return
         heard = attrs.evolve(member, seen=(), seen_s=0, hearsay=(Hearsay(now, (found.endpoint,)),))
         network.members.merge((heard,), now, teller=LAN.encode())
         self._node.changed(network)
         if all(session.network_id != network.id for session in self._node.sessions.carriers()):
             self._node.spawn(self._call, network, member)
+
+    async def _call_new(self, network: Network, peer_id: PeerId, endpoint: Endpoint) -> None:
+        async with self._calls:
+            with contextlib.suppress(VeilError):
+                await self._node.channels.call(network, peer_id, (endpoint,), timeout_s=CALL_S)
 
     async def _call(self, network: Network, member: Member) -> None:
         with contextlib.suppress(VeilError):
