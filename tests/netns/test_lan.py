@@ -37,3 +37,21 @@ def test_members_that_moved_to_another_link_find_each_other_there(tmp_path):
 
 def _knows(node, peer):
     return any(item["name"] == peer for item in status(node)["peers"])
+
+
+@pytest.mark.slow
+def test_a_member_table_that_was_lost_is_told_again(tmp_path):
+    """Damage does not keep a node from starting, and on the link it knows its members soon."""
+    with World(tmp_path) as world:
+        left, right = world.host("left"), world.host("right")
+        world.lab.wire(left, "10.0.1.1/24", right, "10.0.1.2/24")
+        founder = world.founder("left", **COMMONS)
+        member = world.member("right", founder, **COMMONS)
+        for node, peer in ((founder, "right"), (member, "left")):
+            node.down()
+            (table,) = node.state.glob("networks/*/members.db")
+            table.write_bytes(b"nonsense" * 4_096)
+            node.up()
+            eventually(lambda node=node, peer=peer: _knows(node, peer))
+            assert node.run("ping", peer, "-c", "1").returncode == 0
+            assert table.with_name("members.db.damaged").exists()
