@@ -205,7 +205,9 @@ class Config:
         15.0, _between(1, 600, " s"), "How long `connect` tries unless told."
     )
     gossip_s: float = _key(
-        300.0, _between(10, 86400, " s"), "How often members compare their member tables."
+        300.0,
+        _between(10, 86400, " s"),
+        "How often members with a channel between them compare their member tables.",
     )
     lan: str = _key(
         "all",

@@ -227,9 +227,9 @@ class Discovery:
         Whoever shares a link may have nobody else to be found by.
         """
         network = None if found.network_id is None else self._node.networks.get(found.network_id)
-        if found.step != LAN or network is None or found.peer in (None, network.peer_id):
+        peer_id, now = found.peer, unix_now()
+        if found.step != LAN or network is None or peer_id in (None, network.peer_id):
             return
-        peer_id, now = PeerId(found.peer or b""), unix_now()
         member = network.members.get(peer_id)
         if member is None:
             # Who shares the network's secret shows its credential when it is called.
