@@ -215,3 +215,26 @@ async def test_who_was_not_reached_where_it_was_is_looked_for_where_it_is():
     found._published.clear()
     with pytest.raises(PeerUnreachable):
         await seen(anew=True)
+
+
+async def test_words_that_lapse_are_no_news():
+    """Where we were seen stands until somebody says otherwise or our own addresses change."""
+    local, seen = [Endpoint("192.168.1.2", 1)], [Endpoint("9.9.9.9", 7)]
+
+    async def local_endpoints():
+        return list(local)
+
+    node = SimpleNamespace(
+        addresses=SimpleNamespace(local_endpoints=local_endpoints),
+        gossip=SimpleNamespace(own_observed=lambda: list(seen)),
+    )
+    publishing = Publishing(node, None)
+    first = await publishing._where()
+    assert first == (Endpoint("9.9.9.9", 7), Endpoint("192.168.1.2", 1))
+    seen.clear()
+    assert await publishing._where() == first
+    seen.append(Endpoint("9.9.9.9", 8))
+    assert (await publishing._where())[0].port == 8
+    seen.clear()
+    local[:] = [Endpoint("192.168.7.2", 1)]
+    assert await publishing._where() == (Endpoint("192.168.7.2", 1),)

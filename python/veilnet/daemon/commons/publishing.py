@@ -44,6 +44,10 @@ class Publishing:
         self._publishers: dict[NetworkId, Publisher] = {}
         self._since_s = trio.current_time()
         """When there was nobody to ask yet."""
+        self._seen: tuple[Endpoint, ...] = ()
+        """Where others saw us last, with the addresses ..."""
+        self._local: tuple[Endpoint, ...] = ()
+        """... that we had then."""
 
     def __repr__(self) -> str:
         return f"<Publishing {list(self._publishers.values())}>"
@@ -112,10 +116,16 @@ class Publishing:
             return made(None)
 
     async def _where(self) -> tuple[Endpoint, ...]:
-        """Return where others may call us: as they see us, then as we see ourselves."""
-        local = await self._node.addresses.local_endpoints()
-        seen = self._node.gossip.own_observed()
-        return tuple(dict.fromkeys((*seen, *local)))[:ENDPOINTS_MAX]
+        """Return where others may call us: as they see us, then as we see ourselves.
+
+        Strangers' words lapse when nobody was asked for a while. That is no news: as long as our
+        own addresses stay and nobody says otherwise, we are where we were seen last.
+        """
+        local = tuple(await self._node.addresses.local_endpoints())
+        seen = tuple(self._node.gossip.own_observed())
+        if seen or local != self._local:
+            self._seen, self._local = seen, local
+        return tuple(dict.fromkeys((*self._seen, *local)))[:ENDPOINTS_MAX]
 
     def _content(self, network: Network, where: tuple[Endpoint, ...]) -> Content:
         strangers = self._node.strangers
