@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from report import document, goals_table, table, write
+from report import document, goals_table, row, table, write
 
 LIMIT_MS = 1_000.0
 TITLES = {
@@ -41,22 +41,7 @@ def run() -> dict[str, Any]:
 def rows(done: dict[str, list[float]]) -> list[dict[str, Any]]:
     """Return one row per figure of the demo."""
     return [
-        {
-            "row": name,
-            "title": TITLES[name][0],
-            "metric": name,
-            "unit": TITLES[name][1],
-            "n": len(values),
-            "congestion_control": [],
-            "systems": {
-                "veilnet": {
-                    "median": statistics.median(values),
-                    "min": min(values),
-                    "max": max(values),
-                }
-            },
-        }
-        for name, values in done.items()
+        row(name, TITLES[name][0], name, TITLES[name][1], values) for name, values in done.items()
     ]
 
 
@@ -106,8 +91,8 @@ def main() -> int:
         write(options.json, result)
     ends = ("median", "min", "max")
     lines = [
-        [row["title"], row["unit"], *(f"{row['systems']['veilnet'][end]:.4g}" for end in ends)]
-        for row in found_rows
+        [each["title"], each["unit"], *(f"{each['systems']['veilnet'][end]:.4g}" for end in ends)]
+        for each in found_rows
     ]
     print(table(["what", "unit", "median", "least", "most"], lines))
     print()

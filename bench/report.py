@@ -146,6 +146,20 @@ def commit() -> str:
     return said[0] + (" and changes" if said[1] else "")
 
 
+def row(name: str, title: str, metric: str, unit: str, values: list[float]) -> dict[str, Any]:
+    """Return the row of a figure that is ours alone: median, least and most of *values*."""
+    ends = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {
+        "row": name,
+        "title": title,
+        "metric": metric,
+        "unit": unit,
+        "n": len(values),
+        "congestion_control": [],
+        "systems": {"veilnet": ends},
+    }
+
+
 def document(
     rows: list[dict[str, Any]],
     goals: list[dict[str, Any]],

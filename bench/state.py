@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from circle import Circle
-from report import document, goals_table, table, write
+from report import document, goals_table, row, table, write
 from veilnet import crypto
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.run import IDENTITY
@@ -159,21 +159,7 @@ Samples = dict[tuple[str, int], list[float]]
 def rows(done: Samples) -> list[dict[str, Any]]:
     """Return what each measure was at each size."""
     return [
-        {
-            "row": f"{name}/{size}",
-            "title": f"{TITLES[name]}, {size:,} known",
-            "metric": "bytes",
-            "unit": "bytes",
-            "n": len(values),
-            "congestion_control": [],
-            "systems": {
-                "veilnet": {
-                    "median": statistics.median(values),
-                    "min": min(values),
-                    "max": max(values),
-                }
-            },
-        }
+        row(f"{name}/{size}", f"{TITLES[name]}, {size:,} known", "bytes", "bytes", values)
         for (name, size), values in done.items()
     ]
 
@@ -232,9 +218,9 @@ def main() -> int:
         write(options.json, result)
     ends = ("median", "min", "max")
     lines = [
-        [row["title"], str(row["n"])]
-        + [f"{row['systems']['veilnet'][end] / 1e6:.2f}" for end in ends]
-        for row in found
+        [each["title"], str(each["n"])]
+        + [f"{each['systems']['veilnet'][end] / 1e6:.2f}" for end in ends]
+        for each in found
     ]
     print(table(["what", "n", "median MB", "least", "most"], lines))
     for name in TITLES:

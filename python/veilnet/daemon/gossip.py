@@ -183,12 +183,12 @@ class Gossip:
         self, network: Network, peer_ids: Iterable[PeerId], *, but: Session | None = None
     ) -> None:
         """Send the entries of *peer_ids* to every session of *network* but one."""
-        news = [*peer_ids]
+        members = (network.members.get(peer_id) for peer_id in peer_ids)
+        news = [(member.peer_id, member.entry()) for member in members if member is not None]
         for session in self._node.sessions.carriers():
             if session is but or session.network_id != network.id:
                 continue
-            others = (peer_id for peer_id in news if peer_id != session.peer_id)
-            for portion in batches(network.members.entries(others)):
+            for portion in batches(entry for who, entry in news if who != session.peer_id):
                 try:
                     session.link.send(messages.Members(entries=portion))
                 except LocalProtocolError:

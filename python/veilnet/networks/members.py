@@ -87,7 +87,7 @@ class MemberTable:
         self._newest_signed = self._roster.newest_signed()
 
     def close(self) -> None:
-        """Close the file; what was not flushed is lost."""
+        """Close the file; whoever asks later gets ClosedError."""
         self._roster.close()
 
     @property
@@ -348,14 +348,18 @@ class MemberTable:
             )
         if name not in self._petnames and len(self._petnames) >= MAX_PETNAMES:
             raise UsageError(f"there are {MAX_PETNAMES} petnames already, and no more can be kept")
-        self.drop_petname(peer_id)
-        self._petnames[name] = peer_id
-        self._roster.put_petnames(self._petnames)
+        self._keep_petnames(self._petnames_but(peer_id) | {name: peer_id})
 
     def drop_petname(self, peer_id: PeerId) -> None:
         """Call a member by its own name again."""
-        self._petnames = {name: held for name, held in self._petnames.items() if held != peer_id}
-        self._roster.put_petnames(self._petnames)
+        self._keep_petnames(self._petnames_but(peer_id))
+
+    def _petnames_but(self, peer_id: PeerId) -> dict[str, PeerId]:
+        return {name: held for name, held in self._petnames.items() if held != peer_id}
+
+    def _keep_petnames(self, petnames: dict[str, PeerId]) -> None:
+        self._petnames = petnames
+        self._roster.put_petnames(petnames)
 
     def _put(self, item: Member) -> None:
         self._roster.put(item)

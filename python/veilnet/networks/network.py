@@ -181,7 +181,7 @@ class Network:
         )
 
     def close(self) -> None:
-        """Close the member table; what was not saved of it is lost."""
+        """Close the member table."""
         self.members.close()
 
     def save(self, store: Store) -> None:
@@ -197,11 +197,9 @@ class Network:
         data = self._encode() if whole else None
 
         def write() -> None:
-            if self.members.settled:
-                self.members.flush()
-            else:
+            if not self.members.settled:
                 self.members.settle(store.place(f"{path}/{_MEMBERS}"))
-                self.members.flush()
+            self.members.flush()
             if data is not None:
                 store.write(f"{path}/network.cbor", data)
 

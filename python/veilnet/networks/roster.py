@@ -279,17 +279,16 @@ class Roster:
         """Return the latest time from which a credential holds; 0: there is none."""
         return int(self._all("SELECT max(not_before) FROM member")[0][0] or 0)
 
-    def ranked(self, first: bytes, last: bytes) -> Iterator[tuple[PeerId, int, int]]:
-        """Yield id, serial and time of observation of those with ids from *first* to *last*.
+    def ranked(self, first: bytes, last: bytes) -> list[tuple[PeerId, int, int]]:
+        """Return id, serial and time of observation of those with ids from *first* to *last*.
 
         The newest credentials come first.
         """
-        rows = self._all(
+        return self._all(
             "SELECT peer_id, serial, observed_s FROM member WHERE peer_id BETWEEN ? AND ?"
             " ORDER BY serial DESC, peer_id DESC",
             first, last,
         )  # fmt: skip
-        return iter(rows)
 
     def oldest(self, count: int, but: Sequence[PeerId]) -> list[PeerId]:
         """Return the *count* members with the oldest credentials, none of *but*."""

@@ -56,14 +56,14 @@ SAVE_S: Final = 60.0
 CACHE_FILE: Final = "contacts.bin"
 LOOK_UP_S: Final = 8.0
 KNOWN_S: Final = 30.0
-CALL_S: Final = 5.0
-CALLS_MAX: Final = 4
-"""At once, of neighbours that no table tells of: whom they know, they tell of."""
 """So long a descriptor that was found is believed without looking again."""
 NEWER_S: Final = 1.0
 """So long something newer is waited for once what is known already was found again."""
 LAN: Final = "lan"
 """The step that hears members on the link, and the teller of what it heard."""
+CALL_S: Final = 5.0
+CALLS_MAX: Final = 4
+"""At once, of neighbours that no table tells of: whom they know, they tell of."""
 KNOCKS_MAX: Final = 8
 """At once, of those that the ladder comes upon: most of `asking.OPENINGS_MAX` is for questions."""
 PUBLISHED_MAX: Final = 1_024

@@ -44,7 +44,8 @@ class PathViews:
             view.id: view for view in self._node.paths.policy.explain(name, trio.current_time())
         }
         return [
-            self._way(session, way, counters) | _expected(course, way, views.get(way.arm))
+            self._way(session, way, counters)
+            | (_expected(course, way, views[way.arm]) if way.arm in views else {})
             for way in shown
         ]
 
@@ -136,13 +137,11 @@ class PathViews:
         leg = self._node.paths.leg(network, view.id[0]) if view.id else None
         hint = None if course is None or not view.id else course.hints.get(view.id[-1])
         return self._common(network, view.id, way) | {
-            "forecast_ms": _number(view.forecast_ms),
-            "confidence": _number(view.confidence) or 0.0,
+            **_expected(course, way, view),
             "bias_ms": _number(view.bias_ms) or 0.0,
             "age_s": _number(view.age_s),
             "own_leg_ms": None if leg is None or leg.rtt_s is None else round(leg.rtt_s * 1e3, 3),
             "far_leg_ms": None if hint is None else round(hint.rtt_s * 1e3, 3),
-            "reason": _why(course, way, view),
         }
 
     def _open_arm(self, network: Network, way: Way) -> Json:
@@ -170,10 +169,8 @@ class PathViews:
         }
 
 
-def _expected(course: Course, way: Way, view: ArmView | None) -> Json:
-    """Return what the policy expects of an open way, and why it carries what it does."""
-    if view is None:
-        return {}
+def _expected(course: Course | None, way: Way | None, view: ArmView) -> Json:
+    """Return what the policy expects of an arm, and why it carries what it does."""
     return {
         "forecast_ms": _number(view.forecast_ms),
         "confidence": _number(view.confidence) or 0.0,
