@@ -11,8 +11,10 @@ How fast is for bench/failover.py to say; here a flow that takes ten seconds has
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import attrs
@@ -220,6 +222,75 @@ def test_a_stream_survives_a_relay_that_is_throttled(tmp_path):
     """Another relay carries on, also one that was throttled itself just before."""
     with _murmuring(tmp_path, direct=False) as scene:
         _survives(scene, _throttled, times=TIMES)
+
+
+@needs_nft
+@pytest.mark.slow
+def test_who_only_answers_moves_with_who_asks(direct):
+    """Too few answers are owed to condemn a path by; the end that asks tells that it left it."""
+    for _ in range(TIMES):
+        eventually(direct.ready, timeout_s=READY_S)
+        with _Asking(direct) as asking:
+            asking.until(5)
+            undo = _cut(direct, direct.right.host)
+            at = len(asking.heard)
+            try:
+                # What comes over the relay comes after what was on its way when the cut was made.
+                asking.until(at + 10)
+            finally:
+                undo()
+        # The first after the cut may have crossed before it.
+        assert set(asking.heard[at + 1 : at + 10]) <= set(asking.answered)
+
+
+class _Asking:
+    """left asks right by UDP every 50 ms, and right answers."""
+
+    def __init__(self, scene: Scene) -> None:
+        family = socket.AF_INET6 if ":" in scene.inside else socket.AF_INET
+        self._server = scene.right.host.socket(family, socket.SOCK_DGRAM)
+        self._server.bind((scene.inside, 0))
+        self._client = scene.left.host.socket(family, socket.SOCK_DGRAM)
+        self._client.connect(self._server.getsockname())
+        self.heard: list[int] = []
+        self.answered: list[int] = []
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=run) for run in (self._ask, self._answer)]
+
+    def __enter__(self) -> _Asking:
+        for one in (self._client, self._server):
+            one.settimeout(0.05)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        time.sleep(0.5)
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+        self._client.close()
+        self._server.close()
+
+    def until(self, heard: int) -> None:
+        """Wait until right has heard so many."""
+        eventually(lambda: len(self.heard) >= heard, timeout_s=LONGEST_S)
+
+    def _ask(self) -> None:
+        number = 0
+        while not self._over.is_set():
+            self._client.send(number.to_bytes(4, "big"))
+            number += 1
+            with suppress(TimeoutError):
+                self.answered.append(int.from_bytes(self._client.recv(16), "big"))
+            time.sleep(0.05)
+
+    def _answer(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                data, whence = self._server.recvfrom(16)
+                self.heard.append(int.from_bytes(data, "big"))
+                self._server.sendto(data, whence)
 
 
 @needs_nft

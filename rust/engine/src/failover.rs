@@ -9,7 +9,7 @@ use crate::path::{BROWNED_NS, Cause, Path, State};
 use crate::session::{Session, chance};
 
 /// A standby that was not heard for so long is no longer warm.
-const WARM_NS: u64 = 4_000_000_000;
+const WARM_NS: u64 = 5_000_000_000;
 /// After a brownout moved a share none moves another for the first of these, more or less; the pause
 /// doubles, up to the second, unless nothing was amiss for as long as the last: where everything is
 /// full, running around makes it worse, and running together does.
@@ -63,14 +63,7 @@ impl Core {
             return;
         };
         let ours = session.main();
-        if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns))
-            && session.paths.get(place).is_some_and(Path::is_proven)
-        {
-            if let Some(path) = session.paths.get_mut(place) {
-                // It carries the peer's packets now: nothing is more alive.
-                path.state = State::Alive;
-                path.dropped = false;
-            }
+        if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns)) && carries(session, place) {
             give_up(
                 &self.events,
                 session,
@@ -80,6 +73,29 @@ impl Core {
                 now_ns,
             );
         }
+    }
+
+    /// The peer says that it left path `left`, over one that it sends on now.
+    pub(crate) fn peer_left(&mut self, sid: u32, place: usize, left: u8, now_ns: u64) {
+        let Some(session) = self.sessions.get_mut(&sid) else {
+            return;
+        };
+        let ours = session.place(left).filter(|at| *at != place);
+        let Some(path) = ours.and_then(|at| session.paths.get_mut(at)) else {
+            return;
+        };
+        if path.share <= 0.0 {
+            return;
+        }
+        path.left_ns = now_ns;
+        let due_ns = path.leave_ns().unwrap_or(u64::MAX).max(now_ns);
+        if !carries(session, place) {
+            return;
+        }
+        session.timer_ns = session.timer_ns.min(due_ns);
+        self.next_ns = self.next_ns.min(due_ns);
+        // Before the packets behind it are answered.
+        look(&self.events, session, now_ns);
     }
 
     /// A link or a circuit is gone: the paths over it are dead now, not after a silence.
@@ -105,8 +121,22 @@ impl Core {
     }
 }
 
+/// Take note that a path carries the peer's packets: nothing is more alive. False if nobody knows
+/// whose address that is.
+fn carries(session: &mut Session, place: usize) -> bool {
+    let Some(path) = session.paths.get_mut(place).filter(|p| p.is_proven()) else {
+        return false;
+    };
+    path.state = State::Alive;
+    path.dropped = false;
+    true
+}
+
 /// Condemn what has been silent for too long. Called when the session's timer is due.
-pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
+///
+/// Returns the last path that was left, by its id, and the place of the one that has its share now.
+pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) -> Option<(u8, usize)> {
+    let mut moved = None;
     for place in 0..session.paths.len() {
         let Some(path) = session.paths.get(place) else {
             continue;
@@ -120,12 +150,16 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) {
                     .is_some_and(|heir| is_warm(heir, now_ns))
         };
         if path.usable() && (dead || left()) {
-            give_up(events, session, place, State::Dead, Cause::Silent, now_ns);
+            let id = path.id;
+            moved = give_up(events, session, place, State::Dead, Cause::Silent, now_ns)
+                .map(|heir| (id, heir))
+                .or(moved);
         }
     }
+    moved
 }
 
-/// Change a path's state and move its share to the best of the others.
+/// Change a path's state and move its share to the best of the others, whose place is returned.
 fn give_up(
     events: &Events,
     session: &mut Session,
@@ -133,7 +167,7 @@ fn give_up(
     state: State,
     cause: Cause,
     now_ns: u64,
-) {
+) -> Option<usize> {
     let (carries, again) = session
         .paths
         .get(place)
@@ -151,16 +185,15 @@ fn give_up(
             path.dropped = false;
         }
     }
-    let Some(path) = session.paths.get_mut(place) else {
-        return;
-    };
+    let path = session.paths.get_mut(place)?;
     path.state = state;
     path.over_ns = None;
     if state == State::Dead {
         path.meter.write_off();
     }
+    let heir = heir.filter(|_| carries);
     let mut moved_to = None;
-    if carries && let Some(heir) = heir {
+    if let Some(heir) = heir {
         let share = std::mem::replace(&mut path.share, 0.0);
         path.dropped = cause == Cause::Silent;
         if let Some(heir) = session.paths.get_mut(heir) {
@@ -172,6 +205,7 @@ fn give_up(
     if moved_to.is_some() || !again {
         tell(events, session, place, cause, moved_to);
     }
+    heir
 }
 
 /// How often brownouts may move shares of one session.

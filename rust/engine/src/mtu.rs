@@ -12,9 +12,11 @@ const GRAIN: usize = 16;
 /// A whole search fits into so many unanswered probes; after them waits double, up to 2^BACKOFF.
 const PATIENT: u32 = 32;
 const BACKOFF: u32 = 7;
-/// While data flows. A path that narrows may still carry the peer's small packets, so that nothing
-/// else tells: a bulk flow stands still until the next confirmations are lost.
-const CONFIRM_NS: u64 = 5_000_000_000;
+/// While data flows, though reports tell that it arrives.
+const CONFIRM_NS: u64 = 60_000_000_000;
+/// After a loss, no oftener than this. A path that narrows may still carry the peer's small packets: a
+/// bulk flow stands still until confirmations are lost.
+const AGAIN_NS: u64 = 5_000_000_000;
 /// A path that failed a larger size is searched again after this (it may have changed).
 const RAISE_NS: u64 = 600_000_000_000;
 
@@ -30,6 +32,8 @@ pub struct Search {
     testing: Option<(usize, u8)>,
     next_ns: u64,
     raise_ns: u64,
+    /// When the size in use was confirmed last.
+    confirmed_ns: u64,
     /// Probes since the last answer: a path that answers none is asked less and less.
     unanswered: u32,
 }
@@ -45,6 +49,7 @@ impl Search {
             testing: None,
             next_ns: now_ns,
             raise_ns: now_ns + RAISE_NS,
+            confirmed_ns: 0,
             unanswered: 0,
         }
     }
@@ -117,6 +122,7 @@ impl Search {
             return;
         }
         self.current = size;
+        self.confirmed_ns = now_ns;
         self.unanswered = 0;
         if self.testing.is_some_and(|(s, _)| s == size) {
             self.testing = None;
@@ -125,10 +131,11 @@ impl Search {
         self.next_ns = if done { now_ns + CONFIRM_NS } else { now_ns };
     }
 
-    /// Traffic of the size in use is not getting through: confirm it now.
+    /// Traffic may not be getting through for its size: confirm it, unless that was done just now.
     pub fn suspect(&mut self, now_ns: u64) {
         if self.current > BASE && self.testing.is_none() {
-            self.next_ns = now_ns;
+            let again_ns = (self.confirmed_ns + AGAIN_NS).max(now_ns);
+            self.next_ns = self.next_ns.min(again_ns);
         }
     }
 
@@ -185,13 +192,13 @@ mod tests {
         assert!((BASE..=1300).contains(&size), "{size}");
     }
 
-    /// A path that narrows without any other sign is left within seconds.
+    /// A path that narrows is left in the end though nobody loses anything that tells.
     #[test]
     fn a_black_hole_is_noticed_without_suspicion() {
         let mut search = Search::new(1412, 0);
         run(&mut search, 1500, 0, 3);
         assert_eq!(search.size(), 1412);
-        let (size, _) = run(&mut search, 1300, 300 * MS, 80);
+        let (size, _) = run(&mut search, 1300, 300 * MS, 700);
         assert!((BASE..=1300).contains(&size), "{size}");
     }
 

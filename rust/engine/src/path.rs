@@ -16,10 +16,16 @@ use std::net::SocketAddr;
 pub const OPEN_PATHS: usize = 8;
 /// Paths that share what is sent.
 pub const SHARED: usize = 3;
-/// A path is silent after SRTT + 4 RTTVAR + this.
-const SILENCE_NS: u64 = 250_000_000;
-/// After SRTT + 4 RTTVAR + this, it is asked by a probe, so that a lost tail condemns nobody.
-const DOUBT_NS: u64 = 100_000_000;
+/// A receiver reports so often while much flows, so that a report weighs less than a hundredth of it,
+pub const REPORT_NS: u64 = 100_000_000;
+const MUCH_BYTES: u64 = 25_000;
+/// so often while enough flows for its silence to be one,
+const SLOW_REPORT_NS: u64 = 300_000_000;
+/// and so often while anything does.
+const RARE_REPORT_NS: u64 = 1_000_000_000;
+/// A path whose report is overdue for SRTT + 4 RTTVAR is asked by a probe, so that a lost tail
+/// condemns nobody; after this more it is silent.
+const SILENCE_NS: u64 = 150_000_000;
 /// A doubted path that answers no probe for SRTT + 4 RTTVAR + this is given up for a warm standby:
 /// in time for a TCP inside, whose first timeout comes after 200 ms and the next after 600 ms.
 const UNANSWERED_NS: u64 = 50_000_000;
@@ -110,6 +116,26 @@ pub struct Pending {
     pub size: Option<usize>,
 }
 
+/// Inner packets that came since the last report.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Untold {
+    datagrams: u64,
+    bytes: u64,
+}
+
+impl Untold {
+    /// How long after the last report the next is due.
+    fn wait_ns(self) -> u64 {
+        if self.bytes >= MUCH_BYTES {
+            REPORT_NS
+        } else if self.datagrams >= OWED {
+            SLOW_REPORT_NS
+        } else {
+            RARE_REPORT_NS
+        }
+    }
+}
+
 pub struct Path {
     pub id: u8,
     pub endpoint: SocketAddr,
@@ -138,10 +164,14 @@ pub struct Path {
     pub reported_ns: u64,
     /// When the peer last asked.
     pub requested_ns: u64,
-    pub report_due: bool,
+    pub untold: Untold,
+    /// When the next report is due.
+    pub report_ns: Option<u64>,
     /// When it was last asked so that it stays warm, and because it was doubted.
     pub asked_ns: u64,
     pub doubted_ns: u64,
+    /// When the peer told that it had left it as silent.
+    pub left_ns: u64,
     pub browned_ns: u64,
     /// It lost its share by falling silent, and was not heard since.
     pub dropped: bool,
@@ -173,9 +203,11 @@ impl Path {
             highest_ns: 0,
             reported_ns: 0,
             requested_ns: 0,
-            report_due: false,
+            untold: Untold::default(),
+            report_ns: None,
             asked_ns: 0,
             doubted_ns: 0,
+            left_ns: 0,
             browned_ns: 0,
             dropped: false,
             given: 0.0,
@@ -211,6 +243,22 @@ impl Path {
         self.share > 0.0 || self.standby
     }
 
+    /// Take note of an inner packet that came; when its report is due.
+    #[inline]
+    pub fn came(&mut self, bytes: usize, now_ns: u64) -> u64 {
+        self.untold.datagrams += 1;
+        self.untold.bytes += bytes as u64;
+        self.report_by(self.reported_ns + self.untold.wait_ns(), now_ns)
+    }
+
+    /// Report at `due_ns`, or when it is due anyway; when that is.
+    #[inline]
+    pub fn report_by(&mut self, due_ns: u64, now_ns: u64) -> u64 {
+        let due_ns = due_ns.max(now_ns).min(self.report_ns.unwrap_or(u64::MAX));
+        self.report_ns = Some(due_ns);
+        due_ns
+    }
+
     fn patience_ns(&self) -> u64 {
         self.meter
             .srtt_ns
@@ -223,24 +271,52 @@ impl Path {
         (owed >= OWED).then_some(since_ns)
     }
 
+    /// How long the peer may hold the report that it owes: it may have counted less than we did.
+    fn held_ns(&self) -> u64 {
+        if self.meter.unacknowledged_bytes() >= 2 * MUCH_BYTES {
+            REPORT_NS
+        } else {
+            SLOW_REPORT_NS
+        }
+    }
+
     /// When to doubt the path, if nothing comes until then.
     #[must_use]
     pub fn doubt_ns(&self) -> Option<u64> {
-        Some(self.owed_since_ns()?.max(self.doubted_ns) + self.patience_ns() + DOUBT_NS)
+        let since_ns = self.owed_since_ns()?.max(self.doubted_ns);
+        Some(since_ns + self.held_ns() + self.patience_ns())
     }
 
-    /// When to leave the path for a warm standby, if no doubt is answered until then.
+    /// Since when a doubt is unanswered.
+    fn unanswered_ns(&self) -> Option<u64> {
+        let told_ns = self.meter.reported_ns.max(self.heard_ns).unwrap_or(0);
+        (self.doubted_ns > self.owed_since_ns()?.max(told_ns)).then_some(self.doubted_ns)
+    }
+
+    /// When traffic of the peer on another path is a hint that this one is silent.
+    fn hint_ns(&self, since_ns: u64) -> u64 {
+        since_ns + self.meter.srtt_ns.unwrap_or(FIRST_RTT_NS) + HINT_NS
+    }
+
+    /// When to leave the path for a warm standby, if no doubt is answered until then, or if the peer
+    /// left it and nothing is heard until then: who only answers never sends enough to doubt.
     #[must_use]
     pub fn leave_ns(&self) -> Option<u64> {
-        let told_ns = self.meter.reported_ns.max(self.heard_ns).unwrap_or(0);
-        let doubted = self.doubted_ns > self.owed_since_ns()?.max(told_ns);
-        doubted.then_some(self.doubted_ns + self.patience_ns() + UNANSWERED_NS)
+        let doubt = self.unanswered_ns();
+        let alone_ns = doubt.map_or(u64::MAX, |t| t + self.patience_ns() + UNANSWERED_NS);
+        let heard_ns = self.heard_ns.unwrap_or(0);
+        let told_ns = if self.left_ns > heard_ns {
+            self.hint_ns(heard_ns)
+        } else {
+            u64::MAX
+        };
+        Some(alone_ns.min(told_ns)).filter(|t| *t < u64::MAX)
     }
 
     /// When the path is dead, if nothing comes until then.
     #[must_use]
     pub fn death_ns(&self) -> Option<u64> {
-        let wait_ns = self.patience_ns() + SILENCE_NS;
+        let wait_ns = self.held_ns() + self.patience_ns() + SILENCE_NS;
         let since_ns = self.owed_since_ns()?;
         // A report or an answer says that what we send arrives; anything else only that we hear.
         let told_ns = self.meter.reported_ns.unwrap_or(0);
@@ -256,7 +332,7 @@ impl Path {
     /// Whether a doubt is unanswered for so long that traffic of the peer on another path is a hint.
     #[must_use]
     pub fn suspect(&self, now_ns: u64) -> bool {
-        let srtt_ns = self.meter.srtt_ns.unwrap_or(FIRST_RTT_NS);
-        self.leave_ns().is_some() && now_ns > self.doubted_ns + srtt_ns + HINT_NS
+        self.unanswered_ns()
+            .is_some_and(|t| now_ns > self.hint_ns(t))
     }
 }

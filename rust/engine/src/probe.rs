@@ -1,7 +1,7 @@
 //! What a probe and a report say. Both ride in the data class and look like data on the wire.
 //!
 //! ```text
-//! probe    0 request, 1 answer u8 | id u64 | padding
+//! probe    0 request, 1 answer, 2 left u8 | id u64 | padding
 //! report   generation u32 | step u32 | highest data counter u64 | received u32 | bytes u32 | held us u32
 //! ```
 
@@ -14,6 +14,8 @@ pub const PROBE: usize = 9;
 pub enum Probe {
     Request(u64),
     Answer(u64),
+    /// The sender gave up the path of this id, because it was silent, and sends on this one.
+    Left(u8),
 }
 
 impl Probe {
@@ -22,6 +24,7 @@ impl Probe {
         let (kind, id) = match self {
             Probe::Request(id) => (0, id),
             Probe::Answer(id) => (1, id),
+            Probe::Left(path) => (2, path.into()),
         };
         let [a, b, c, d, e, f, g, h] = id.to_be_bytes();
         [kind, a, b, c, d, e, f, g, h]
@@ -34,6 +37,7 @@ impl Probe {
         match kind {
             0 => Some(Probe::Request(id)),
             1 => Some(Probe::Answer(id)),
+            2 => u8::try_from(id).ok().map(Probe::Left),
             _ => None,
         }
     }
@@ -103,8 +107,8 @@ mod tests {
     proptest! {
         /// What is emitted is what is parsed, and no bytes do harm.
         #[test]
-        fn round_trip(id: u64, words: [u32; 5], highest: u64, junk: Vec<u8>) {
-            for probe in [Probe::Request(id), Probe::Answer(id)] {
+        fn round_trip(id: u64, path: u8, words: [u32; 5], highest: u64, junk: Vec<u8>) {
+            for probe in [Probe::Request(id), Probe::Answer(id), Probe::Left(path)] {
                 prop_assert_eq!(Probe::parse(&probe.emit()), Some(probe));
             }
             let [generation, step, received, bytes, held_us] = words;

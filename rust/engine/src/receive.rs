@@ -15,7 +15,8 @@ use crate::keys::Epoch;
 use crate::path::Cause;
 use crate::ports::MAIN;
 use crate::probe::{PROBE, Probe, Report};
-use crate::session::{KEEPALIVE_NS, REPORT_NS};
+use crate::path::REPORT_NS;
+use crate::session::KEEPALIVE_NS;
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
@@ -415,7 +416,7 @@ impl Core {
             session.counters.rejected += 1;
             self.run.restore(&mut self.out);
             // It came, whatever it is worth: that its path lost it would be false.
-            self.report_soon(sid, place, now_ns);
+            self.owes_report(sid, place, Some(len), now_ns);
             return;
         }
         session.counters.rx_packets += 1;
@@ -423,7 +424,7 @@ impl Core {
         if session.paths.len() > 1 && session.main() != place {
             self.peer_uses(sid, place, now_ns);
         }
-        self.report_soon(sid, place, now_ns);
+        self.owes_report(sid, place, Some(len), now_ns);
         match self.run.offer(&mut self.out, len, meta) {
             Outcome::Joined => {}
             Outcome::Complete => self.write_run(),
@@ -556,21 +557,25 @@ impl Core {
                 let hurry = now_ns < path.requested_ns + KEEPALIVE_NS.0 as u64;
                 path.requested_ns = now_ns;
                 if data || hurry {
-                    self.report_soon(sid, place, now_ns);
+                    self.owes_report(sid, place, None, now_ns);
                 }
             }
             Some(Probe::Answer(id)) => self.probe_answered(sid, place, id, (source, port), now_ns),
+            Some(Probe::Left(left)) => self.peer_left(sid, place, left, now_ns),
             None => {}
         }
     }
 
-    /// Report what came over a path, at the next time that one is due.
-    fn report_soon(&mut self, sid: u32, place: usize, now_ns: u64) {
+    /// Report on a path when it is due for an inner packet of `bytes`, or else as soon as may be.
+    #[inline]
+    fn owes_report(&mut self, sid: u32, place: usize, bytes: Option<usize>, now_ns: u64) {
         if let Some(session) = self.sessions.get_mut(&sid)
             && let Some(path) = session.paths.get_mut(place)
         {
-            path.report_due = true;
-            let due_ns = (path.reported_ns + REPORT_NS).max(now_ns);
+            let due_ns = match bytes {
+                Some(bytes) => path.came(bytes, now_ns),
+                None => path.report_by(path.reported_ns + REPORT_NS, now_ns),
+            };
             session.timer_ns = session.timer_ns.min(due_ns);
             self.next_ns = self.next_ns.min(due_ns);
         }
@@ -589,8 +594,15 @@ impl Core {
         let Some(path) = session.paths.get_mut(place) else {
             return;
         };
+        let lost = path.meter.lost;
         if !path.meter.report(&report, now_ns) {
             return;
+        }
+        if path.meter.lost > lost {
+            // Perhaps for their size.
+            path.mtu.suspect(now_ns);
+            session.timer_ns = session.timer_ns.min(path.mtu.next_ns().max(now_ns));
+            self.next_ns = self.next_ns.min(session.timer_ns);
         }
         let verdict = path.meter.judge(now_ns).map(Cause::from);
         self.judged(sid, place, verdict, now_ns);
@@ -626,8 +638,7 @@ fn follow(session: &mut crate::session::Session, now_ns: u64) {
     }
     let at = session.main();
     if let Some(path) = session.paths.get_mut(at) {
-        path.report_due = true;
-        path.reported_ns = 0;
+        path.report_by(now_ns, now_ns);
     }
     session.timer_ns = now_ns;
 }

@@ -16,8 +16,6 @@ pub const MASK_SILENCE_NS: u64 = 1_000_000_000;
 pub const SILENT_NS: u64 = 1_500_000_000;
 /// What must not go unheard (silence, keys at their limit) is told again after this.
 pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
-/// A receiver reports at least this often while data flows.
-pub const REPORT_NS: u64 = 100_000_000;
 /// Keepalives come log-uniformly between these: no clock to recognise.
 pub const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
 /// The other end takes over within so long, if the one that sends them does not.

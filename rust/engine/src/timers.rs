@@ -8,9 +8,9 @@ use crate::failover;
 use crate::keys::StepLimits;
 use crate::lookups;
 use crate::lookups::LOOKUP_ONLY;
-use crate::path::{Path, Pending, State};
+use crate::path::{Path, Pending, State, Untold};
 use crate::probe::{PROBE, Probe, Report};
-use crate::session::{REPORT_NS, SILENT_NS, Session, TELL_AGAIN_NS};
+use crate::session::{SILENT_NS, Session, TELL_AGAIN_NS};
 use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
@@ -22,7 +22,7 @@ const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
 pub const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
-const WARM_NS: u64 = 1_000_000_000;
+const WARM_NS: u64 = 2_000_000_000;
 /// A path that died is asked this often while data flows: Python may be away when it is needed.
 const REVIVE_NS: u64 = 2_000_000_000;
 /// A session that carried data within this time is one.
@@ -133,7 +133,12 @@ fn run(
     for at in 0..session.paths.len() {
         run_path(underlay, session, at, now_ns);
     }
-    failover::look(events, session, now_ns);
+    if let Some((left, heir)) = failover::look(events, session, now_ns) {
+        // Ahead of the packets that move, so that what answers them does not go where they do not.
+        let body = Probe::Left(left).emit();
+        underlay.seal(session, heir, Kind::Probe, (0, 0), &body, now_ns);
+        session.sent(now_ns, false);
+    }
     if session.confirmed && now_ns >= session.keepalive_ns {
         let quiet = session.data_ns.is_none_or(|t| now_ns > t + 1_000_000_000);
         if session.keepalive_ns != 0 && quiet {
@@ -167,8 +172,8 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
     };
     path.probes.retain(|p| now_ns < p.sent_ns + PROBE_LIFE_NS);
     // What a report says may be owed to a claim: none goes to an address that never answered.
-    path.report_due &= path.is_proven();
-    if path.report_due && now_ns >= path.reported_ns + REPORT_NS {
+    path.report_ns = path.report_ns.filter(|_| path.is_proven());
+    if path.report_ns.is_some_and(|t| now_ns >= t) {
         send_report(underlay, session, at, now_ns);
     }
     if !session.confirmed {
@@ -236,9 +241,7 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
         if session.confirmed && busy && session.paths.len() > 1 {
             next = next.min(warm_ns(path).unwrap_or(u64::MAX));
         }
-        if path.report_due {
-            next = next.min(path.reported_ns + REPORT_NS);
-        }
+        next = next.min(path.report_ns.unwrap_or(u64::MAX));
         if path.usable() {
             let doubt_ns = path.doubt_ns().filter(|_| session.confirmed);
             next = next.min(doubt_ns.unwrap_or(u64::MAX));
@@ -274,7 +277,8 @@ fn send_report(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns
         return;
     };
     path.reported_ns = now_ns;
-    path.report_due = false;
+    path.report_ns = None;
+    path.untold = Untold::default();
     let held_ns = now_ns.saturating_sub(path.highest_ns);
     let body = Report {
         epoch,

@@ -1,0 +1,169 @@
+"""What keeps a pair's paths known: all that is no data on the wire of a node that sends.
+
+    python bench/overhead.py [--quick] [--json FILE] [--seconds S]
+
+```
+a --+                 +-- r1, r2, r3       relays, each 5 ms further away than a and b are
+    +---- router -----+
+b --+                                      a and b: parted
+```
+a sends b datagrams of one size at a steady rate over its relays.  On a's wire every datagram of
+data weighs the same, headers included; what all else weighs, both ways, is probes, reports,
+keepalives and control of the session and of the links to the relays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from circle import Circle, pause_until
+from report import document, goals_table, row, table, write
+from veilnet.testing import enter
+from veilnet.testing.capture import Capture
+from veilnet.testing.waiting import wait_until
+
+if TYPE_CHECKING:
+    from veilnet.testing import Host
+
+SIZE = 1_200
+RATES_BPS = {"5 Mbit/s": 5e6, "64 kbit/s": 64e3}
+LIMIT = 0.01
+"""Of all bytes where that much or more is sent."""
+LIMIT_BPS = 1_000.0
+LEG_S = 0.005
+_IP = 14
+_SETTLE_S = 20.0
+"""By then the path MTU is known, the shares rest, and no probe is as large as data."""
+
+
+class Sender:
+    """Datagrams from one host to another, evenly; a context manager."""
+
+    def __init__(self, source: Host, sink: Host, address: str, rate_bps: float) -> None:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._socket = source.socket(family, socket.SOCK_DGRAM)
+        # Bound, or its kernel would answer each second that nobody listens there.
+        self._sink = sink.socket(family, socket.SOCK_DGRAM)
+        self._sink.bind((address, 0))
+        self._socket.connect(self._sink.getsockname())
+        self._period_s = SIZE * 8 / rate_bps
+        self.sent = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send, daemon=True)
+
+    def __enter__(self) -> Sender:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self._socket.close()
+        self._sink.close()
+
+    def _send(self) -> None:
+        start, data = time.monotonic(), bytes(SIZE)
+        while not self._over.is_set():
+            self._socket.send(data)
+            self.sent += 1
+            pause_until(start + self.sent * self._period_s)
+
+
+def weigh(host: Host, sender: Sender, seconds: float) -> tuple[float, float]:
+    """Return what was no data, and all, on a host's wire.  Units: bytes/s."""
+    with Capture(host, "eth0", keep_bytes=1 << 30) as wire:
+        before, start = sender.sent, time.monotonic()
+        time.sleep(seconds)
+        sent, took_s = sender.sent - before, time.monotonic() - start
+    sizes = [len(frame.data) - _IP for frame in wire.frames]
+    if wire.dropped:
+        raise RuntimeError(f"the capture missed {wire.dropped} frames, so it proves nothing")
+    data = statistics.mode(size for size in sizes if size > SIZE)
+    return (sum(sizes) - sent * data) / took_s, sum(sizes) / took_s
+
+
+def rows(found: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+    """Return what was weighed, by rate."""
+    lines = []
+    for rate, weights in found.items():
+        rest, shares = [w[0] for w in weights], [100 * w[0] / w[1] for w in weights]
+        title = f"{rate} over relays: all that is no data"
+        lines.append(row(f"rest, {rate}", title, "bytes_per_s", "bytes/s", rest))
+        lines.append(row(f"share, {rate}", f"{title}, of all", "percent", "%", shares))
+    return lines
+
+
+def goal(found: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
+    """Return the part of the design's goal that is measured here."""
+    fast, slow = (found[rate] for rate in RATES_BPS)
+    share = max(rest / whole for rest, whole in fast)
+    rest_bps = max(rest for rest, _ in slow)
+    return {
+        "goal": "decision; memory; probe and report load",
+        "unit": "ratio; bytes; %",
+        "measured": f"on the wire: {100 * share:.2g} % of 5 Mb/s, {rest_bps:.0f} B/s at 64 kb/s",
+        "must": "<= 2x the prototype's numpy cost measured in the same run; <= 1 KB per "
+        "destination; <= 1 % of bytes at >= 5 Mb/s, else <= 1 kB/s",
+        "moonshot": "-",
+        "met": share <= LIMIT and rest_bps <= LIMIT_BPS,
+        "moonshot_met": False,
+    }
+
+
+def main() -> int:
+    """Run the bench and return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="once, 20 s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there")
+    parser.add_argument("--seconds", type=float, help="that are weighed (60; --quick: 20)")
+    parser.add_argument("--rounds", type=int, help="(5; --quick: 1)")
+    options = parser.parse_args()
+    enter()
+    seconds = options.seconds or (20.0 if options.quick else 60.0)
+    found: dict[str, list[tuple[float, float]]] = {rate: [] for rate in RATES_BPS}
+    with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as name, Circle(Path(name)) as circle:
+        for number in range(3):
+            circle.add(f"r{number + 1}", zone=number + 1, delay_s=LEG_S)
+        a = circle.add("a", zone=10, relay="off")
+        b = circle.add("b", zone=11, relay="off")
+        circle.backbone.part(a.host, b.host)
+        a.connect("b", "--timeout", "30")
+        inside = b.address()
+        for number in range(options.rounds or (1 if options.quick else 5)):
+            for rate, rate_bps in RATES_BPS.items():
+                with Sender(a.host, b.host, inside, rate_bps) as sender:
+                    wait_until(lambda: len(a.paths("b")) >= 3, "three paths", timeout_s=60)
+                    time.sleep(_SETTLE_S)
+                    rest, whole = weigh(a.host, sender, seconds)
+                    shares = [path["share"] for path in a.paths("b")]
+                found[rate].append((rest, whole))
+                print(
+                    f"{number + 1}  {rate}  {rest:.0f} of {whole:.0f} B/s; shares {shares}",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    found_rows = rows(found)
+    result = document(found_rows, [goal(found)], [])
+    if options.json:
+        write(options.json, result)
+    ends = ("median", "min", "max")
+    lines = [
+        [each["title"], each["unit"], *(f"{each['systems']['veilnet'][end]:.4g}" for end in ends)]
+        for each in found_rows
+    ]
+    print(table(["what", "unit", "median", "least", "most"], lines))
+    print()
+    print(goals_table(result["goals"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
