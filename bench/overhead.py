@@ -8,8 +8,9 @@ a --+                 +-- r1, r2, r3       relays, each 5 ms further away than a
 b --+                                      a and b: parted
 ```
 a sends b datagrams of one size at a steady rate over its relays.  On a's wire every datagram of
-data weighs the same, headers included; what all else weighs, both ways, is probes, reports,
-keepalives and control of the session and of the links to the relays.
+data weighs the same, headers included.  What else is small or of the size of a path under test is
+probes and reports, and a few control messages and keepalives, which look alike; the rest of what is
+no data belongs to the network: members, searches, neighbours on the link.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from circle import Circle, pause_until
 from report import document, goals_table, row, table, write
@@ -38,6 +39,8 @@ RATES_BPS = {"5 Mbit/s": 5e6, "64 kbit/s": 64e3}
 LIMIT = 0.01
 """Of all bytes where that much or more is sent."""
 LIMIT_BPS = 1_000.0
+SMALL = 160
+"""Probes and reports with padding, over a relay, IP and UDP included."""
 LEG_S = 0.005
 _IP = 14
 _SETTLE_S = 20.0
@@ -59,7 +62,7 @@ class Sender:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
 
-    def __enter__(self) -> Sender:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -77,8 +80,8 @@ class Sender:
             pause_until(start + self.sent * self._period_s)
 
 
-def weigh(host: Host, sender: Sender, seconds: float) -> tuple[float, float]:
-    """Return what was no data, and all, on a host's wire.  Units: bytes/s."""
+def weigh(host: Host, sender: Sender, seconds: float) -> tuple[float, float, float]:
+    """Return probes and reports, all that was no data, and all on a wire.  Units: bytes/s."""
     with Capture(host, "eth0", keep_bytes=1 << 30) as wire:
         before, start = sender.sent, time.monotonic()
         time.sleep(seconds)
@@ -87,33 +90,37 @@ def weigh(host: Host, sender: Sender, seconds: float) -> tuple[float, float]:
     if wire.dropped:
         raise RuntimeError(f"the capture missed {wire.dropped} frames, so it proves nothing")
     data = statistics.mode(size for size in sizes if size > SIZE)
-    return (sum(sizes) - sent * data) / took_s, sum(sizes) / took_s
+    told = sum(size for size in sizes if size < SMALL or size > data)
+    return told / took_s, (sum(sizes) - sent * data) / took_s, sum(sizes) / took_s
 
 
-def rows(found: dict[str, list[tuple[float, float]]]) -> list[dict[str, Any]]:
+def rows(found: dict[str, list[tuple[float, ...]]]) -> list[dict[str, Any]]:
     """Return what was weighed, by rate."""
     lines = []
     for rate, weights in found.items():
-        rest, shares = [w[0] for w in weights], [100 * w[0] / w[1] for w in weights]
+        told, rest, _ = (list(part) for part in zip(*weights, strict=True))
+        shares = [100 * w[0] / w[2] for w in weights]
+        title = f"{rate} over relays: probes and reports"
+        lines.append(row(f"told, {rate}", title, "bytes_per_s", "bytes/s", told))
+        lines.append(row(f"share, {rate}", f"{title}, of all", "percent", "%", shares))
         title = f"{rate} over relays: all that is no data"
         lines.append(row(f"rest, {rate}", title, "bytes_per_s", "bytes/s", rest))
-        lines.append(row(f"share, {rate}", f"{title}, of all", "percent", "%", shares))
     return lines
 
 
-def goal(found: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
-    """Return the part of the design's goal that is measured here."""
+def goal(found: dict[str, list[tuple[float, ...]]]) -> dict[str, Any]:
+    """Return the part of the design's goal that is measured here, by the worst round."""
     fast, slow = (found[rate] for rate in RATES_BPS)
-    share = max(rest / whole for rest, whole in fast)
-    rest_bps = max(rest for rest, _ in slow)
+    share = max(told / whole for told, _, whole in fast)
+    told_bps = max(told for told, _, _ in slow)
     return {
         "goal": "decision; memory; probe and report load",
         "unit": "ratio; bytes; %",
-        "measured": f"on the wire: {100 * share:.2g} % of 5 Mb/s, {rest_bps:.0f} B/s at 64 kb/s",
+        "measured": f"on the wire: {100 * share:.2g} % of 5 Mb/s, {told_bps:.0f} B/s at 64 kb/s",
         "must": "<= 2x the prototype's numpy cost measured in the same run; <= 1 KB per "
         "destination; <= 1 % of bytes at >= 5 Mb/s, else <= 1 kB/s",
         "moonshot": "-",
-        "met": share <= LIMIT and rest_bps <= LIMIT_BPS,
+        "met": share <= LIMIT and told_bps <= LIMIT_BPS,
         "moonshot_met": False,
     }
 
@@ -128,7 +135,7 @@ def main() -> int:
     options = parser.parse_args()
     enter()
     seconds = options.seconds or (20.0 if options.quick else 60.0)
-    found: dict[str, list[tuple[float, float]]] = {rate: [] for rate in RATES_BPS}
+    found: dict[str, list[tuple[float, ...]]] = {rate: [] for rate in RATES_BPS}
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as name, Circle(Path(name)) as circle:
         for number in range(3):
             circle.add(f"r{number + 1}", zone=number + 1, delay_s=LEG_S)
@@ -142,11 +149,11 @@ def main() -> int:
                 with Sender(a.host, b.host, inside, rate_bps) as sender:
                     wait_until(lambda: len(a.paths("b")) >= 3, "three paths", timeout_s=60)
                     time.sleep(_SETTLE_S)
-                    rest, whole = weigh(a.host, sender, seconds)
+                    told, rest, whole = weigh(a.host, sender, seconds)
                     shares = [path["share"] for path in a.paths("b")]
-                found[rate].append((rest, whole))
+                found[rate].append((told, rest, whole))
                 print(
-                    f"{number + 1}  {rate}  {rest:.0f} of {whole:.0f} B/s; shares {shares}",
+                    f"{number + 1}  {rate}  {told:.0f}, {rest:.0f} of {whole:.0f} B/s; {shares}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -12,15 +12,12 @@ use crate::core::{Core, SLOT};
 use crate::events::{Event, Events};
 use crate::forwarding::Verdict;
 use crate::keys::Epoch;
-use crate::path::Cause;
+use crate::path::{Cause, REPORT_NS};
 use crate::ports::MAIN;
 use crate::probe::{PROBE, Probe, Report};
-use crate::path::REPORT_NS;
-use crate::session::KEEPALIVE_NS;
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
 use crate::sys::udp::{Local, Received};
-use crate::timers::QUIET_NS;
 use crate::underlay::{LABEL, Target, class};
 use std::net::SocketAddr;
 use veilnet_handshake::{Action, Class, Gate, OsRng};
@@ -31,6 +28,8 @@ use veilnet_wire::{HEADER, Header, Kind, OVERHEAD, Outcome, PARTIAL, TAG, ip};
 const RECEIVES: usize = 64;
 const FORWARD_RECEIVES: usize = 256;
 /// The path id of handshake messages, which are the gate's.
+/// Two questions so close to each other are a doubt; who keeps a path warm asks more seldom.
+const DOUBT_NS: u64 = 500_000_000;
 const HANDSHAKE_PATH: u8 = 255;
 
 /// The peer's endpoint, and the address and socket (`Ports`) of ours that it called.
@@ -549,14 +548,13 @@ impl Core {
                 if place == session.main() {
                     session.kept_alive(false, now_ns);
                 }
-                let data = session.data_ns.is_some_and(|t| now_ns < t + QUIET_NS);
                 let Some(path) = session.paths.get_mut(place) else {
                     return;
                 };
-                // Keepalives come seldom; who asks in a hurry doubts what became of its data.
-                let hurry = now_ns < path.requested_ns + KEEPALIVE_NS.0 as u64;
+                // Who asks twice doubts what became of its data.
+                let doubts = now_ns < path.requested_ns + DOUBT_NS;
                 path.requested_ns = now_ns;
-                if data || hurry {
+                if doubts {
                     self.owes_report(sid, place, None, now_ns);
                 }
             }

@@ -20,7 +20,7 @@ const KEEPALIVE_PAD: usize = 64;
 const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
-pub const QUIET_NS: u64 = 30_000_000_000;
+const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
 const WARM_NS: u64 = 2_000_000_000;
 /// A path that died is asked this often while data flows: Python may be away when it is needed.
@@ -218,7 +218,9 @@ fn warm_ns(path: &Path) -> Option<u64> {
     if path.state == State::Dead {
         return Some(path.asked_ns + REVIVE_NS);
     }
-    let told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
+    // One end that asks is enough: the answer warms the other's.
+    let asked_ns = path.asked_ns.max(path.requested_ns);
+    let told_ns = path.meter.reported_ns.unwrap_or(0).max(asked_ns);
     // A circuit that nobody tried yet may be needed before Python comes to it.
     let untried = path.state == State::Probing && path.circuit.is_some();
     (untried || path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)
