@@ -15,7 +15,7 @@ confirmation itself.  Steps (the ratchet inside a generation) are the engine's o
 
 Rules:
 1. A generation is due 90-180 s (random) after the last, while traffic flows, be it relays' frames;
-   225-450 s after it where somebody needs the session (a link that is kept to be found by carries
+   315-450 s after it where somebody needs the session (a link that is kept to be found by carries
    nothing for hours).  Any other waits for traffic.  The engine may ask for one sooner (`stale`).
 2. Both may offer at once.  Then the session's initiator wins: it ignores the other offer, and the
    responder drops its own.  Control is ordered, so both see the same end.
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 GENERATION_S: Final = 90.0
 """A generation is due between once and twice this after the last."""
-REST: Final = 2.5
+REST: Final = 3.5
 """A link that is needed and carries nothing waits so many times longer, ..."""
 REST_MAX_S: Final = 450.0
 """... but no longer than this: there has to be time to try again before the hard limit."""
