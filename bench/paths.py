@@ -49,6 +49,7 @@ FOLDER = Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "rt
 METRICS = {
     "excess_percent": ("excess", "%"),
     "mean_ms": ("mean", "ms"),
+    "early_ms": ("mean after 30 to 50 s", "ms"),
     "cost_excess_percent": ("excess with loss priced", "%"),
     "lost_percent": ("lost", "%"),
     "moved_percent_per_s": ("moved per s", "%"),

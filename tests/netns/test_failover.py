@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 import pytest
@@ -257,7 +257,7 @@ class _Asking:
         self._over = threading.Event()
         self._threads = [threading.Thread(target=run) for run in (self._ask, self._answer)]
 
-    def __enter__(self) -> _Asking:
+    def __enter__(self) -> Self:
         for one in (self._client, self._server):
             one.settimeout(0.05)
         for thread in self._threads:

@@ -265,6 +265,26 @@ def test_what_a_router_forgot_it_does_not_let_in(street):
         assert mine.recv(100) == b"after"
 
 
+def test_a_router_forgets_one_network_and_no_other(street):
+    """After `forget(other)` the hole towards the other is closed, the others are open."""
+    east = Nat(street.lab, street.internet, "nat-forgotten", "open", at=3)
+    host = street.lab.host("host-forgotten")
+    nat, address = street.nats["port"], east.admit(host)
+    with (
+        street.udp(street.hosts["port"], "port") as mine,
+        street.udp(host, "port") as theirs,
+        street.udp(street.places["near"][0], "port") as near,
+    ):
+        there = street._source(mine, theirs, (address, theirs.getsockname()[1]))
+        at = street._source(mine, near, (street.address("near", "port"), near.getsockname()[1]))
+        theirs.sendto(b"while it is open", there)
+        assert mine.recv(100) == b"while it is open"
+        nat.forget(east)
+        theirs.sendto(b"too late", there)
+        near.sendto(b"by the other hole", at)
+        assert mine.recv(100) == b"by the other hole"
+
+
 def test_a_hop_limit_of_five_dies_on_the_way(street):
     """From behind a NAT in the west it opens that NAT and never reaches a network in the east."""
     nat = Nat(street.lab, street.internet, "nat-east", "port", at=3)

@@ -86,6 +86,8 @@ class Plan:
     slots: int | None = None
     steps: int = 600
     crowd_s: float = 90.0
+    growth_s: float = 300.0
+    """D, until a relay dies: so long everybody learns, who all came at once and knew nothing."""
     warm_up_s: float = 40.0
     settings: tuple[str, ...] = ("a square", "real bases", "deep buffers")
     sizes: tuple[int, ...] = (3, 10, 20, 40)
@@ -122,6 +124,7 @@ def plan(
         slots=100,
         steps=150,
         crowd_s=30.0,
+        growth_s=50.0,
         warm_up_s=15.0,
         settings=("a square",),
         sizes=(3, 10),
@@ -211,7 +214,7 @@ def crowd_summary(crowd: Crowd, bound_ms: float) -> dict[str, float]:
 
 def experiment_d(bases: Trace, wanted: Plan) -> Iterator[Outcome]:
     """Let the crowd grow with its relays, and take the second largest away."""
-    at_s = 50.0
+    at_s = wanted.growth_s
     for size in wanted.sizes:
         for number, seed in enumerate(_seeds_of_size(wanted, size)):
             place = town(bases, seed=seed, sources=10 * size, relays=size, conditions=GROWING)
@@ -234,11 +237,15 @@ def _seeds_of_size(wanted: Plan, size: int) -> tuple[int, ...]:
 
 
 def _shock(tally: Tally, step_s: float, at_s: int) -> dict[str, float]:
-    """Return the mean before a relay died, and how far the time after lay above that."""
+    """Return the mean before a relay died, and how far the time after lay above that.
+
+    The mean of the time from 30 to 50 s, too: what somebody had who had just begun.
+    """
     means = np.array(tally.series_ms).reshape(-1, round(1.0 / step_s)).mean(axis=1)
     before, after = float(means[at_s - 20 : at_s].mean()), means[at_s : at_s + int(_AFTER_S)]
     return {
         "mean_ms": before,
+        "early_ms": float(means[30:50].mean()),
         "spike_percent": 100 * (float(after.mean()) / before - 1),
         "peak_percent": 100 * (float(after.max()) / before - 1),
     }

@@ -25,12 +25,17 @@ that closes a chain.
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
+import socket
 from typing import TYPE_CHECKING, Final
 
 from veilnet.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from veilnet.testing.internet import Internet
     from veilnet.testing.lab import Host, Lab
 
@@ -210,17 +215,29 @@ class Nat:
             of_router = "port" if kind == "double" else kind
             router.nft(rules(of_router, wan=wan, address=address))
 
-    def forget(self) -> None:
-        """Let the routers forget every connection, as after a power cut."""
+    def forget(self, other: Nat | None = None) -> None:
+        """Let the routers forget every connection, as after a power cut; or those with *other*.
+
+        The latter is what time does to two who never spoke: neither NAT has a hole for the other,
+        while the flows that each keeps alive to third parties stay.
+        """
+        nets = () if other is None else other.nets
         for router in self.routers:
-            forget_mappings(router)
+            forget_mappings(router, nets)
+
+    @property
+    def nets(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+        """Where everybody outside sees what is behind it."""
+        net4, net6 = self.uplink.net4, self.uplink.net6
+        return ipaddress.IPv4Network(f"{net4}.0.0/16"), ipaddress.IPv6Network(f"{net6}::/32")
 
     def count(self, other: Nat) -> None:
         """Count from now on what leaves towards *other* in UDP, a super-packet as one."""
-        uplink = other.uplink
-        place = {4: f"ip daddr {uplink.net4}.0.0/16", 6: f"ip6 daddr {uplink.net6}::/32"}
         leaving = f'oifname "{self.uplink.link}" meta l4proto udp'
-        lines = [f"{leaving} {match} counter name towards" for match in place.values()]
+        lines = [
+            f"{leaving} {'ip' if net.version == 4 else 'ip6'} daddr {net} counter name towards"
+            for net in other.nets
+        ]
         chain = _chain("out", "type filter hook postrouting priority 300;", *lines)
         self.routers[-1].nft(
             f"table inet lab_count {{\n    counter towards {{\n    }}\n{chain}}}\n"
@@ -249,13 +266,32 @@ class Nat:
         return f"{net}2"
 
 
-def forget_mappings(router: Host) -> None:
-    """Let *router* forget every flow that it translates or lets pass."""
+def forget_mappings(
+    router: Host, nets: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network] = ()
+) -> None:
+    """Let *router* forget the flows that it translates or lets pass; or those with *nets*."""
 
-    def flush() -> None:
+    def forget() -> None:
         from pyroute2 import NFCTSocket
+        from pyroute2.netlink.exceptions import NetlinkError
+        from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
 
-        with NFCTSocket() as table:
-            table.flush()
+        if not nets:
+            with NFCTSocket() as table:
+                table.flush()
+            return
+        for family in (socket.AF_INET, socket.AF_INET6):
+            with NFCTSocket(nfgen_family=family) as table:
+                for flow in list(table.dump()):
+                    ways = [
+                        NFCTAttrTuple.from_netlink(family, flow.get_attr(name))
+                        for name in ("CTA_TUPLE_ORIG", "CTA_TUPLE_REPLY")
+                    ]
+                    ends = [
+                        ipaddress.ip_address(end) for way in ways for end in (way.saddr, way.daddr)
+                    ]
+                    if any(end in net for end in ends for net in nets):
+                        with contextlib.suppress(NetlinkError):  # it ended meanwhile
+                            table.entry("del", tuple_orig=ways[0])
 
-    router.call(flush)
+    router.call(forget)

@@ -45,7 +45,7 @@ SHUNNED_S: Final = 120.0
 """So long a node that did not answer, or does not relay for strangers, is not tried again."""
 SHUNNED_MAX: Final = 1_024
 PROBE_S: Final = 150.0
-"""Each haven is asked for a sign of life once in so long; that its engine lives, keepalives tell."""
+"""Each haven is asked for a sign of life once in so long: keepalives tell only of its engine."""
 PROBE_ANSWER_S: Final = 5.0
 SILENCES_MAX: Final = 2
 
