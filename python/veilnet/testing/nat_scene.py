@@ -82,10 +82,11 @@ class NatScene:
         nats = {*self.nat_a.routers, *self.nat_b.routers}
         self._lab.remove(*nats, *(node.host for node in (self.inviter, self.a, self.b)))
 
-    def join(self) -> None:
+    def join(self, *, apart: bool = False) -> None:
         """Start all three and let the two join, each through its NAT.
 
-        Where UDP is blocked it is not yet.  Raises: VeilError, TimedOut.
+        Where UDP is blocked it is not yet.  *apart*: a is stopped before b comes, and so has never
+        heard of it.  Raises: VeilError, TimedOut.
         """
         for nat in (self.nat_a, self.nat_b):
             if nat.kind == "udp_blocked":
@@ -100,10 +101,22 @@ class NatScene:
             node.configure(**(self._config | homes | {"relay": "off"}))
             invite = self.inviter.tell("invite")["invite"]
             node.start("--name", node.name, invite=str(invite))
+            if apart and node is self.a:
+                wait_until(partial(self.is_found, node), "a is found", timeout_s=_JOIN_S)
+                self._stop(node)
+        if not apart:
+            wait_until(
+                lambda: self.knows(self.a, "b") and self.knows(self.b, "a"),
+                "the members know of each other",
+                timeout_s=_JOIN_S,
+            )
+
+    @staticmethod
+    def _stop(*nodes: Node) -> None:
+        for node in nodes:
+            node.tell("down")
         wait_until(
-            lambda: self.knows(self.a, "b") and self.knows(self.b, "a"),
-            "the members know of each other",
-            timeout_s=_JOIN_S,
+            lambda: not any(node.pids() for node in nodes), "the nodes end", timeout_s=_JOIN_S
         )
 
     def lose_inviter(self) -> None:
@@ -112,11 +125,7 @@ class NatScene:
 
     def return_later(self) -> None:
         """Stop the members, let the NATs forget them and be what they are, and start them again."""
-        for node in (self.a, self.b):
-            node.tell("down")
-        wait_until(
-            lambda: not self.a.pids() and not self.b.pids(), "the nodes end", timeout_s=_JOIN_S
-        )
+        self._stop(self.a, self.b)
         for nat in {self.nat_a, self.nat_b}:
             nat.enforce()
             nat.forget()
@@ -130,9 +139,10 @@ class NatScene:
         Raises: TimedOut: one cannot.
         """
         for node in (self.a, self.b):
-            wait_until(partial(self._is_found, node), f"{node.name} is found", timeout_s=timeout_s)
+            wait_until(partial(self.is_found, node), f"{node.name} is found", timeout_s=timeout_s)
 
-    def _is_found(self, node: Node) -> bool:
+    def is_found(self, node: Node) -> bool:
+        """Say whether others find *node*: by a link to the inviter, or by strangers."""
         if self._strangers is None:
             return self.connected(node, "inviter")
         return node.said("event='published' storers=[1-9]", since_bytes=self._since[node.name])
