@@ -483,10 +483,13 @@ class Gossip:
             if network is not None:
                 self._compare_part(session, network)
         self._end_expired()
-        await self._tell_moved()
+        await self.tell_moved()
 
-    async def _tell_moved(self) -> None:
-        """Tell every peer where we listen, if that has changed (another network, another lease)."""
+    async def tell_moved(self) -> None:
+        """Tell every peer where we listen, if that has changed (another network, another lease).
+
+        What tells it shows them where we are now, too: their paths to us move there.
+        """
         listening = await self._node.addresses.local_endpoints()
         if listening != self._listening:
             self.reflexive.clear()  # other addresses, other translators

@@ -38,11 +38,10 @@ const MIN_LIFE_NS: u64 = 60_000_000_000;
 #[derive(Clone, Copy, Debug)]
 struct Sent {
     epoch: Epoch,
-    /// The highest counter of one sending; all datagrams, those with inner packets, and bytes, up to it.
+    /// The highest counter of one sending; all datagrams, and those with inner packets, up to it.
     counter: u64,
     total: u64,
     inner: u64,
-    bytes: u64,
     at_ns: u64,
 }
 
@@ -76,11 +75,9 @@ pub struct Meter {
     pub rx_bytes: u64,
     /// Datagrams with inner packets: those that the peer owes a report for.
     tx_inner: u64,
-    /// Sent up to the newest report's highest counter: all, those with inner packets, and the bytes
-    /// of all, roughly.
+    /// Sent up to the newest report's highest counter: all, and those with inner packets.
     covered: u64,
     covered_inner: u64,
-    covered_bytes: u64,
     /// Received and bytes as the newest report told them (32 bits on the wire); None after an
     /// outage, of which nothing is known.
     told: Option<(u32, u32)>,
@@ -103,6 +100,9 @@ pub struct Meter {
     /// Since when a full queue drops.
     crowded_ns: Option<u64>,
     pub reported_ns: Option<u64>,
+    /// When the newest report came, and how long after the one before.
+    told_ns: u64,
+    pub cadence_ns: u64,
     /// Bytes per second delivered before the newest 300 ms, smoothed: what a slow path is slower than.
     usual: f64,
 }
@@ -119,7 +119,6 @@ impl Default for Meter {
             tx_inner: 0,
             covered: 0,
             covered_inner: 0,
-            covered_bytes: 0,
             told: Some((0, 0)),
             judged: 0,
             lost: 0,
@@ -135,6 +134,8 @@ impl Default for Meter {
             probed_min_ns: None,
             crowded_ns: None,
             reported_ns: None,
+            told_ns: 0,
+            cadence_ns: u64::MAX,
             usual: 0.0,
         }
     }
@@ -156,7 +157,6 @@ impl Meter {
             last.counter = counter;
             last.total = self.tx_datagrams;
             last.inner = self.tx_inner;
-            last.bytes = self.tx_bytes;
             return;
         }
         if self.sent.len() >= SENT {
@@ -167,7 +167,6 @@ impl Meter {
             counter,
             total: self.tx_datagrams,
             inner: self.tx_inner,
-            bytes: self.tx_bytes,
             at_ns: now_ns,
         });
     }
@@ -175,6 +174,8 @@ impl Meter {
     /// Take in what the peer received; true if it covers more than reports before it.
     pub fn report(&mut self, report: &Report, now_ns: u64) -> bool {
         self.reported_ns = Some(now_ns);
+        self.cadence_ns = now_ns.saturating_sub(self.told_ns);
+        self.told_ns = now_ns;
         let name = (report.epoch, report.highest);
         let Some(at) = self.sent.iter().position(|s| (s.epoch, s.counter) >= name) else {
             return false;
@@ -225,7 +226,6 @@ impl Meter {
         self.told = Some((report.received, report.bytes));
         self.covered = total;
         self.covered_inner = hit.inner.saturating_sub(later).max(self.covered_inner);
-        self.covered_bytes = hit.bytes;
         // What is covered needs no more waiting for.
         self.sent.drain(..at);
         if later == 0 {
@@ -320,19 +320,12 @@ impl Meter {
         Some((oldest.at_ns, self.tx_inner - self.covered_inner))
     }
 
-    /// How much none covers.
-    #[must_use]
-    pub fn unacknowledged_bytes(&self) -> u64 {
-        self.tx_bytes - self.covered_bytes
-    }
-
     /// Ask no more about what was sent so far: the path died, or comes back.
     pub fn write_off(&mut self) {
         self.sent.clear();
         self.spans.clear();
         self.covered = self.tx_datagrams;
         self.covered_inner = self.tx_inner;
-        self.covered_bytes = self.tx_bytes;
         self.told = None;
     }
 

@@ -271,9 +271,10 @@ impl Path {
         (owed >= OWED).then_some(since_ns)
     }
 
-    /// How long the peer may hold the report that it owes: it may have counted less than we did.
+    /// How long the peer may hold the report that it owes: as quick as it was, though what waits for a
+    /// report that does not come may send no more.
     fn held_ns(&self) -> u64 {
-        if self.meter.unacknowledged_bytes() >= 2 * MUCH_BYTES {
+        if self.meter.cadence_ns < SLOW_REPORT_NS / 2 {
             REPORT_NS
         } else {
             SLOW_REPORT_NS
