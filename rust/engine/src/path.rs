@@ -274,7 +274,7 @@ impl Path {
     /// How long the peer may hold the report that it owes: as quick as it was, though what waits for a
     /// report that does not come may send no more.
     fn held_ns(&self) -> u64 {
-        if self.meter.cadence_ns < SLOW_REPORT_NS / 2 {
+        if self.meter.cadence_ns < (REPORT_NS + SLOW_REPORT_NS) / 2 {
             REPORT_NS
         } else {
             SLOW_REPORT_NS
