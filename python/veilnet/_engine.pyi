@@ -289,6 +289,8 @@ class PathStats:
     """Sent and covered by a report, received or not."""
     lost_datagrams: int
     delivered_bytes: int
+    owed_datagrams: int
+    """With inner packets, covered by no report yet."""
     probes_sent: int
     probes_answered: int
     heard_s: float | None

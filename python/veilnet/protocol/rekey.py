@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 GENERATION_S: Final = 90.0
 """A generation is due between once and twice this after the last."""
-REST: Final = 3.5
-"""A link that is needed and carries nothing waits so many times longer, ..."""
+REST: Final = (3.5, 5.0)
+"""A link that is needed and carries nothing waits between so many times that, ..."""
 REST_MAX_S: Final = 450.0
 """... but no longer than this: there has to be time to try again before the hard limit."""
 HARD_LIMIT_S: Final = 600.0
@@ -307,9 +307,11 @@ class Rekey:
         self.phase = Phase.REST
         self._dk = self._peers = b""
         self._rekeyed_s = now
-        pause_s = self.rng.uniform(self.generation_s, 2 * self.generation_s)
+        drawn = self.rng.uniform(0.0, 1.0)
+        pause_s = self.generation_s * (1.0 + drawn)
+        rested_s = self.generation_s * (REST[0] + (REST[1] - REST[0]) * drawn)
         self._due_s = now + pause_s
-        self._rested_s = now + min(REST * pause_s, max(REST_MAX_S, pause_s))
+        self._rested_s = now + max(pause_s, min(rested_s, REST_MAX_S))
         self._busy = False
         self._packets_then = self._packets
 

@@ -80,6 +80,9 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&sid) else {
             return;
         };
+        if !session.paths.get(place).is_some_and(Path::is_proven) {
+            return;
+        }
         let ours = session.place(left).filter(|at| *at != place);
         let Some(path) = ours.and_then(|at| session.paths.get_mut(at)) else {
             return;
@@ -88,12 +91,12 @@ impl Core {
             return;
         }
         path.left_ns = now_ns;
-        let due_ns = path.leave_ns().unwrap_or(u64::MAX).max(now_ns);
-        if !carries(session, place) {
-            return;
+        let due_ns = path.leave_ns().unwrap_or(u64::MAX);
+        if due_ns <= now_ns {
+            carries(session, place);
         }
-        session.timer_ns = session.timer_ns.min(due_ns);
-        self.next_ns = self.next_ns.min(due_ns);
+        session.timer_ns = session.timer_ns.min(due_ns.max(now_ns));
+        self.next_ns = self.next_ns.min(session.timer_ns);
         // Before the packets behind it are answered.
         look(&self.events, session, now_ns);
     }
@@ -134,9 +137,9 @@ fn carries(session: &mut Session, place: usize) -> bool {
 
 /// Condemn what has been silent for too long. Called when the session's timer is due.
 ///
-/// Returns the last path that was left, by its id, and the place of the one that has its share now.
-pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) -> Option<(u8, usize)> {
-    let mut moved = None;
+/// Returns the ids of the paths that were left, each with the place of the one that has its share now.
+pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) -> Vec<(u8, usize)> {
+    let mut moved = Vec::new();
     for place in 0..session.paths.len() {
         let Some(path) = session.paths.get(place) else {
             continue;
@@ -151,9 +154,8 @@ pub(crate) fn look(events: &Events, session: &mut Session, now_ns: u64) -> Optio
         };
         if path.usable() && (dead || left()) {
             let id = path.id;
-            moved = give_up(events, session, place, State::Dead, Cause::Silent, now_ns)
-                .map(|heir| (id, heir))
-                .or(moved);
+            let heir = give_up(events, session, place, State::Dead, Cause::Silent, now_ns);
+            moved.extend(heir.map(|heir| (id, heir)));
         }
     }
     moved

@@ -31,8 +31,10 @@ const SILENCE_NS: u64 = 150_000_000;
 const UNANSWERED_NS: u64 = 50_000_000;
 /// Or for SRTT + this, when the peer meanwhile sends on another path.
 const HINT_NS: u64 = 20_000_000;
-/// While a path still hears the peer, only so many silences condemn what it sends.
+/// While a path still hears the peer, only so many silences condemn what it sends, each of SRTT +
+/// 4 RTTVAR + this.
 const ONE_WAY: u64 = 3;
+const ONE_WAY_NS: u64 = 250_000_000;
 /// Datagrams that must be unacknowledged before silence means anything.
 const OWED: u64 = 3;
 /// A path that was browned out stays so for at least this.
@@ -274,11 +276,7 @@ impl Path {
     /// How long the peer may hold the report that it owes: as quick as it was, though what waits for a
     /// report that does not come may send no more.
     fn held_ns(&self) -> u64 {
-        if self.meter.cadence_ns < (REPORT_NS + SLOW_REPORT_NS) / 2 {
-            REPORT_NS
-        } else {
-            SLOW_REPORT_NS
-        }
+        self.meter.cadence_ns.clamp(REPORT_NS, SLOW_REPORT_NS)
     }
 
     /// When to doubt the path, if nothing comes until then.
@@ -321,13 +319,16 @@ impl Path {
         let since_ns = self.owed_since_ns()?;
         // A report or an answer says that what we send arrives; anything else only that we hear.
         let told_ns = self.meter.reported_ns.unwrap_or(0);
-        let at = since_ns.max(told_ns) + wait_ns;
-        match self.heard_ns {
-            Some(heard) if heard > since_ns => {
-                Some(at.max((heard + wait_ns).min(since_ns + ONE_WAY * wait_ns)))
-            }
-            _ => Some(at),
+        let mut at = since_ns.max(told_ns) + wait_ns;
+        if let Some(heard) = self.heard_ns.filter(|t| *t > since_ns) {
+            let one_way_ns = (ONE_WAY - 1) * (self.patience_ns() + ONE_WAY_NS);
+            at = at.max((heard + wait_ns).min(since_ns + wait_ns + one_way_ns));
         }
+        // Not before the doubt could be answered: of a few datagrams far apart the peer told nothing yet.
+        if self.doubted_ns > since_ns {
+            at = at.max(self.doubted_ns + self.patience_ns() + UNANSWERED_NS);
+        }
+        Some(at)
     }
 
     /// Whether a doubt is unanswered for so long that traffic of the peer on another path is a hint.
@@ -335,5 +336,51 @@ impl Path {
     pub fn suspect(&self, now_ns: u64) -> bool {
         self.unanswered_ns()
             .is_some_and(|t| now_ns > self.hint_ns(t))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::udp::Udp;
+
+    const S: u64 = 1_000_000_000;
+    const MS: u64 = 1_000_000;
+
+    fn path() -> Path {
+        let udp = Udp::bind(0, false).expect("a port");
+        let to = ([127, 0, 0, 1], 9).into();
+        let mut path = Path::new(0, to, udp.raw(to), 1412, 0);
+        path.state = State::Alive;
+        path.meter.sample(10 * MS, 0);
+        path
+    }
+
+    /// The less there is to tell of the later, and what was due is never put off.
+    #[test]
+    fn a_report_waits_by_what_came() {
+        let mut path = path();
+        path.reported_ns = 10 * S;
+        assert_eq!(path.came(100, 10 * S), 10 * S + RARE_REPORT_NS);
+        assert_eq!(path.came(100, 10 * S), 10 * S + RARE_REPORT_NS);
+        assert_eq!(path.came(100, 10 * S), 10 * S + SLOW_REPORT_NS);
+        assert_eq!(path.came(25_000, 10 * S), 10 * S + REPORT_NS);
+        path.untold = Untold::default();
+        assert_eq!(path.came(100, 10 * S), 10 * S + REPORT_NS);
+        path.report_ns = None;
+        // Nothing came for long: the first is told of at once.
+        assert_eq!(path.came(100, 20 * S), 20 * S);
+    }
+
+    /// What the peer left as silent is left when it was not heard, and stays where it is heard.
+    #[test]
+    fn who_heard_nothing_leaves_too() {
+        let mut path = path();
+        path.heard_ns = Some(S);
+        assert_eq!(path.leave_ns(), None);
+        path.left_ns = 2 * S;
+        assert_eq!(path.leave_ns(), Some(S + 10 * MS + HINT_NS));
+        path.heard_ns = Some(2 * S);
+        assert_eq!(path.leave_ns(), None);
     }
 }

@@ -28,9 +28,9 @@ use veilnet_wire::{HEADER, Header, Kind, OVERHEAD, Outcome, PARTIAL, TAG, ip};
 const RECEIVES: usize = 64;
 const FORWARD_RECEIVES: usize = 256;
 /// The path id of handshake messages, which are the gate's.
+const HANDSHAKE_PATH: u8 = 255;
 /// Two questions so close to each other are a doubt; who keeps a path warm asks more seldom.
 const DOUBT_NS: u64 = 500_000_000;
-const HANDSHAKE_PATH: u8 = 255;
 
 /// The peer's endpoint, and the address and socket (`Ports`) of ours that it called.
 pub(crate) type From = (SocketAddr, Option<Local>, u16);
@@ -463,6 +463,8 @@ impl Core {
             .halves
             .offer(header, (epoch.generation, epoch.step), half, room)
         else {
+            // The sender counts two; the other is counted with the packet.
+            self.owes_report(sid, place, Some(len), now_ns);
             return;
         };
         let kind = if header.flags & PARTIAL != 0 {

@@ -43,6 +43,8 @@ pub struct PathStats {
     pub judged_datagrams: u64,
     pub lost_datagrams: u64,
     pub delivered_bytes: u64,
+    /// With inner packets, covered by no report yet.
+    pub owed_datagrams: u64,
     pub probes_sent: u64,
     pub probes_answered: u64,
     pub heard_ago: Option<u64>,
@@ -72,6 +74,7 @@ impl PathStats {
             judged_datagrams: m.judged,
             lost_datagrams: m.lost,
             delivered_bytes: m.delivered_bytes,
+            owed_datagrams: m.unacknowledged().map_or(0, |(_, owed)| owed),
             probes_sent: m.probes_sent,
             probes_answered: m.probes_answered,
             heard_ago: p.heard_ns.map(|t| now_ns.saturating_sub(t)),

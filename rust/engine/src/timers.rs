@@ -23,6 +23,8 @@ const PROBE_LIFE_NS: u64 = 5_000_000_000;
 const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
 const WARM_NS: u64 = 2_000_000_000;
+/// The end that was asked last waits so much longer.
+const LATE_NS: u64 = 500_000_000;
 /// A path that died is asked this often while data flows: Python may be away when it is needed.
 const REVIVE_NS: u64 = 2_000_000_000;
 /// A session that carried data within this time is one.
@@ -133,10 +135,13 @@ fn run(
     for at in 0..session.paths.len() {
         run_path(underlay, session, at, now_ns);
     }
-    if let Some((left, heir)) = failover::look(events, session, now_ns) {
-        // Ahead of the packets that move, so that what answers them does not go where they do not.
+    for (left, heir) in failover::look(events, session, now_ns) {
+        // Ahead of the packets that move, so that what answers them does not go where they do not; twice,
+        // as any datagram may be lost.
         let body = Probe::Left(left).emit();
-        underlay.seal(session, heir, Kind::Probe, (0, 0), &body, now_ns);
+        for _ in 0..2 {
+            underlay.seal(session, heir, Kind::Probe, (0, 0), &body, now_ns);
+        }
         session.sent(now_ns, false);
     }
     if session.confirmed && now_ns >= session.keepalive_ns {
@@ -218,9 +223,11 @@ fn warm_ns(path: &Path) -> Option<u64> {
     if path.state == State::Dead {
         return Some(path.asked_ns + REVIVE_NS);
     }
-    // One end that asks is enough: the answer warms the other's.
-    let asked_ns = path.asked_ns.max(path.requested_ns);
-    let told_ns = path.meter.reported_ns.unwrap_or(0).max(asked_ns);
+    let mut told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
+    // One end that asks is enough: the other hears it, and asks if the next question is late.
+    if path.requested_ns > path.asked_ns {
+        told_ns = told_ns.max(path.requested_ns + LATE_NS);
+    }
     // A circuit that nobody tried yet may be needed before Python comes to it.
     let untried = path.state == State::Probing && path.circuit.is_some();
     (untried || path.on_duty() && path.is_proven()).then_some(told_ns + WARM_NS)

@@ -41,6 +41,7 @@ def stats(path=0, **more):
         "judged_datagrams": 0,
         "lost_datagrams": 0,
         "delivered_bytes": 0,
+        "owed_datagrams": 0,
         "probes_answered": 0,
         "heard_s": 0.1,
         "mtu_bytes": 1400,
@@ -151,6 +152,7 @@ def test_a_path_that_nothing_was_sent_on_shows_nothing():
 
 def second_of_data(made, number, **more):
     """One more second in which 10 kB went out; the samples."""
+    more = {"owed_datagrams": 8} | more
     made.look(stats(share=1.0, tx_bytes=10_000 * number, **more), float(number))
     return made.samples(float(number))
 
@@ -191,6 +193,15 @@ def test_seconds_without_data_are_no_loss():
     assert made.samples(5.0) == []
     (sample,) = second_of_data(made, 6)
     assert sample.loss == 0.0
+
+
+def test_probes_and_reports_of_ours_are_no_data():
+    """Who only receives on a path sends there all the same; nobody owes it a word."""
+    made = way(share=1.0)
+    made.samples(0.0)
+    for number in range(1, 6):
+        (sample,) = second_of_data(made, number, owed_datagrams=0)
+        assert sample.loss == 0.0
 
 
 # --- doubts --------------------------------------------------------------------------------------

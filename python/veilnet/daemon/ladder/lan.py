@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 ASK_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 QUIET_S: Final = 300.0
-"""So long after a change the kernel's other words about it are awaited."""
 LOOK_LEAST_S: Final = 1.0
 READS_PER_S: Final = 10.0
 READS_BURST: Final = 64.0

@@ -257,8 +257,12 @@ class Way:
         return found
 
     def _is_unjudged(self, stats: PathStats, before: PathStats, now_s: float) -> bool:
-        """Whether data goes out and, for longer than reports take, not a word of it came back."""
-        sends = stats.tx_bytes > before.tx_bytes and (stats.share > 0 or before.share > 0)
+        """Whether data goes out and, for longer than reports take, not a word of it came back.
+
+        Probes and our own reports are no data: nobody owes a report for them.
+        """
+        owes = stats.owed_datagrams > 0 and stats.tx_bytes > before.tx_bytes
+        sends = owes and (stats.share > 0 or before.share > 0)
         heard = (
             stats.judged_datagrams > before.judged_datagrams
             or stats.delivered_bytes > before.delivered_bytes
