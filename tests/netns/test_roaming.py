@@ -13,13 +13,14 @@ import time
 
 import pytest
 
-from tests.netns.scenes import World, needs_nft, peer
+from tests.netns.scenes import World, eventually, needs_nft, needs_ping, peer, ping
 from veilnet.testing import Flow, nft
 
 pytestmark = needs_nft
 
 LONGEST_S = 5.0
-"""A second is usual; without the kernel's word it is up to half a minute."""
+IDLE_S = 5.0
+"""So long after its last packet nobody asks after a channel but keepalives, 8 to 28 s apart."""
 
 
 @pytest.fixture
@@ -38,6 +39,13 @@ def world(tmp_path):
         yield world
 
 
+def leave_home(laptop):
+    """From now on the phone's router is the laptop's only way out."""
+    laptop.host.run(["ip", "link", "set", "eth0", "down"])
+    laptop.host.run(["ip", "link", "set", "eth1", "up"])
+    laptop.host.route("default", via="192.168.9.1")
+
+
 @pytest.mark.parametrize("away", ["laptop", "server"])
 def test_a_stream_survives_another_uplink(world, away):
     """Whether the one that moves sends or only listens: no byte is lost, no new handshake."""
@@ -51,9 +59,7 @@ def test_a_stream_survives_another_uplink(world, away):
     with Flow(source.host, sink.host, sink.address(), rate_bps=2e6) as flow:
         flow.wait_for(1 << 18)
         at = time.monotonic()
-        laptop.host.run(["ip", "link", "set", "eth0", "down"])
-        laptop.host.run(["ip", "link", "set", "eth1", "up"])
-        laptop.host.route("default", via="192.168.9.1")
+        leave_home(laptop)
         assert flow.outage(at, timeout_s=60).recovered_s < LONGEST_S
         ended = flow.finish()
     assert ended.intact
@@ -61,4 +67,21 @@ def test_a_stream_survives_another_uplink(world, away):
     after = peer(server, "laptop")
     assert after["epoch"] >= before["epoch"]
     assert after["suite"] == before["suite"]
+    assert after["paths"][0]["endpoint"].startswith("10.0.1.1:")
+
+
+@needs_ping
+def test_an_idle_channel_follows_to_another_uplink(world):
+    """The kernel's word is enough: the server reaches who had nothing to say where it is now."""
+    server = world.founder("server")
+    laptop = world.member("laptop", server)
+    laptop.connect("server")
+    before = peer(server, "laptop")
+    time.sleep(IDLE_S)
+    leave_home(laptop)
+    eventually(
+        lambda: ping(server.host, laptop.address(), count=1, wait_s=0.2) == 1, timeout_s=LONGEST_S
+    )
+    after = peer(server, "laptop")
+    assert after["epoch"] == before["epoch"]
     assert after["paths"][0]["endpoint"].startswith("10.0.1.1:")

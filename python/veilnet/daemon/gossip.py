@@ -492,6 +492,7 @@ class Gossip:
         """
         listening = await self._node.addresses.local_endpoints()
         if listening != self._listening:
+            self._node.engine.moved()
             self.reflexive.clear()  # other addresses, other translators
             self._node.blocked.moved()
             if self._node.discovery is not None:

@@ -192,7 +192,7 @@ def is_global(address: bytes) -> bool:
 class Horizon:
     """Which addresses of hearsay may be asked at all.
 
-    Global ones, and those of *near*: the underlay prefixes that this host is in itself, or that
+    Global ones of the *versions* of IP that this host has, and those of *near*: the underlay prefixes that this host is in itself, or that
     its operator named.  Told by a peer, a near address counts only if the teller is near too, or
     anybody on the Internet could make us knock at our neighbours' doors.
     """
@@ -200,6 +200,8 @@ class Horizon:
     near: tuple[Net, ...] = ()
     never: tuple[Net, ...] = ()
     """Prefixes of the overlay: whatever *near* says, nothing there is asked."""
+    versions: frozenset[int] = frozenset({4, 6})
+    """What has no way there is a question that runs into its timeout, one of the few under way."""
     _near: tuple[tuple[int, int], ...] = field(init=False, repr=False)
     _never: tuple[tuple[int, int], ...] = field(init=False, repr=False)
 
@@ -226,7 +228,7 @@ class Horizon:
         if self._never and _inside(address, self._never):
             return False
         if is_global(address):
-            return True
+            return (4 if address.startswith(_MAPPED) else 6) in self.versions
         return self.is_near(address) and (teller is None or self.is_near(teller))
 
     def group_of(self, packed: bytes) -> bytes:

@@ -100,9 +100,9 @@ pub struct Meter {
     /// Since when a full queue drops.
     crowded_ns: Option<u64>,
     pub reported_ns: Option<u64>,
-    /// When the newest report came, and how long after the one before.
+    /// When the newest report came, and how long after each other the last ones did.
     told_ns: u64,
-    pub cadence_ns: u64,
+    gaps_ns: [u64; 2],
     /// Bytes per second delivered before the newest 300 ms, smoothed: what a slow path is slower than.
     usual: f64,
 }
@@ -135,7 +135,7 @@ impl Default for Meter {
             crowded_ns: None,
             reported_ns: None,
             told_ns: 0,
-            cadence_ns: u64::MAX,
+            gaps_ns: [u64::MAX; 2],
             usual: 0.0,
         }
     }
@@ -174,7 +174,7 @@ impl Meter {
     /// Take in what the peer received; true if it covers more than reports before it.
     pub fn report(&mut self, report: &Report, now_ns: u64) -> bool {
         self.reported_ns = Some(now_ns);
-        self.cadence_ns = now_ns.saturating_sub(self.told_ns);
+        self.gaps_ns = [now_ns.saturating_sub(self.told_ns), self.gaps_ns[0]];
         self.told_ns = now_ns;
         let name = (report.epoch, report.highest);
         let Some(at) = self.sent.iter().position(|s| (s.epoch, s.counter) >= name) else {
@@ -311,6 +311,13 @@ impl Meter {
             (Some(srtt), Some((min, _))) => srtt.saturating_sub(min),
             _ => 0,
         }
+    }
+
+    /// How long after each other reports come: one that is late for once changes nothing.
+    #[must_use]
+    pub fn cadence_ns(&self) -> u64 {
+        let [last, before] = self.gaps_ns;
+        last.min(before)
     }
 
     /// When the oldest inner packet left that no report covers, and how many none covers.

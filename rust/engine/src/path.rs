@@ -276,7 +276,7 @@ impl Path {
     /// How long the peer may hold the report that it owes: as quick as it was, though what waits for a
     /// report that does not come may send no more.
     fn held_ns(&self) -> u64 {
-        self.meter.cadence_ns.clamp(REPORT_NS, SLOW_REPORT_NS)
+        self.meter.cadence_ns().clamp(REPORT_NS, SLOW_REPORT_NS)
     }
 
     /// When to doubt the path, if nothing comes until then.

@@ -137,3 +137,13 @@ def test_prefixes_are_24_and_48_bits_and_near_addresses_stand_alone():
     horizon = Horizon(near=(ip_network("10.1.0.0/16"),))
     assert horizon.group_of(packed("10.1.0.1")) != horizon.group_of(packed("10.1.0.2"))
     assert horizon.group_of(packed("8.8.8.1")) == horizon.group_of(packed("8.8.8.2"))
+
+
+def test_a_version_of_ip_that_this_host_lacks_is_not_asked():
+    """Nor told of to others; what is near is, whatever it is."""
+    horizon = Horizon(near=(ip_network("fd99::/64"),), versions=frozenset({4}))
+    assert horizon.allows(packed("8.8.8.8"))
+    assert not horizon.allows(packed("2a00::1"))
+    assert horizon.allows(packed("fd99::1"))
+    assert Horizon(versions=frozenset({6})).allows(packed("2a00::1"))
+    assert not Horizon(versions=frozenset({6})).allows(packed("8.8.8.8"))

@@ -33,6 +33,7 @@ from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
 from veilnet.errors import ConfigError, PeerUnreachable, VeilError
+from veilnet.nat.place import version_of
 from veilnet.networks.member import Hearsay
 from veilnet.protocol.circuit import is_stand_in
 from veilnet.units import NetworkId, PeerId
@@ -293,7 +294,11 @@ class Discovery:
         local = await self._node.addresses.local_endpoints()
         machine = self.dht.machine
         near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
-        machine.look_around(Horizon(tuple(near), tuple(self._node.networks.overlay)))
+        # A private IPv4 address mostly has a translator behind it, a private IPv6 one mostly nothing.
+        versions = {version_of(each.host) for each in local if is_reachable(each)}
+        versions |= {4} & {version_of(each.host) for each in local}
+        overlay = tuple(self._node.networks.overlay)
+        machine.look_around(Horizon(tuple(near), overlay, frozenset(versions or {4, 6})))
         open_ = any(is_reachable(endpoint) for endpoint in local)
         machine.announce = open_
         strangers = self._node.relaying.service.offer(trio.current_time()).for_strangers
