@@ -1,7 +1,7 @@
 """What a lookup costs, and who keeps what: real nodes beside the simulation of as many.
 
 ```
- a, b --- NAT --- 12 strangers at public places, all of the commons
+ leaf --- NAT --- 12 strangers at public places, all of the commons
 ```
 The simulation (`veilnet.sim.discovery`) runs the machines of the daemon in a world of its own: its
 routing, what a session and a message weigh and who is asked are assumptions, until this agrees.
@@ -20,13 +20,14 @@ from tests.netns.scenes import eventually, needs_nft, status
 from veilnet.errors import VeilError
 from veilnet.sim.discovery.network import Network, Setting, look
 from veilnet.sim.traces import generated
-from veilnet.testing import Internet, Lab, NatScene, Strangers
+from veilnet.testing import Internet, Lab, Node, Strangers
 from veilnet.testing.capture import Capture
+from veilnet.testing.internet import WEST
+from veilnet.testing.nat import Nat
 
 pytestmark = [needs_nft, pytest.mark.slow]
 
 NODES = 12
-FOUND_S = 40.0
 FULL_S = 60.0
 _IP = 14
 
@@ -75,17 +76,18 @@ def test_a_lookup_costs_what_the_simulation_says(tmp_path):
     with Lab() as lab:
         internet = Internet(lab)
         strangers = Strangers(internet, tmp_path, count=NODES, relays=1)
-        with NatScene(lab, internet, tmp_path, "port", "port", strangers=strangers) as scene:
-            scene.join()
-            for node in (scene.a, scene.b):
-                eventually(lambda node=node: scene.is_found(node), timeout_s=FOUND_S)
-            scene.lose_inviter()
-            eventually(lambda: status(scene.a)["discovery"]["contacts"] >= NODES, timeout_s=FULL_S)
-            (published,) = status(scene.b)["discovery"]["published"]
-            # Sessions of before are over: the first search needs new ones, the second does not.
-            time.sleep(70)
-            asked, cold = searched(scene.a, "nosuch")
-            _, warm = searched(scene.a, "nosuch2")
+        nat, host = Nat(lab, internet, "nat", "port", at=WEST), lab.host("leaf")
+        nat.admit(host)
+        leaf = Node(host, tmp_path)
+        seed = next(at for at in status(strangers.nodes[0])["discovery"]["public"] if "[" not in at)
+        leaf.configure(contacts=[seed], log_level="debug")
+        leaf.up("--name", "leaf")
+        eventually(lambda: status(leaf)["discovery"]["contacts"] >= NODES, timeout_s=FULL_S)
+        (published,) = status(leaf)["discovery"]["published"]
+        # Sessions of before are over: the first search needs new ones, the second does not.
+        time.sleep(70)
+        asked, cold = searched(leaf, "nosuch")
+        _, warm = searched(leaf, "nosuch2")
     said = simulated()
     sys.stderr.write(f"{published} {asked} {cold} {warm} {said}\n")
     assert published["storers"] == pytest.approx(said["storers"], abs=1.5)

@@ -192,9 +192,10 @@ def is_global(address: bytes) -> bool:
 class Horizon:
     """Which addresses of hearsay may be asked at all.
 
-    Global ones of the *versions* of IP that this host has, and those of *near*: the underlay prefixes that this host is in itself, or that
-    its operator named.  Told by a peer, a near address counts only if the teller is near too, or
-    anybody on the Internet could make us knock at our neighbours' doors.
+    Global ones of the *versions* of IP that this host has, and those of *near*: the underlay
+    prefixes that this host is in itself, or that its operator named.  Told by a peer, a near
+    address counts only if the teller is near too, or anybody on the Internet could make us knock at
+    our neighbours' doors.
     """
 
     near: tuple[Net, ...] = ()

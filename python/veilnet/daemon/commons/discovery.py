@@ -294,7 +294,7 @@ class Discovery:
         local = await self._node.addresses.local_endpoints()
         machine = self.dht.machine
         near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
-        # A private IPv4 address mostly has a translator behind it, a private IPv6 one mostly nothing.
+        # Behind a private IPv4 address there is a translator; behind a private IPv6 one, nothing.
         versions = {version_of(each.host) for each in local if is_reachable(each)}
         versions |= {4} & {version_of(each.host) for each in local}
         overlay = tuple(self._node.networks.overlay)
