@@ -24,6 +24,7 @@ PARTS = {
     "state: RSS slope": ("scale", "state"),
     "idle traffic of a leaf": ("idle", "scale"),
     "cold first byte": ("join", "scale"),
+    "decision; memory": ("overhead", "paths"),
 }
 """Goals that are met only by several benches together."""
 MORE = ("mean", "sd", "p95", "p99")
