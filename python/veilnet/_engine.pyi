@@ -563,10 +563,6 @@ class Engine:
         """Prefixes that are ours: the only inner destinations delivered."""
     def set_wanted(self, prefixes: Sequence[str]) -> None:
         """Prefixes in which an unrouted destination raises PacketWanted."""
-    def moved(self) -> None:
-        """This host's addresses are others now: paths no longer keep to the one that was called,
-        and every peer is shown where we are.
-        """
     def assign(self, sid: int, prefixes: Sequence[str]) -> None:
         """Inner prefixes of the peer: its only valid sources, and routed to this session.
         Replaces the session's earlier list and takes prefixes over from other sessions.

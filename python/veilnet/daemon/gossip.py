@@ -483,16 +483,12 @@ class Gossip:
             if network is not None:
                 self._compare_part(session, network)
         self._end_expired()
-        await self.tell_moved()
+        await self._tell_moved()
 
-    async def tell_moved(self) -> None:
-        """Tell every peer where we listen, if that has changed (another network, another lease).
-
-        What tells it shows them where we are now, too: their paths to us move there.
-        """
+    async def _tell_moved(self) -> None:
+        """Tell every peer where we listen, if that has changed (another network, another lease)."""
         listening = await self._node.addresses.local_endpoints()
         if listening != self._listening:
-            self._node.engine.moved()
             self.reflexive.clear()  # other addresses, other translators
             self._node.blocked.moved()
             if self._node.discovery is not None:

@@ -29,7 +29,6 @@ from veilnet.daemon.gossip import Gossip
 from veilnet.daemon.handshakes import Handshakes, Kind
 from veilnet.daemon.host import own_name, unix_now
 from veilnet.daemon.joining import Joining
-from veilnet.daemon.ladder.interfaces import Changes
 from veilnet.daemon.paths import choosing
 from veilnet.daemon.paths.choosing import Paths
 from veilnet.daemon.rekeying import Rekeying
@@ -210,7 +209,6 @@ class Node:
                 (lambda: choosing.SAVE_S, self.paths.save),
             ):
                 nursery.start_soon(self._every, period_s, round_)
-            nursery.start_soon(self._follow_links)
             self.spawn(self.gossip.renew_due)
             self.spawn(self.channels.return_to_recent)
             self.spawn(self.homes.look)
@@ -254,33 +252,15 @@ class Node:
             trio.lowlevel.notify_closing(self.engine.fileno())
             await trio.to_thread.run_sync(self.engine.close)
 
-    async def _follow_links(self) -> None:
-        """Tell peers where we are as soon as the kernel says that an address came or went."""
-        try:
-            changes = Changes()
-        except OSError as error:
-            log.warning("changed addresses are seen late", reason=str(error))
-            return
-        with changes:
-            await self._after(changes.settled, self.gossip.tell_moved)
-
     async def _every(
         self, period_s: Callable[[], float], round_: Callable[[], Awaitable[None]]
     ) -> None:
-        async def pause() -> None:
-            await trio.sleep(period_s())
-
-        await self._after(pause, round_)
-
-    async def _after(
-        self, wait: Callable[[], Awaitable[None]], round_: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Run *round_* after each *wait*, whatever becomes of one round, unless the engine broke.
+        """Run *round_* again and again, whatever becomes of one round, unless the engine broke.
 
         A disk that is full or a name that does not resolve is trouble for now, never for good.
         """
         while True:
-            await wait()
+            await trio.sleep(period_s())
             try:
                 await round_()
             except BrokenEngineError:

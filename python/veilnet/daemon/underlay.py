@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Network, IPv6Network
 
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
-_UP, _RUNNING = 0x1, 0x40  # IFF_UP, IFF_RUNNING
 _TEMPORARY, _UNUSABLE = 0x01, 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 
 
@@ -35,17 +34,11 @@ def local_endpoints(
     found: list[Endpoint] = []
     loopback: list[Endpoint] = []
     with IPRoute() as route:
-        # A link that is down, or has no carrier, keeps its addresses; nothing comes in by it.
-        names = {
-            link["index"]: link.get_attr("IFLA_IFNAME")
-            for link in route.get_links()
-            if link["flags"] & _UP and link["flags"] & _RUNNING
-        }
+        names = {link["index"]: link.get_attr("IFLA_IFNAME") for link in route.get_links()}
         for message in route.get_addr():
             flags = message.get_attr("IFA_FLAGS") or message["flags"]
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            name = names.get(message["index"])
-            if text is None or name is None or name == tun or flags & (_TEMPORARY | _UNUSABLE):
+            if text is None or flags & (_TEMPORARY | _UNUSABLE) or names[message["index"]] == tun:
                 continue
             address = ipaddress.ip_address(text)
             if address.is_link_local or any(address in prefix for prefix in prefixes):

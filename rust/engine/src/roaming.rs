@@ -9,7 +9,6 @@ use crate::core::Core;
 use crate::events::Event;
 use crate::path::Challenge;
 use crate::probe::{PROBE, Probe};
-use crate::session::MASK_SILENCE_NS;
 use crate::sys;
 use crate::underlay::Target;
 use std::net::SocketAddr;
@@ -19,25 +18,6 @@ use veilnet_wire::{Kind, OVERHEAD};
 const PAUSE_NS: u64 = 1_000_000_000;
 
 impl Core {
-    /// This host's addresses are others now: the kernel chooses from which to send, until the peer calls
-    /// one. An address may outlive its link, and nothing would come back to it.
-    ///
-    /// Peers are shown where we are, under the masks that they know strangers by.
-    pub fn moved(&mut self, now_ns: u64) {
-        for session in self.sessions.values_mut() {
-            for path in &mut session.paths {
-                path.raw.local = None;
-            }
-            if session.confirmed && !session.lookup {
-                let silent_ns = now_ns.saturating_sub(MASK_SILENCE_NS + 1);
-                session.waiting_ns.get_or_insert(silent_ns);
-                session.keepalive_ns = now_ns;
-                session.timer_ns = now_ns;
-            }
-        }
-        self.next_ns = now_ns;
-    }
-
     /// An authentic datagram, the newest so far, came from another endpoint than the session's.
     pub(crate) fn challenge(
         &mut self,

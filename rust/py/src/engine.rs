@@ -447,10 +447,6 @@ impl Engine {
         self.call(py, move |core, _| core.set_wanted(list))
     }
 
-    fn moved(&self, py: Python<'_>) -> PyResult<()> {
-        self.call(py, |core, now| core.moved(now))
-    }
-
     #[allow(clippy::needless_pass_by_value)]
     fn assign(&self, py: Python<'_>, sid: u32, prefixes: Vec<String>) -> PyResult<()> {
         let list = self::prefixes(&prefixes)?;

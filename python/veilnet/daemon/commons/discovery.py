@@ -199,7 +199,9 @@ class Discovery:
         try:
             data = await trio.to_thread.run_sync(self._node.store.read, CACHE_FILE)
             if data is not None:
-                self._cache = ContactCache.decode(data, self.dht.machine.horizon)
+                # Whatever version of IP this host lacks just now: it may have it tomorrow.
+                horizon = attrs.evolve(self.dht.machine.horizon, versions=frozenset({4, 6}))
+                self._cache = ContactCache.decode(data, horizon)
         except VeilError as error:
             log.warning("no saved contacts", reason=error.message)
 
@@ -295,8 +297,9 @@ class Discovery:
         machine = self.dht.machine
         near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
         # Behind a private IPv4 address there is a translator; behind a private IPv6 one, nothing.
-        versions = {version_of(each.host) for each in local if is_reachable(each)}
-        versions |= {4} & {version_of(each.host) for each in local}
+        there = [each for each in local if not ipaddress.ip_address(each.host).is_loopback]
+        versions = {version_of(each.host) for each in there if is_reachable(each)}
+        versions |= {4} & {version_of(each.host) for each in there}
         overlay = tuple(self._node.networks.overlay)
         machine.look_around(Horizon(tuple(near), overlay, frozenset(versions or {4, 6})))
         open_ = any(is_reachable(endpoint) for endpoint in local)

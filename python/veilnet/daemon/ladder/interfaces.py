@@ -26,8 +26,6 @@ INTERFACES_MAX: Final = 16
 
 _UP, _LOOPBACK, _POINTOPOINT, _MULTICAST = 0x1, 0x8, 0x10, 0x1000
 _UNUSABLE: Final = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
-SETTLE_S: Final = 0.1
-"""So long after a change the kernel's other words about it are awaited."""
 _CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, _IPV4_IFADDR, _IPV6_IFADDR
 
 
@@ -101,11 +99,6 @@ class Changes:
                 return
             except OSError:  # ENOBUFS: words were lost, so something did change
                 continue
-
-    async def settled(self) -> None:
-        """Return a moment after something changed: addresses seldom come alone."""
-        await self.wait()
-        await trio.sleep(SETTLE_S)
 
     def close(self) -> None:
         """Stop listening."""

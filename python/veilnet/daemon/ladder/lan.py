@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 ASK_PAUSES_S: Final = (1.0, 2.0, 4.0, 8.0, 15.0)
 QUIET_S: Final = 300.0
+SETTLE_S: Final = 0.1
+"""So long after a change the kernel's other words about it are awaited."""
 LOOK_LEAST_S: Final = 1.0
 READS_PER_S: Final = 10.0
 READS_BURST: Final = 64.0
@@ -195,7 +197,8 @@ class Lan:
 
     async def _follow(self, changes: Changes, sockets: Sockets, rung: Rung) -> None:
         while True:
-            await changes.settled()
+            await changes.wait()
+            await trio.sleep(SETTLE_S)
             before = self._interfaces
             await self._look(sockets, rung)
             if self._interfaces != before:
