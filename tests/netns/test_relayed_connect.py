@@ -149,7 +149,14 @@ def test_path_explain_says_why(world):
         node.run("disconnect", other)
     left.connect("right")
     assert ping(left.host, right.address(), count=40, wait_s=2) >= 38
-    eventually(lambda: left.ask("path", "explain", "right")["active"])
+
+    def is_measured():
+        """Data, and not only what asks after a path, is a sample."""
+        ping(left.host, right.address(), count=5)
+        said = left.ask("path", "explain", "right")
+        return said["active"] and any(a["share"] > 0 < a["confidence"] for a in said["arms"])
+
+    eventually(is_measured)
     value = left.ask("path", "explain", "right")
     (arm,) = [arm for arm in value["arms"] if arm["share"] > 0]
     assert (arm["kind"], arm["via_names"], arm["state"]) == ("relayed", ["one"], "alive")
