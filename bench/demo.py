@@ -17,7 +17,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from report import document, goals_table, row, table, write
+from report import document, row, show, write
 
 LIMIT_MS = 1_000.0
 TITLES = {
@@ -89,14 +89,7 @@ def main() -> int:
     result = document(found_rows, [goal(done)], failures)
     if options.json:
         write(options.json, result)
-    ends = ("median", "min", "max")
-    lines = [
-        [each["title"], each["unit"], *(f"{each['systems']['veilnet'][end]:.4g}" for end in ends)]
-        for each in found_rows
-    ]
-    print(table(["what", "unit", "median", "least", "most"], lines))
-    print()
-    print(goals_table(result["goals"]))
+    show(found_rows, result["goals"])
     return 1 if failures else 0
 
 

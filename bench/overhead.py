@@ -1,6 +1,6 @@
 """What keeps a pair's paths known: all that is no data on the wire of a node that sends.
 
-    python bench/overhead.py [--quick] [--json FILE] [--seconds S]
+    python bench/overhead.py [--quick] [--json FILE] [--seconds S] [--rounds N]
 
 ```
 a --+                 +-- r1, r2, r3       relays, each 5 ms further away than a and b are
@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from circle import Circle, pause_until
-from report import document, goals_table, row, table, write
+from report import document, row, show, write
 from veilnet.testing import enter
 from veilnet.testing.capture import Capture
 from veilnet.testing.waiting import wait_until
@@ -161,14 +161,7 @@ def main() -> int:
     result = document(found_rows, [goal(found)], [])
     if options.json:
         write(options.json, result)
-    ends = ("median", "min", "max")
-    lines = [
-        [each["title"], each["unit"], *(f"{each['systems']['veilnet'][end]:.4g}" for end in ends)]
-        for each in found_rows
-    ]
-    print(table(["what", "unit", "median", "least", "most"], lines))
-    print()
-    print(goals_table(result["goals"]))
+    show(found_rows, result["goals"])
     return 0
 
 

@@ -211,6 +211,18 @@ def goals_table(goals: list[dict[str, Any]]) -> str:
     )
 
 
+def show(rows: list[dict[str, Any]], goals: list[dict[str, Any]]) -> None:
+    """Print figures that are ours alone, as `row` makes them, and the goals."""
+    ends = ("median", "min", "max")
+    lines = [
+        [each["title"], each["unit"], *(f"{each['systems']['veilnet'][end]:.4g}" for end in ends)]
+        for each in rows
+    ]
+    print(table(["what", "unit", "median", "least", "most"], lines))
+    print()
+    print(goals_table(goals))
+
+
 def added(known: dict[str, Any], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return *rows* behind those of the results *known* that were not measured again.
 

@@ -46,7 +46,10 @@ def leave_home(laptop):
 
 @pytest.mark.parametrize("away", ["laptop", "server"])
 def test_a_stream_survives_another_uplink(world, away):
-    """Whether the one that moves sends or only listens: no byte is lost, no new handshake."""
+    """Whether the one that moves sends or only listens, no byte of the stream is lost.
+
+    A new handshake carries it on: paths keep to the source address of the link that is down.
+    """
     server = world.founder("server")
     laptop = world.member("laptop", server)
     laptop.connect("server")

@@ -36,6 +36,7 @@ RELAYS: Final = 2
 UNKNOWN_ID: Final = bytes(ID_BYTES)
 """Of an endpoint that was found without an id (an invite, the local link, DNS)."""
 
+VERSIONS: Final = frozenset({4, 6})
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 _IPV4_PREFIX_BYTES: Final = 15
 _IPV6_PREFIX_BYTES: Final = 6
@@ -201,7 +202,7 @@ class Horizon:
     near: tuple[Net, ...] = ()
     never: tuple[Net, ...] = ()
     """Prefixes of the overlay: whatever *near* says, nothing there is asked."""
-    versions: frozenset[int] = frozenset({4, 6})
+    versions: frozenset[int] = VERSIONS
     """What has no way there is a question that runs into its timeout, one of the few under way."""
     _near: tuple[tuple[int, int], ...] = field(init=False, repr=False)
     _never: tuple[tuple[int, int], ...] = field(init=False, repr=False)

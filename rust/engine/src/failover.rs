@@ -63,7 +63,7 @@ impl Core {
             return;
         };
         let ours = session.main();
-        if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns)) && carries(session, place) {
+        if session.paths.get(ours).is_some_and(|p| p.suspect(now_ns)) && revive(session, place) {
             give_up(
                 &self.events,
                 session,
@@ -93,7 +93,7 @@ impl Core {
         path.left_ns = now_ns;
         let due_ns = path.leave_ns().unwrap_or(u64::MAX);
         if due_ns <= now_ns {
-            carries(session, place);
+            revive(session, place);
         }
         session.timer_ns = session.timer_ns.min(due_ns.max(now_ns));
         self.next_ns = self.next_ns.min(session.timer_ns);
@@ -126,7 +126,7 @@ impl Core {
 
 /// Take note that a path carries the peer's packets: nothing is more alive. False if nobody knows
 /// whose address that is.
-fn carries(session: &mut Session, place: usize) -> bool {
+fn revive(session: &mut Session, place: usize) -> bool {
     let Some(path) = session.paths.get_mut(place).filter(|p| p.is_proven()) else {
         return false;
     };

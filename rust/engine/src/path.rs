@@ -301,15 +301,12 @@ impl Path {
     /// left it and nothing is heard until then: who only answers never sends enough to doubt.
     #[must_use]
     pub fn leave_ns(&self) -> Option<u64> {
-        let doubt = self.unanswered_ns();
-        let alone_ns = doubt.map_or(u64::MAX, |t| t + self.patience_ns() + UNANSWERED_NS);
+        let alone = self
+            .unanswered_ns()
+            .map(|t| t + self.patience_ns() + UNANSWERED_NS);
         let heard_ns = self.heard_ns.unwrap_or(0);
-        let told_ns = if self.left_ns > heard_ns {
-            self.hint_ns(heard_ns)
-        } else {
-            u64::MAX
-        };
-        Some(alone_ns.min(told_ns)).filter(|t| *t < u64::MAX)
+        let told = (self.left_ns > heard_ns).then(|| self.hint_ns(heard_ns));
+        alone.into_iter().chain(told).min()
     }
 
     /// When the path is dead, if nothing comes until then.

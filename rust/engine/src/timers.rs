@@ -136,13 +136,15 @@ fn run(
         run_path(underlay, session, at, now_ns);
     }
     let moved = failover::look(events, session, now_ns);
-    let heir = moved.last().map_or(0, |(_, heir)| *heir);
-    for (left, _) in moved {
-        // Ahead of the packets that move, so that what answers them does not go where they do not; twice,
-        // as any datagram may be lost. Over the last heir: one before it may have been left meanwhile.
-        let body = Probe::Left(left).emit();
-        for _ in 0..2 {
-            underlay.seal(session, heir, Kind::Probe, (0, 0), &body, now_ns);
+    // Over the last heir: one before it may have been left meanwhile.
+    if let Some(&(_, heir)) = moved.last() {
+        for (left, _) in &moved {
+            // Ahead of the packets that move, so that what answers them does not go where they do not;
+            // twice, as any datagram may be lost.
+            let body = Probe::Left(*left).emit();
+            for _ in 0..2 {
+                underlay.seal(session, heir, Kind::Probe, (0, 0), &body, now_ns);
+            }
         }
         session.sent(now_ns, false);
     }

@@ -29,7 +29,7 @@ from veilnet.daemon.ladder.build import Climb, Surroundings, build
 from veilnet.daemon.ladder.ladder import MAX_PAUSE_S
 from veilnet.daemon.underlay import is_reachable, resolve
 from veilnet.discovery.cache import ContactCache
-from veilnet.discovery.contact import RELAYS, STORES, Horizon, pack_endpoint
+from veilnet.discovery.contact import RELAYS, STORES, VERSIONS, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
 from veilnet.errors import ConfigError, PeerUnreachable, VeilError
@@ -200,7 +200,7 @@ class Discovery:
             data = await trio.to_thread.run_sync(self._node.store.read, CACHE_FILE)
             if data is not None:
                 # Whatever version of IP this host lacks just now: it may have it tomorrow.
-                horizon = attrs.evolve(self.dht.machine.horizon, versions=frozenset({4, 6}))
+                horizon = attrs.evolve(self.dht.machine.horizon, versions=VERSIONS)
                 self._cache = ContactCache.decode(data, horizon)
         except VeilError as error:
             log.warning("no saved contacts", reason=error.message)
@@ -297,11 +297,14 @@ class Discovery:
         machine = self.dht.machine
         near = [_net(endpoint) for endpoint in local if not is_reachable(endpoint)]
         # Behind a private IPv4 address there is a translator; behind a private IPv6 one, nothing.
-        there = [each for each in local if not ipaddress.ip_address(each.host).is_loopback]
-        versions = {version_of(each.host) for each in there if is_reachable(each)}
-        versions |= {4} & {version_of(each.host) for each in there}
+        versions = frozenset(
+            version_of(each.host)
+            for each in local
+            if is_reachable(each)
+            or (version_of(each.host) == 4 and not ipaddress.ip_address(each.host).is_loopback)
+        )
         overlay = tuple(self._node.networks.overlay)
-        machine.look_around(Horizon(tuple(near), overlay, frozenset(versions or {4, 6})))
+        machine.look_around(Horizon(tuple(near), overlay, versions or VERSIONS))
         open_ = any(is_reachable(endpoint) for endpoint in local)
         machine.announce = open_
         strangers = self._node.relaying.service.offer(trio.current_time()).for_strangers
