@@ -43,6 +43,9 @@ class KeySchedule:
     @property
     def sid(self) -> int: ...
     @property
+    def com(self) -> bytes:
+        """The initiator's commitment to its INIT, 32 B: what cookies are for."""
+    @property
     def th2(self) -> bytes:
         """Signed by the responder, followed by its peer id."""
     @property
@@ -425,12 +428,18 @@ class Engine:
         endpoint: Endpoint,
         bare_hint: bool = False,
         ticket: tuple[bytes, bytes] | None = None,
+        cookie: bytes | None = None,
     ) -> bool:
         """Send HELLO; call again to retransmit or to race another endpoint (at most 8).
 
-        With a *ticket* and its key (schedule in mode 3) INIT is sent at once; `authenticate` then
-        makes a session that may carry data, and anything authentic confirms it.
+        With a *ticket* and its key (schedule in mode 3), or at a circuit with the *cookie* (16 B)
+        that came when it opened, INIT is sent at once.
         False when a byte budget towards the unproven endpoint forbade it for now.
+        """
+    def cookie(self, endpoint: Endpoint, com: bytes) -> bytes:
+        """Return what RETRY would bring over a circuit to who sends the INIT of *com* (32 B).
+
+        Raises: LocalProtocolError: *endpoint* is no circuit.
         """
     def issue_ticket(self, sid: int, *, holder: bytes, life_s: float) -> tuple[bytes, bytes]:
         """Return a ticket (96 B) and its key (32 B) for the peer of a session, good from the
@@ -444,7 +453,9 @@ class Engine:
         Raises: RemoteProtocolError: it cannot be the peer's (of a lookup also: its tag is wrong).
         """
     def authenticate(self, sid: int, message: bytes, *, psk: bytes | None = None) -> None:
-        """Initiator: send AUTH (e3); the session exists from here, unconfirmed until ACK."""
+        """Initiator: send AUTH (e3); the session exists from here, and may carry data: the peer
+        keeps that until it has verified us (modes 0 and 3).  Anything authentic confirms it.
+        """
     def respond(self, schedule: KeySchedule, init: InitReceived, message: bytes) -> None:
         """Responder: send RESP with e2; retransmits are answered by the engine itself.
 
@@ -606,7 +617,9 @@ class Gate:
         endpoint: Endpoint,
         bare_hint: bool = False,
         ticket: tuple[bytes, bytes] | None = None,
+        cookie: bytes | None = None,
     ) -> bool: ...
+    def cookie(self, endpoint: Endpoint, com: bytes) -> bytes: ...
     def issue_ticket(self, host: str, *, holder: bytes, life_s: float) -> tuple[bytes, bytes]: ...
     def candidate(self, sid: int, candidate: int, ss: bytes) -> bool: ...
     def authenticate(

@@ -72,7 +72,7 @@ class Birth:
         Raises: PeerRefused: the peer's membership has run out, or its address is another's.
         """
         peer = ended.peer
-        # A responder that took a ticket keeps what comes before it has assigned our addresses.
+        # What comes behind an AUTH the responder keeps until it has assigned our addresses.
         self._early = isinstance(ended, vnh1.Begun)
         network = self._network
         network_id = self._network_id if network is None else network.id
@@ -118,7 +118,7 @@ class Birth:
         self._node.part(session)
 
     def end(self, session: Session) -> None:
-        """Close a session that began with a ticket and was never confirmed."""
+        """Close a session that began and was never confirmed."""
         self._node.end(session, reason="the peer never confirmed it")
 
     def begin(self, session: Session) -> None:
@@ -186,7 +186,7 @@ class Birth:
 
         Whose ACK is still on its way would else be without any session, and lose what goes over it.
         """
-        if loser is not session and not session.initiator:
+        if loser is not session and (self._early or not session.initiator):
             with trio.move_on_after(HEARD_S):
                 await session.heard.wait()
         if loser not in self._losers:

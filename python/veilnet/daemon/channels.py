@@ -33,7 +33,7 @@ from veilnet.protocol.messages import Close
 from veilnet.units import NetworkId, PeerId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from veilnet._engine import SessionStats
     from veilnet.daemon.node import Node
@@ -213,23 +213,26 @@ class Channels:
         return ended
 
     async def _call_found(self, search: Search, psk: tuple[bytes, bytes] | None) -> Session:
-        known, name = search.known, search.member.name
-        if not known:
-            try:
-                with trio.fail_at(search.deadline):
-                    known = (await search.take.receive(),)
-            except trio.TooSlowError as error:
-                raise PeerUnreachable(f"no way to {name} was found in time") from error
-            except trio.EndOfChannel as error:
-                raise PeerUnreachable(
-                    f"no address of {name} is known",
-                    hint="It has to come to us, or to a member that both can reach.",
-                ) from error
-        left_s = search.deadline - trio.current_time()
-        peer_id = search.member.peer_id
-        return await self.call(
-            search.network, peer_id, known, timeout_s=left_s, psk=psk, late=search.take
+        name = search.member.name
+        machine = self._machine(
+            search.network,
+            search.member.peer_id,
+            search.known,
+            timeout_s=search.deadline - trio.current_time(),
+            psk=psk,
         )
+        search.calls(machine)
+        try:
+            return await self._run(search.network, machine, late=search.take)
+        except PeerUnreachable as error:
+            if machine.endpoints:
+                raise
+            if trio.current_time() >= search.deadline:
+                raise PeerUnreachable(f"no way to {name} was found in time") from error
+            raise PeerUnreachable(
+                f"no address of {name} is known",
+                hint="It has to come to us, or to a member that both can reach.",
+            ) from error
 
     def endpoints(self, network: Network, member: Member, *first: Endpoint) -> tuple[Endpoint, ...]:
         """Return where to call *member*, best first, none of them inside an overlay."""
@@ -253,19 +256,28 @@ class Channels:
         *,
         timeout_s: float = ATTEMPT_S,
         psk: tuple[bytes, bytes] | None = None,
-        late: trio.MemoryReceiveChannel[Endpoint] | None = None,
+        begun: Callable[[Session], None] | None = None,
     ) -> Session:
         """Run one full handshake with a member, bound to an older session by *psk* if given.
 
-        *late*: further endpoints, as they are found.
+        *begun*: told of the session once it may be used, which is sooner than the peer confirms it.
         Raises: PeerUnreachable, or what the handshake failed with.  LocalProtocolError: the node
         stops, and whoever it called would keep a session with nobody.
         """
-        if self._node.stopping.is_set():
-            raise LocalProtocolError("the node stops")
-        endpoints = tuple(endpoints)
+        machine = self._machine(network, peer_id, tuple(endpoints), timeout_s=timeout_s, psk=psk)
+        return await self._run(network, machine, begun=begun)
+
+    def _machine(
+        self,
+        network: Realm,
+        peer_id: PeerId,
+        endpoints: tuple[Endpoint, ...],
+        *,
+        timeout_s: float,
+        psk: tuple[bytes, bytes] | None,
+    ) -> vnh1.Initiation:
         ticket = self._node.tickets.use(network.id, peer_id, endpoints)
-        machine = vnh1.Initiation(
+        return vnh1.Initiation(
             terms=vnh1.Terms(
                 suite=network.suite,
                 mode=vnh1.Mode.FULL if ticket is None else vnh1.Mode.TICKET,
@@ -277,14 +289,28 @@ class Channels:
             door_key=network.door_key(peer_id),
             endpoints=endpoints,
             ticket=ticket,
+            # What carries already goes on until the peer has confirmed what takes its place.
+            eager=self._node.sessions.carrier(network.id, peer_id) is None,
             schedules=KeySchedule,
             rng=self._node.rng,
             psk=psk,
             timeout_s=max(timeout_s, 0.1),
         )
+
+    async def _run(
+        self,
+        network: Realm,
+        machine: vnh1.Initiation,
+        *,
+        late: trio.MemoryReceiveChannel[vnh1.EndpointFound] | None = None,
+        begun: Callable[[Session], None] | None = None,
+    ) -> Session:
+        if self._node.stopping.is_set():
+            raise LocalProtocolError("the node stops")
         birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
         primitives = self._node.primitives(network.suite, network)
-        return await self._node.handshakes.run(machine, primitives, birth, late=late)
+        run = self._node.handshakes.run
+        return await run(machine, primitives, birth, late=late, begun=begun)
 
     def wanted(self, destination: str) -> None:
         """Open the channel that a local packet waits for, or refuse the packet."""

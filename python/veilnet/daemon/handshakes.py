@@ -36,9 +36,10 @@ from veilnet.protocol import work
 from veilnet.protocol.relay import displaced
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from veilnet._engine import ControlReceived, Engine
     from veilnet.daemon.sessions import Session
-    from veilnet.protocol.fields import Endpoint
     from veilnet.protocol.work import Primitives
 
 ACCEPTANCES_MAX: Final = 64
@@ -65,7 +66,7 @@ class Birth(Protocol):
         """Take it out of the tables again: the engine did not want it."""
 
     def end(self, session: Session) -> None:
-        """Close what had begun with a ticket: the peer never confirmed it."""
+        """Close what had begun: the peer never confirmed it."""
 
 
 Machine = vnh1.Initiation | vnh1.Acceptance
@@ -83,8 +84,15 @@ class _Run:
     birth: Birth
     nursery: trio.Nursery
     inbox: trio.MemorySendChannel[vnh1.Event]
+    begun: Callable[[Session], None] | None = None
     session: Session | None = None
-    """What has begun already, with a ticket: it is confirmed or it ends."""
+    """What has begun already: it is confirmed or it ends."""
+
+    def begin(self, session: Session) -> None:
+        """Take note of the session, and tell whoever waits to use it."""
+        self.session = session
+        if self.begun is not None:
+            self.begun(session)
 
     def reason(self, error: VeilError) -> VeilError:
         """Return why the engine refused a call, which said *error*."""
@@ -195,11 +203,13 @@ class Handshakes:
         primitives: Primitives,
         birth: Birth,
         *,
-        late: trio.MemoryReceiveChannel[Endpoint] | None = None,
+        late: trio.MemoryReceiveChannel[vnh1.EndpointFound] | None = None,
+        begun: Callable[[Session], None] | None = None,
     ) -> Session:
         """Run *machine* to its end, and return the session that *birth* made of it.
 
-        *late*: further endpoints to call, as they are found.
+        *late*: further endpoints to call, as they are found; *begun*: told of the session as soon
+        as it may be used, before the peer has confirmed it.
         Raises: what the machine failed with, or what `Birth.prepare` raises.
         """
         ended: Session | VeilError | None = None
@@ -207,9 +217,9 @@ class Handshakes:
         put, take = trio.open_memory_channel[vnh1.Event](_INBOX)
         try:
             async with trio.open_nursery() as nursery:
-                run = _Run(machine, primitives, birth, nursery, put)
+                run = _Run(machine, primitives, birth, nursery, put, begun)
                 if late is not None:
-                    nursery.start_soon(self._found, late, put)
+                    nursery.start_soon(self._found, machine, late, put)
                 actions = deque(machine.start(trio.current_time()))
                 while True:
                     ended = self._act(run, actions)
@@ -236,10 +246,17 @@ class Handshakes:
         return ended
 
     async def _found(
-        self, late: trio.MemoryReceiveChannel[Endpoint], inbox: trio.MemorySendChannel[vnh1.Event]
+        self,
+        machine: Machine,
+        late: trio.MemoryReceiveChannel[vnh1.EndpointFound],
+        inbox: trio.MemorySendChannel[vnh1.Event],
     ) -> None:
-        async for endpoint in late:
-            await inbox.send(vnh1.EndpointFound(endpoint))
+        called = bool(isinstance(machine, vnh1.Initiation) and machine.endpoints)
+        async for found in late:
+            called = True
+            await inbox.send(found)
+        if not called:
+            await inbox.send(work.WorkFailed(PeerUnreachable("no address of the peer is known")))
 
     def _act(self, run: _Run, actions: deque[vnh1.Action]) -> Session | VeilError | None:
         """Carry out *actions*; return the end if one of them is it."""
@@ -255,7 +272,7 @@ class Handshakes:
                 born = self._born(action, run.birth, None)
                 if isinstance(born, Exception):
                     return born
-                run.session = born
+                run.begin(born)
                 continue
             if isinstance(action, vnh1.Confirmed | vnh1.Accepted):
                 return run.session or self._born(action, run.birth, accepting)
@@ -312,9 +329,15 @@ class Handshakes:
     def _call(self, action: vnh1.Action) -> None:
         engine = self._engine
         match action:
-            case vnh1.SendHello(schedule, door_key, endpoint, ticket):
+            case vnh1.SendHello(schedule, door_key, endpoint, ticket, cookie):
                 try:
-                    engine.hello(schedule, door_key=door_key, endpoint=endpoint, ticket=ticket)
+                    engine.hello(
+                        schedule,
+                        door_key=door_key,
+                        endpoint=endpoint,
+                        ticket=ticket,
+                        cookie=cookie,
+                    )
                 except (OSError, LocalProtocolError) as error:
                     # An endpoint without a route, or with too many handshakes at it, must not end
                     # the race of the others; if all are so, the deadline says that none answered.

@@ -17,13 +17,14 @@ import structlog
 import trio
 
 from veilnet.errors import PeerUnreachable, VeilError
-from veilnet.networks.endpoint import Endpoint
+from veilnet.protocol import handshake as vnh1
 
 if TYPE_CHECKING:
     from veilnet.daemon.commons.discovery import Discovery
     from veilnet.daemon.commons.havens import CommonsLinks, Haven
     from veilnet.daemon.node import Node
     from veilnet.daemon.relays.relaying import Circuit
+    from veilnet.networks.endpoint import Endpoint
     from veilnet.networks.member import Member
     from veilnet.networks.network import Network
     from veilnet.units import PeerId
@@ -70,19 +71,29 @@ class Search:
         self.deadline = self.began_s + timeout_s
         self.circuits: list[Circuit] = []
         self._havens: set[Haven] = set()
-        self.put, self.take = trio.open_memory_channel[Endpoint](ENDPOINTS_MAX)
+        self._machine: vnh1.Initiation | None = None
+        self.put, self.take = trio.open_memory_channel[vnh1.EndpointFound](ENDPOINTS_MAX)
+
+    def calls(self, machine: vnh1.Initiation) -> None:
+        """Take note of the handshake that is to go where this search finds the peer."""
+        self._machine = machine
+
+    @property
+    def com(self) -> bytes | None:
+        """The commitment of the handshake: circuits bring a cookie for it."""
+        return None if self._machine is None else self._machine.com
 
     def through(self, circuit: Circuit) -> None:
         """Call the peer over *circuit* too."""
         self.circuits.append(circuit)
-        self.offer(circuit.endpoint)
+        self.offer(circuit.endpoint, circuit.cookie)
 
-    def offer(self, endpoint: Endpoint) -> None:
+    def offer(self, endpoint: Endpoint, cookie: bytes | None = None) -> None:
         """Call the peer at *endpoint* too."""
         if endpoint not in self.known:
             # A handshake that takes no more has enough to call.
             with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                self.put.send_nowait(endpoint)
+                self.put.send_nowait(vnh1.EndpointFound(endpoint, cookie))
 
     async def run(self) -> None:
         """Look for relays and for newer endpoints, for as long as the call goes on."""
@@ -110,6 +121,7 @@ class Search:
                     self.through,
                     most=CIRCUITS_MAX - len(self.circuits),
                     but=self._avoided(),
+                    com=self.com,
                 )
             except VeilError as error:
                 log.debug("no way round", reason=error.message)
@@ -190,7 +202,7 @@ class Search:
             return
         await self.may_detour.wait()
         try:
-            self.through(await strangers.circuit(haven))
+            self.through(await strangers.circuit(haven, com=self.com))
         except VeilError as error:
             log.debug("no way over a haven", reason=error.message)
             self._havens.discard(haven)

@@ -11,7 +11,8 @@
         Authenticate e3, Resend                      Accept | Abandon
         SessionConfirmed -> Confirmed                Accepted
 ```
-With a ticket the first thing sent is INIT, and `Begun` follows Authenticate: data may be sent.
+With a ticket, or at a circuit with a cookie, the first thing sent is INIT.  `Begun` follows
+Authenticate if nothing else carries to the peer: data may be sent.
 A lookup has neither identities nor signatures:
 ```
         Decapsulate, Try                             Encapsulate

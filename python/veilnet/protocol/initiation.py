@@ -110,8 +110,8 @@ class _Timer:
 class Initiation:
     """One attempt to open a session with a known peer, at any of its endpoints.
 
-    More endpoints may be found while it runs: `EndpointFound`.  A lookup opens one with whoever is
-    there: without *identity*, with `NOBODY` for *responder*.
+    More endpoints may be found while it runs, or the first: `EndpointFound`.  A lookup opens one
+    with whoever is there: without *identity*, with `NOBODY` for *responder*.
     Units: *now* and *timeout_s* seconds, monotonic.
     """
 
@@ -126,6 +126,8 @@ class Initiation:
     """Name and key, if both ends share one."""
     ticket: Shown | None = None
     """What opens the handshake at one of the endpoints in one round trip."""
+    eager: bool = False
+    """Whether data follows AUTH, because no other session carries it; with a ticket it does."""
     timeout_s: float = TIMEOUT_S
     state: Calling = field(init=False, default=Calling.NEW)
     _schedule: KeySchedule | None = field(init=False, default=None, repr=False)
@@ -139,10 +141,12 @@ class Initiation:
     _peer: Peer | None = field(init=False, default=None)
     _source: Endpoint | None = field(init=False, default=None)
     _rejected: VeilError | None = field(init=False, default=None)
+    _cookies: dict[Endpoint, bytes] = field(init=False, factory=dict, repr=False)
+    """By circuit; the engine takes each once."""
 
     def __attrs_post_init__(self) -> None:
-        if not 1 <= len(set(self.endpoints)) <= MAX_ENDPOINTS:
-            raise LocalProtocolError(f"a handshake has 1 to {MAX_ENDPOINTS} endpoints to try")
+        if len(set(self.endpoints)) > MAX_ENDPOINTS:
+            raise LocalProtocolError(f"a handshake has at most {MAX_ENDPOINTS} endpoints to try")
         lookup = self.terms.mode is Mode.LOOKUP
         if (self.identity is None) != lookup or (self.responder == NOBODY) != lookup:
             raise LocalProtocolError("a lookup names nobody, every other handshake both sides")
@@ -153,6 +157,11 @@ class Initiation:
     def sid(self) -> int | None:
         """This side's session id, once there is one: engine events carry it."""
         return None if self._schedule is None else self._schedule.sid
+
+    @property
+    def com(self) -> bytes | None:
+        """The commitment to this side's INIT, once there is one: circuits bring cookies for it."""
+        return None if self._schedule is None else self._schedule.com
 
     def start(self, now: float) -> list[Action]:
         """Begin.   Raises: LocalProtocolError: it had begun."""
@@ -174,7 +183,7 @@ class Initiation:
                 return self._reject(event.error, now)
             return self._fail(event.error)
         if isinstance(event, EndpointFound):
-            return self._found(event.endpoint, now)
+            return self._found(event, now)
         act = _INITIATION.get((self.state, type(event)))
         if act is not None:
             return act(self, event, now)
@@ -205,7 +214,8 @@ class Initiation:
         ticket = None
         if first and self.ticket is not None and self.ticket.endpoint == endpoint:
             ticket = (self.ticket.ticket, self.ticket.key)
-        return SendHello(schedule, self.door_key, endpoint, ticket)
+        cookie = self._cookies.pop(endpoint, None)
+        return SendHello(schedule, self.door_key, endpoint, ticket, cookie)
 
     def deadline(self) -> float | None:
         """Return when `tick` must run; None before the start and after the end."""
@@ -244,11 +254,14 @@ class Initiation:
         self.state = Calling.HELLO
         return self.tick(now)
 
-    def _found(self, endpoint: Endpoint, now: float) -> list[Action]:
+    def _found(self, event: EndpointFound, now: float) -> list[Action]:
         """Call one more endpoint at once; beyond `MAX_ENDPOINTS` none is taken."""
+        endpoint = event.endpoint
         if endpoint in self.endpoints or len(set(self.endpoints)) >= MAX_ENDPOINTS:
             return []
         self.endpoints = (*self.endpoints, endpoint)
+        if event.cookie is not None:
+            self._cookies[endpoint] = event.cookie
         if self.state in (Calling.NEW, Calling.GENERATING):
             return []
         # Whoever is proving itself just now may be false: then this one is called.
@@ -322,7 +335,7 @@ class Initiation:
         self.state = Calling.CONFIRMING
         self._auth.rewind(now, self.rng)
         authenticate = Authenticate(self._keyed().sid, message, key)
-        if self.ticket is None:
+        if self.ticket is None and not self.eager:
             return [authenticate]
         schedule = self._keyed()
         peer, source = self._proven()
@@ -365,6 +378,8 @@ class Initiation:
             return self._rejected
         if self._candidates:
             return PeerUnreachable(f"something answered, but could not prove that it is {who}")
+        if not self.endpoints:
+            return PeerUnreachable(f"no way to {who} was found in time")
         direct = [each for each in self.endpoints if not is_circuit(each)]
         where = [f"at {', '.join(f'{host} port {port}' for host, port in direct)}"] * bool(direct)
         where += ["through a relay"] * (len(direct) < len(self.endpoints))

@@ -90,6 +90,8 @@ class Open:
     target: bytes
     through: bytes | None
     until_s: float
+    com: bytes | None = None
+    """The commitment of the handshake that is to go through it, if one is."""
 
 
 @frozen
@@ -131,6 +133,14 @@ class Join:
 
 
 @frozen
+class Welcome:
+    """`engine.cookie` for *com*, in the CircuitAccepted that is then sent: behind `Join`."""
+
+    end: End
+    com: bytes
+
+
+@frozen
 class Leave:
     """`engine.leave_circuit`, and whoever uses the circuit hears that it ended, and why."""
 
@@ -155,7 +165,7 @@ class Seen:
 
 
 Event = LinkUp | LinkDown | Heard | Open | Confirm | Close | Reserve | Release
-Action = Send | Join | Leave | Failed | Seen
+Action = Send | Join | Welcome | Leave | Failed | Seen
 
 
 @define(eq=False, kw_only=True)
@@ -173,6 +183,9 @@ class End:
     deadline_s: float = math.inf
     again: bool = False
     """Whether it was asked for a second time, for want of a reservation."""
+    com: bytes | None = None
+    cookie: bytes | None = None
+    """What the target gave for *com*."""
 
 
 class CircuitClient:
@@ -272,6 +285,7 @@ class CircuitClient:
                 peer=event.target,
                 through=event.through,
                 deadline_s=event.until_s,
+                com=event.com,
             )
             self._ends[end.id] = end
             self._ask(end, now, actions)
@@ -280,7 +294,9 @@ class CircuitClient:
         if self._held.need(end.relay, now):
             actions.append(Send(end.relay, RelayReserve()))
         through = () if end.through is None else (end.through,)
-        question = CircuitOpen(circuit=end.id, target=end.peer, hops=HOPS_MAX, through=through)
+        question = CircuitOpen(
+            circuit=end.id, target=end.peer, hops=HOPS_MAX, through=through, com=end.com
+        )
         actions.append(Send(end.relay, question))
 
     def _confirm(self, event: Confirm, now: float, actions: list[Action]) -> None:
@@ -401,17 +417,17 @@ class CircuitClient:
         )
         self._ends[end.id] = end
         # Joined before the answer goes out: what the origin sends next must find us.
-        actions += [Join(end), Send(key, CircuitAccepted(circuit=end.id))]
+        actions += [Join(end), _accepted(end, message)]
 
     def _incoming_again(
         self, end: End, message: CircuitIncoming, now: float, actions: list[Action]
     ) -> None:
         del now
         if end.incoming and end.label == message.label:
-            actions.append(Send(end.relay, CircuitAccepted(circuit=end.id)))
+            actions.append(_accepted(end, message))
 
     def _opened(self, end: End, message: CircuitOpened, now: float, actions: list[Action]) -> None:
-        end.label = message.label
+        end.label, end.cookie = message.label, message.cookie
         end.phase = Phase.JOINED
         end.deadline_s = now + CONFIRM_S
         actions.append(Join(end))
@@ -443,6 +459,12 @@ class CircuitClient:
     def _leave(self, end: End, code: int, actions: list[Action]) -> None:
         del self._ends[end.id]
         actions.append(Leave(end, code))
+
+
+def _accepted(end: End, message: CircuitIncoming) -> Send | Welcome:
+    if message.com is None:
+        return Send(end.relay, CircuitAccepted(circuit=end.id))
+    return Welcome(end, message.com)
 
 
 def _closed(end: End, code: int) -> Send:

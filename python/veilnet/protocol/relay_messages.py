@@ -12,6 +12,9 @@ link, relay - target    CircuitIncoming -> CircuitAccepted | RelayRefused
 channel, end - end      PathOpen -> PathOpened | PathRefused;  PathClose
                         PathWish -> PathHint | PathRefused
 ```
+The origin's commitment goes up with the question and the target's cookie for it comes back with
+the answer, so that the handshake through the circuit begins with INIT.
+
 Answers of links name the circuit, not the question: a circuit outlives the session it was asked
 for on.  A chain is two relays, the first of which is an end to the second: CircuitOpen goes on
 with one hop less, without `through` and with the `origin` that the first relay authenticated.
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from veilnet.protocol.fields import Codec, Endpoint
 
 CIRCUIT_ID_BYTES: Final = 16
+COOKIE_BYTES: Final = 16
 HOPS_MAX: Final = 2
 """Relays between two ends at most."""
 FIRST_PATH: Final = 1
@@ -96,6 +100,8 @@ class CircuitOpen:
     through: tuple[bytes, ...] = ()
     origin: bytes | None = None
     """For whom a relay asks; a claim, passed on to the target as such."""
+    com: bytes | None = None
+    """The commitment of the INIT that is to follow; passed on to the target."""
 
 
 @frozen(kw_only=True)
@@ -104,6 +110,8 @@ class CircuitOpened:
 
     circuit: bytes
     label: int
+    cookie: bytes | None = None
+    """As the target gave it; a relay that changes it delays the handshake and no more."""
 
 
 @frozen(kw_only=True)
@@ -116,13 +124,15 @@ class CircuitIncoming:
     circuit: bytes
     origin: bytes
     label: int
+    com: bytes | None = None
 
 
 @frozen(kw_only=True)
 class CircuitAccepted:
-    """The target takes the circuit."""
+    """The target takes the circuit; *cookie* is what RETRY would bring there for *com*."""
 
     circuit: bytes
+    cookie: bytes | None = None
 
 
 @frozen(kw_only=True)
@@ -226,6 +236,7 @@ RelayMessage = (
 PathMessage = PathOpen | PathOpened | PathRefused | PathClose | PathWish | PathHint
 
 _CIRCUIT: Final = Blob(CIRCUIT_ID_BYTES, CIRCUIT_ID_BYTES)
+_COOKIE: Final = Blob(COOKIE_BYTES, COOKIE_BYTES)
 _PATH: Final = Integer(LAST_PATH, FIRST_PATH)
 _HOPS: Final = Integer(HOPS_MAX, 1)
 _WHY: Final = Text(256)
@@ -254,11 +265,23 @@ TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = {
             3: ("hops", _HOPS),
             4: ("through", ListOf(KEY, HOPS_MAX - 1)),
             5: ("origin", Maybe(KEY)),
+            6: ("com", Maybe(KEY)),
         },
     ),
-    53: (CircuitOpened, {1: ("circuit", _CIRCUIT), 2: ("label", U32)}),
-    54: (CircuitIncoming, {1: ("circuit", _CIRCUIT), 2: ("origin", KEY), 3: ("label", U32)}),
-    55: (CircuitAccepted, {1: ("circuit", _CIRCUIT)}),
+    53: (
+        CircuitOpened,
+        {1: ("circuit", _CIRCUIT), 2: ("label", U32), 3: ("cookie", Maybe(_COOKIE))},
+    ),
+    54: (
+        CircuitIncoming,
+        {
+            1: ("circuit", _CIRCUIT),
+            2: ("origin", KEY),
+            3: ("label", U32),
+            4: ("com", Maybe(KEY)),
+        },
+    ),
+    55: (CircuitAccepted, {1: ("circuit", _CIRCUIT), 2: ("cookie", Maybe(_COOKIE))}),
     56: (CircuitConfirm, {1: ("circuit", _CIRCUIT)}),
     57: (CircuitClosed, {1: ("circuit", _CIRCUIT), 2: ("code", U16)}),
     58: (CircuitsHeld, {1: ("circuits", ListOf(_CIRCUIT, HELD_MAX))}),

@@ -327,6 +327,7 @@ class RelayService:
             origin=origin,
             phase=Phase.EXTENDING if asked.through else Phase.ASKING,
             deadline_s=now + ASK_S,
+            com=asked.com,
         )
         self._table.add(circuit)
         if circuit.phase is Phase.EXTENDING:
@@ -339,7 +340,11 @@ class RelayService:
         if self._held.need(circuit.far, now):
             actions.append(Send(circuit.far, RelayReserve()))
         onward = CircuitOpen(
-            circuit=circuit.id, target=circuit.target, hops=HOPS_MAX - 1, origin=circuit.origin
+            circuit=circuit.id,
+            target=circuit.target,
+            hops=HOPS_MAX - 1,
+            origin=circuit.origin,
+            com=circuit.com,
         )
         actions.append(Send(circuit.far, onward))
 
@@ -397,7 +402,7 @@ class RelayService:
     def _accepted(
         self, circuit: Relayed, message: CircuitAccepted, now: float, actions: list[Action]
     ) -> None:
-        del message
+        circuit.cookie = message.cookie
         self._join(circuit, now, actions)
 
     def _extended(
@@ -408,7 +413,7 @@ class RelayService:
             self._refuse(circuit, Refusal.OTHER, actions)
             actions.append(closed(circuit.far, circuit.id, Closing.FAILED))
             return
-        circuit.far_label = message.label
+        circuit.far_label, circuit.cookie = message.label, message.cookie
         self._join(circuit, now, actions)
 
     def _join(self, circuit: Relayed, now: float, actions: list[Action]) -> None:

@@ -149,6 +149,9 @@ class Relayed:
     origin: bytes
     phase: Phase
     deadline_s: float
+    com: bytes | None = None
+    cookie: bytes | None = None
+    """What is passed on between the ends, for their handshake."""
     confirmed: set[Side] = field(factory=set)
     bytes: int = 0
     rate_bps: int = 0
@@ -172,12 +175,17 @@ class Relayed:
 
 def incoming(circuit: Relayed) -> CircuitIncoming:
     """Return what the target is asked."""
-    return CircuitIncoming(circuit=circuit.id, origin=circuit.origin, label=circuit.far_label or 0)
+    return CircuitIncoming(
+        circuit=circuit.id,
+        origin=circuit.origin,
+        label=circuit.far_label or 0,
+        com=circuit.com,
+    )
 
 
 def opened(circuit: Relayed) -> CircuitOpened:
     """Return what the origin is told."""
-    return CircuitOpened(circuit=circuit.id, label=circuit.near_label)
+    return CircuitOpened(circuit=circuit.id, label=circuit.near_label, cookie=circuit.cookie)
 
 
 def refused(key: Key, circuit: bytes, code: int) -> Send:

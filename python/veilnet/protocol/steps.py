@@ -123,6 +123,8 @@ class EndpointFound:
     """One more endpoint to call the peer at: a circuit that opened, or an address just heard of."""
 
     endpoint: Endpoint
+    cookie: bytes | None = field(repr=False, default=None)
+    """What the peer gave when the circuit opened: it stands for HELLO and RETRY."""
 
 
 Event = (
@@ -144,12 +146,13 @@ Event = (
 
 @frozen
 class SendHello:
-    """`engine.hello(schedule, door_key=door_key, endpoint=endpoint, ticket=ticket)`."""
+    """`engine.hello(schedule, door_key=.., endpoint=.., ticket=.., cookie=..)`."""
 
     schedule: KeySchedule = field(repr=False)
     door_key: bytes = field(repr=False)
     endpoint: Endpoint
     ticket: tuple[bytes, bytes] | None = field(repr=False, default=None)
+    cookie: bytes | None = field(repr=False, default=None)
 
 
 @frozen
@@ -219,7 +222,7 @@ class Abandon:
 class Begun:
     """The initiator's session may carry data: its peer is verified, and holds early data back.
 
-    Only with a ticket; `Confirmed` or `Failed` follows.
+    `Confirmed` or `Failed` follows.
     """
 
     sid: int

@@ -30,7 +30,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use veilnet_handshake::Event as Contact;
 use veilnet_handshake::{
-    Action, Established, Gate, Init, KeySchedule, Mode, OsRng, Rng as _, SessionKeys, Ticket, Tried,
+    Action, COOKIE, Established, Gate, Init, KeySchedule, Mode, OsRng, Rng as _, SessionKeys,
+    Ticket, Tried,
 };
 use veilnet_wire::{Halves, Kind, OVERHEAD, Run, VNET, glue};
 
@@ -232,6 +233,36 @@ impl Core {
         })
     }
 
+    /// Begin at a circuit with the cookie that came when it opened: INIT goes at once.
+    pub fn enter(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        cookie: [u8; COOKIE],
+        now_ns: u64,
+    ) -> Result<bool> {
+        if Circuit::of(to).is_none() {
+            return Err(Error::Invalid("cookies come over circuits"));
+        }
+        self.ask_gate(now_ns, |gate, out| {
+            gate.enter(schedule, door_key, to, cookie, now_ns, &mut OsRng, out)
+        })
+    }
+
+    /// The cookie for who sends that commitment over a circuit.
+    pub fn cookie(
+        &mut self,
+        from: SocketAddr,
+        com: &[u8; 32],
+        now_ns: u64,
+    ) -> Result<[u8; COOKIE]> {
+        if Circuit::of(from).is_none() {
+            return Err(Error::Invalid("cookies are given over circuits"));
+        }
+        Ok(self.gate.cookie(from, com, now_ns, &mut OsRng)?)
+    }
+
     /// A ticket for the peer of a session, good from where its direct path comes from now.
     pub fn issue_ticket(
         &mut self,
@@ -363,7 +394,7 @@ impl Core {
     pub(crate) fn establish(&mut self, e: Established, now_ns: u64) -> Result<()> {
         let SessionKeys { generation, tx, rx } = e.keys;
         let lookup = e.mode == Mode::Lookup;
-        let ticket = e.mode == Mode::Ticket;
+        let early = e.mode.sends_early();
         if lookup {
             self.make_room_for_lookup(now_ns);
         }
@@ -388,8 +419,9 @@ impl Core {
             // the responder has.
             confirmed: e.initiator == lookup,
             th4: if lookup { Vec::new() } else { e.th4 },
-            confirmed_by_any: ticket && e.initiator,
-            early: (ticket && !e.initiator).then(|| Early::new(e.early)),
+            confirmed_by_any: early && e.initiator,
+            // Who came through a public door never has addresses.
+            early: (early && !e.initiator && !e.public).then(Early::default),
             ack: None,
             paths: vec![path],
             flows: Flows::default(),
@@ -431,6 +463,7 @@ impl Core {
             .push(session.sid);
         self.sessions.insert(session.sid, session);
         self.next_ns = 0;
+        self.take_early(e.early, now_ns);
         self.flush(now_ns);
         Ok(())
     }

@@ -22,7 +22,7 @@ const MUCH_BYTES: u64 = 25_000;
 /// so often while enough flows for its silence to be one,
 const SLOW_REPORT_NS: u64 = 300_000_000;
 /// and so often while anything does.
-const RARE_REPORT_NS: u64 = 1_000_000_000;
+const RARE_REPORT_NS: u64 = 1_500_000_000;
 /// A path whose report is overdue for SRTT + 4 RTTVAR is asked by a probe, so that a lost tail
 /// condemns nobody; after this more it is silent.
 const SILENCE_NS: u64 = 150_000_000;
@@ -167,6 +167,8 @@ pub struct Path {
     /// When the peer last asked.
     pub requested_ns: u64,
     pub untold: Untold,
+    /// When an inner packet of the peer came last.
+    pub carried_ns: u64,
     /// When the next report is due.
     pub report_ns: Option<u64>,
     /// When it was last asked so that it stays warm, and because it was doubted.
@@ -206,6 +208,7 @@ impl Path {
             reported_ns: 0,
             requested_ns: 0,
             untold: Untold::default(),
+            carried_ns: 0,
             report_ns: None,
             asked_ns: 0,
             doubted_ns: 0,
@@ -248,6 +251,7 @@ impl Path {
     /// Take note of an inner packet that came; when its report is due.
     #[inline]
     pub fn came(&mut self, bytes: usize, now_ns: u64) -> u64 {
+        self.carried_ns = now_ns;
         self.untold.datagrams += 1;
         self.untold.bytes += bytes as u64;
         self.report_by(self.reported_ns + self.untold.wait_ns(), now_ns)
@@ -267,10 +271,11 @@ impl Path {
             .map_or(FIRST_RTT_NS, |srtt| srtt + 4 * self.meter.rttvar_ns)
     }
 
-    /// Since when the peer owes a sign of this path's life, if it does.
+    /// Since when the peer owes a sign of this path's life, if it does: by what it may hold a report
+    /// before the last of the datagrams that make one due left, but not before the first did.
     fn owed_since_ns(&self) -> Option<u64> {
-        let (since_ns, owed) = self.meter.unacknowledged()?;
-        (owed >= OWED).then_some(since_ns)
+        let (oldest_ns, due_ns) = self.meter.owed(OWED)?;
+        Some(oldest_ns.max(due_ns.saturating_sub(self.held_ns())))
     }
 
     /// How long the peer may hold the report that it owes: as quick as it was, though what waits for a
@@ -339,6 +344,7 @@ impl Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Epoch;
     use crate::sys::udp::Udp;
 
     const S: u64 = 1_000_000_000;
@@ -367,6 +373,25 @@ mod tests {
         path.report_ns = None;
         // Nothing came for long: the first is told of at once.
         assert_eq!(path.came(100, 20 * S), 20 * S);
+    }
+
+    /// Of datagrams far apart the third makes a report due: before it can be here nothing is doubted.
+    #[test]
+    fn a_slow_stream_is_not_doubted_before_its_report_is_due() {
+        let mut path = path();
+        let epoch = Epoch {
+            generation: 0,
+            step: 0,
+        };
+        for at in 0..3 {
+            path.meter.sent(epoch, at, 1000, true, S + at * 400 * MS);
+            let due = (at == 2).then_some(S + 800 * MS + path.patience_ns());
+            assert_eq!(path.doubt_ns(), due);
+        }
+        path.meter.sent(epoch, 3, 1000, true, S + 1_200 * MS);
+        assert_eq!(path.doubt_ns(), Some(S + 800 * MS + path.patience_ns()));
+        path.doubted_ns = S + 850 * MS;
+        assert!(path.death_ns() > path.leave_ns());
     }
 
     /// What the peer left as silent is left when it was not heard, and stays where it is heard.

@@ -23,6 +23,8 @@ const PROBE_LIFE_NS: u64 = 5_000_000_000;
 const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
 const WARM_NS: u64 = 2_000_000_000;
+/// So much later where the peer's packets arrive meanwhile.
+const CARRIES_NS: u64 = 4_000_000_000;
 /// The end that was asked last waits so much longer.
 const LATE_NS: u64 = 500_000_000;
 /// A path that died is asked this often while data flows: Python may be away when it is needed.
@@ -149,7 +151,11 @@ fn run(
         session.sent(now_ns, false);
     }
     if session.confirmed && now_ns >= session.keepalive_ns {
-        let quiet = session.data_ns.is_none_or(|t| now_ns > t + 1_000_000_000);
+        // Relay frames keep a link alive as packets do a channel.
+        let quiet = [session.data_ns, session.heard_ns]
+            .into_iter()
+            .flatten()
+            .all(|t| now_ns > t + 1_000_000_000);
         if session.keepalive_ns != 0 && quiet {
             let at = session.main();
             let _ = send_probe(underlay, session, at, None, false, now_ns);
@@ -228,6 +234,8 @@ fn warm_ns(path: &Path) -> Option<u64> {
         return Some(path.asked_ns + REVIVE_NS);
     }
     let mut told_ns = path.meter.reported_ns.unwrap_or(0).max(path.asked_ns);
+    // What carries the peer's packets is alive; how far it is, is asked all the same.
+    told_ns = told_ns.max(path.carried_ns.min(path.asked_ns + CARRIES_NS));
     // One end that asks is enough: the other hears it, and asks if the next question is late.
     if path.requested_ns > path.asked_ns {
         told_ns = told_ns.max(path.requested_ns + LATE_NS);

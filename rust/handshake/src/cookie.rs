@@ -12,7 +12,7 @@ use crate::labels;
 use crate::rng::{self, Rng};
 
 /// Bytes of a cookie.
-pub(crate) const COOKIE: usize = 16;
+pub const COOKIE: usize = 16;
 const PERIOD_NS: u64 = 60_000_000_000;
 
 /// The two newest cookie secrets.

@@ -100,8 +100,10 @@ pub struct Established {
     pub initiator: bool,
     /// What the session is for.
     pub mode: Mode,
-    /// Responder, mode ticket: what the initiator sent behind its AUTH, as it came.
+    /// Responder: what the initiator sent behind its AUTH, as it came.
     pub early: Vec<(SocketAddr, Vec<u8>)>,
+    /// Responder: whether it came through a door that anybody may open.
+    pub public: bool,
 }
 
 /// What the KEM secret of a key part led to.

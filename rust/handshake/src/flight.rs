@@ -88,12 +88,11 @@ impl Seal {
         Some((header, plain))
     }
 
-    /// Whether *datagram* seems to be of the session *sid* itself: nothing of it is verified yet.
-    pub(crate) fn may_follow(&self, sid: u32, datagram: &[u8]) -> bool {
-        let header = self.mask.header(datagram).ok();
-        header
-            .and_then(|clear| Header::parse(&clear))
-            .is_some_and(|h| h.idx == sid && h.epoch == 0 && h.path != HANDSHAKE_PATH)
+    /// What *datagram* is if it is of the session *sid* itself: nothing of it is verified yet.
+    pub(crate) fn may_follow(&self, sid: u32, datagram: &[u8]) -> Option<Kind> {
+        let header = Header::parse(&self.mask.header(datagram).ok()?)?;
+        let fits = header.idx == sid && header.epoch == 0 && header.path != HANDSHAKE_PATH;
+        fits.then_some(header.kind)
     }
 
     /// Open a fragment of a handshake message sent to session id *sid*.

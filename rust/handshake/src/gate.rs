@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::body::InitPart;
 use crate::budget::Unproven;
+use crate::cookie::COOKIE;
 use crate::door::{self, Body, DoorKey};
 use crate::error::{Error, Result};
 use crate::event::{Action, Established, Init, Tried};
 use crate::limits::Limits;
-use crate::offers::Offers;
+use crate::offers::{Begin, Offers};
 use crate::replay::Seen;
 use crate::responder::Responder;
 use crate::rng::Rng;
@@ -134,22 +135,8 @@ impl Gate {
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
     ) -> Result<bool> {
-        let sid = locked(schedule).local_sid();
-        if self.responder.contains(sid) {
-            return Err(Error::SessionExists(sid));
-        }
-        self.offers.hello(
-            schedule,
-            door_key,
-            to,
-            bare_hint,
-            None,
-            now_ns,
-            &self.limits,
-            &mut self.unproven,
-            rng,
-            out,
-        )
+        let begin = Begin::Hello { bare_hint };
+        self.begin(schedule, door_key, to, begin, now_ns, rng, out)
     }
 
     /// Initiator: begin at *to* with a ticket of the peer's: INIT goes at once.
@@ -167,22 +154,57 @@ impl Gate {
         rng: &mut dyn Rng,
         out: &mut Vec<Action>,
     ) -> Result<bool> {
+        let begin = Begin::Ticket(ticket);
+        self.begin(schedule, door_key, to, begin, now_ns, rng, out)
+    }
+
+    /// Initiator: begin at *to* with a cookie that the peer gave by another way (`cookie`): INIT goes
+    /// at once. `hello` repeats it, and says HELLO beside it.
+    #[allow(clippy::too_many_arguments)]
+    pub fn enter(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        cookie: [u8; COOKIE],
+        now_ns: u64,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Result<bool> {
+        let begin = Begin::Cookie(cookie);
+        self.begin(schedule, door_key, to, begin, now_ns, rng, out)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn begin(
+        &mut self,
+        schedule: &Arc<Mutex<KeySchedule>>,
+        door_key: &[u8; 32],
+        to: SocketAddr,
+        begin: Begin<'_>,
+        now_ns: u64,
+        rng: &mut dyn Rng,
+        out: &mut Vec<Action>,
+    ) -> Result<bool> {
         let sid = locked(schedule).local_sid();
         if self.responder.contains(sid) {
             return Err(Error::SessionExists(sid));
         }
+        let (limits, budget) = (&self.limits, &mut self.unproven);
         self.offers.hello(
-            schedule,
-            door_key,
-            to,
-            false,
-            Some(ticket),
-            now_ns,
-            &self.limits,
-            &mut self.unproven,
-            rng,
-            out,
+            schedule, door_key, to, begin, now_ns, limits, budget, rng, out,
         )
+    }
+
+    /// Responder: the cookie that RETRY would bring to *source* for the commitment *com*.
+    pub fn cookie(
+        &mut self,
+        source: SocketAddr,
+        com: &[u8; 32],
+        now_ns: u64,
+        rng: &mut dyn Rng,
+    ) -> Result<[u8; COOKIE]> {
+        self.responder.cookie(source, com, now_ns, rng)
     }
 
     /// A ticket for the peer at *ip*, known to Python as *holder*, good for *life_ns*.
@@ -270,7 +292,7 @@ impl Gate {
 
     /// Responder: AUTH has been verified. The caller sends the ACK.
     pub fn accept(&mut self, sid: u32, psk: Option<&[u8; 32]>, now_ns: u64) -> Result<Established> {
-        self.responder.accept(sid, psk, now_ns, &mut self.memory)
+        self.responder.accept(sid, psk, now_ns)
     }
 
     /// Forget a handshake of either role; also the way to say that the ACK came.
@@ -294,7 +316,7 @@ impl Gate {
     ) -> bool {
         let (limits, memory) = (&self.limits, &mut self.memory);
         if datagram.len() > door::MAX {
-            return self.responder.keep_early(datagram, source, limits, memory);
+            return self.responder.keep_early(datagram, source, now_ns, limits);
         }
         if self
             .responder
@@ -305,7 +327,7 @@ impl Gate {
         {
             return true;
         }
-        if self.responder.keep_early(datagram, source, limits, memory) {
+        if self.responder.keep_early(datagram, source, now_ns, limits) {
             return true;
         }
         for door in &self.doors {
@@ -379,7 +401,7 @@ impl Gate {
     pub fn occupancy(&self) -> Occupancy {
         let (assemblies, waiting, answers) = self.responder.sizes();
         Occupancy {
-            bytes: self.memory,
+            bytes: self.memory + self.responder.early_bytes(),
             assemblies,
             waiting,
             answers,

@@ -11,6 +11,7 @@ mod budget;
 mod chains;
 mod cookie;
 mod door;
+mod early;
 mod error;
 mod event;
 mod flight;
@@ -33,6 +34,7 @@ mod transcript;
 
 pub use budget::Rate;
 pub use chains::{Chains, Class, DirectionKey, SessionKeys};
+pub use cookie::COOKIE;
 pub use door::door_key;
 pub use error::{Error, Fault, Result};
 pub use event::{Action, Established, Event, Init, Tried};

@@ -35,10 +35,12 @@ pub struct Limits {
     pub assembly_bytes: usize,
     /// Tickets remembered as spent, each until it expires; beyond them tickets are refused.
     pub spent: usize,
-    /// Datagrams behind AUTH that wait for its verification, per handshake with a ticket.
+    /// Datagrams behind AUTH that wait for its verification, per handshake.
     pub early: usize,
     /// The bytes of these.
     pub early_bytes: usize,
+    /// The bytes of all of them; public doors have at most a quarter.
+    pub early_bytes_in_all: usize,
     /// Rate buckets per table.
     pub buckets: usize,
     /// New handshakes per /24 or /64, after the cookie.
@@ -70,6 +72,7 @@ impl Default for Limits {
             spent: 4096,
             early: 64,
             early_bytes: 64 << 10,
+            early_bytes_in_all: 1 << 20,
             buckets: 4096,
             per_prefix: Rate {
                 per_s: 16,

@@ -55,6 +55,17 @@ fn copies(suite: Suite) -> usize {
     }
 }
 
+/// What a call of an endpoint begins with.
+#[derive(Clone, Copy)]
+pub(crate) enum Begin<'a> {
+    /// HELLO; one small one and no more to a bare hint.
+    Hello { bare_hint: bool },
+    /// INIT, with a ticket of an earlier session.
+    Ticket(&'a Ticket),
+    /// INIT, with a cookie that came by another way.
+    Cookie([u8; COOKIE]),
+}
+
 struct Endpoint {
     to: SocketAddr,
     bare_hint: bool,
@@ -389,6 +400,7 @@ impl Offer {
             initiator: true,
             mode: Mode::Lookup,
             early: Vec::new(),
+            public: false,
         }))
     }
 
@@ -494,8 +506,7 @@ impl Offers {
         schedule: &Arc<Mutex<KeySchedule>>,
         door_key: &[u8; 32],
         to: SocketAddr,
-        bare_hint: bool,
-        ticket: Option<&Ticket>,
+        begin: Begin<'_>,
         now_ns: u64,
         limits: &Limits,
         budget: &mut Unproven,
@@ -503,6 +514,11 @@ impl Offers {
         out: &mut Vec<Action>,
     ) -> Result<bool> {
         let sid = locked(schedule).local_sid();
+        let (bare_hint, ticket, given) = match begin {
+            Begin::Hello { bare_hint } => (bare_hint, None, None),
+            Begin::Ticket(ticket) => (false, Some(ticket), None),
+            Begin::Cookie(cookie) => (false, None, Some(cookie)),
+        };
         if ticket.is_some() && locked(schedule).mode() != Mode::Ticket {
             return Err(Error::State("a ticket belongs to mode ticket"));
         }
@@ -551,8 +567,9 @@ impl Offers {
                     to,
                     bare_hint,
                     hellos: 0,
-                    inits: 0,
-                    cookie: None,
+                    // Who passed the cookie on may have changed it: HELLO is said the sooner.
+                    inits: u32::from(given.is_some()),
+                    cookie: given,
                     ticket: ticket.cloned(),
                     shown: 0,
                 };
@@ -761,6 +778,7 @@ impl Offers {
             initiator: true,
             mode,
             early: Vec::new(),
+            public: false,
         })
     }
 

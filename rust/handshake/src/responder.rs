@@ -20,8 +20,9 @@ use std::sync::{Arc, Mutex};
 
 use crate::body::{Hello, InitPart, Proof, RespPart, Retry};
 use crate::budget::Admission;
-use crate::cookie::CookieJar;
+use crate::cookie::{COOKIE, CookieJar};
 use crate::door::{self, Body, DoorKey};
+use crate::early::Early;
 use crate::error::{Error, Result};
 use crate::event::{Action, Established, Event, Init};
 use crate::flight::{Incoming, Outgoing, Seal};
@@ -35,6 +36,7 @@ use crate::sources::Sources;
 use crate::suite::{Mode, Suite};
 use crate::ticket::Tickets;
 use crate::transcript::hash_cut;
+use veilnet_wire::Kind;
 
 /// Sources that one handshake may use.
 const SOURCES: usize = 8;
@@ -108,8 +110,7 @@ struct Answer {
     mask_rx: [u8; 32],
     places: Vec<Place>,
     incoming: Incoming,
-    /// Mode ticket: what came behind AUTH. Its masks fit, nothing else is known of it.
-    early: Vec<(SocketAddr, Vec<u8>)>,
+    early: Early,
     /// AUTH, once it opened whole, and where its last fragment came from.
     message: Option<(Vec<u8>, SocketAddr)>,
     /// Highest attempt of AUTH that was acted upon.
@@ -176,10 +177,10 @@ impl Answer {
         Ok(())
     }
 
-    /// Bytes held.
-    fn bytes(&self) -> usize {
-        let early: usize = self.early.iter().map(|(_, datagram)| datagram.len()).sum();
-        early + self.incoming.bytes()
+    /// Whether something of its AUTH is here, and its peer not let in yet.
+    fn is_authenticating(&self) -> bool {
+        let began = self.message.is_some() || self.incoming.bytes() > 0;
+        began && self.established_ns.is_none()
     }
 
     fn ends_ns(&self) -> u64 {
@@ -274,6 +275,18 @@ impl Responder {
         self.retry((sid_i, n_i, hello.com), received, door, source, now_ns, rng)
     }
 
+    /// A cookie for who sends that commitment from *source*.
+    pub(crate) fn cookie(
+        &mut self,
+        source: SocketAddr,
+        com: &[u8; 32],
+        now_ns: u64,
+        rng: &mut dyn Rng,
+    ) -> Result<[u8; COOKIE]> {
+        self.cookies.rotate(now_ns, rng)?;
+        Ok(self.cookies.bake(source, com))
+    }
+
     /// A cookie for who names that commitment, unless it showed one already.
     #[allow(clippy::too_many_arguments)]
     fn retry(
@@ -288,8 +301,7 @@ impl Responder {
         if door.replay_set && self.coms.contains(&com) {
             return None;
         }
-        self.cookies.rotate(now_ns, rng).ok()?;
-        let cookie = self.cookies.bake(source, &com);
+        let cookie = self.cookie(source, &com, now_ns, rng).ok()?;
         let retry = Retry { sid_i, n_i, cookie };
         let bytes = door
             .key
@@ -577,7 +589,7 @@ impl Responder {
             mask_rx,
             places: Vec::new(),
             incoming: Incoming::default(),
-            early: Vec::new(),
+            early: Early::default(),
             message: None,
             attempt: 0,
             established_ns: lookup.then_some(now_ns),
@@ -604,6 +616,7 @@ impl Responder {
                 initiator: false,
                 mode: Mode::Lookup,
                 early: Vec::new(),
+                public,
             })
         }))
     }
@@ -682,38 +695,42 @@ impl Responder {
         false
     }
 
-    /// Keep what seems to be data behind an AUTH with a ticket, until that is verified.
+    /// Keep what seems to follow an AUTH, until that is verified.
     pub(crate) fn keep_early(
         &mut self,
         datagram: &[u8],
         source: SocketAddr,
+        now_ns: u64,
         limits: &Limits,
-        memory: &mut usize,
     ) -> bool {
         if self.sources.is_empty() {
             return false;
         }
         for sid in self.sources.at(source) {
-            let Some(answer) = self.answers.get_mut(&sid) else {
+            let Some(kind) = self.follows(sid, datagram) else {
                 continue;
             };
-            let Some((_, auth)) = &answer.sealed else {
-                continue;
-            };
-            let waits = answer.mode == Mode::Ticket && answer.established_ns.is_none();
-            if !waits || !auth.may_follow(sid, datagram) {
-                continue;
-            }
-            let held: usize = answer.early.iter().map(|(_, other)| other.len()).sum();
-            let fits = held + datagram.len() <= limits.early_bytes
-                && *memory + datagram.len() <= limits.assembly_bytes;
-            if fits && answer.early.len() < limits.early {
-                *memory += datagram.len();
-                answer.early.push((source, datagram.to_vec()));
+            let public = self.answers.get(&sid).is_some_and(|answer| answer.public);
+            let others = self.answers.iter().filter(|(other, _)| **other != sid);
+            let rivals = others.filter(|(_, answer)| answer.public || !public);
+            let held = rivals.map(|(_, answer)| answer.early.bytes()).sum();
+            if let Some(answer) = self.answers.get_mut(&sid) {
+                let (from, rivals) = ((source, kind), (public, held));
+                answer.early.push(datagram, from, rivals, now_ns, limits);
             }
             return true;
         }
         false
+    }
+
+    /// What *datagram* seems to be of the session that the AUTH of *sid* is about to make.
+    fn follows(&self, sid: u32, datagram: &[u8]) -> Option<Kind> {
+        let answer = self.answers.get(&sid)?;
+        let (_, auth) = answer.sealed.as_ref()?;
+        if !answer.mode.sends_early() || !answer.is_authenticating() {
+            return None;
+        }
+        auth.may_follow(sid, datagram)
     }
 
     pub(crate) fn accept(
@@ -721,7 +738,6 @@ impl Responder {
         sid: u32,
         psk: Option<&[u8; 32]>,
         now_ns: u64,
-        memory: &mut usize,
     ) -> Result<Established> {
         let answer = self
             .answers
@@ -737,9 +753,6 @@ impl Responder {
         let source = *source;
         let mut schedule = locked(&answer.schedule);
         let keys = schedule.finish(e3, psk)?;
-        let early = std::mem::take(&mut answer.early);
-        let bytes: usize = early.iter().map(|(_, datagram)| datagram.len()).sum();
-        *memory = memory.saturating_sub(bytes);
         let established = Established {
             keys,
             mask_tx: answer.mask_tx,
@@ -750,7 +763,8 @@ impl Responder {
             th4: schedule.th4()?.to_vec(),
             initiator: false,
             mode: answer.mode,
-            early,
+            early: answer.early.take(),
+            public: answer.public,
         };
         drop(schedule);
         answer.established_ns = Some(now_ns);
@@ -770,7 +784,7 @@ impl Responder {
         for place in &answer.places {
             self.sources.remove(place.at, sid);
         }
-        *memory = memory.saturating_sub(answer.bytes());
+        *memory = memory.saturating_sub(answer.incoming.bytes());
         true
     }
 
@@ -796,6 +810,7 @@ impl Responder {
         for answer in self.answers.values_mut() {
             let before = answer.incoming.bytes();
             answer.incoming.expire(now_ns);
+            answer.early.expire(now_ns);
             *memory = (*memory + answer.incoming.bytes()).saturating_sub(before);
         }
     }
@@ -811,7 +826,13 @@ impl Responder {
             .values()
             .map(|other| other.born_ns + WAITING_NS);
         let answers = self.answers.values().map(Answer::ends_ns);
-        assemblies.chain(waiting).chain(answers).min()
+        let early = self.answers.values().filter_map(|a| a.early.ends_ns());
+        assemblies.chain(waiting).chain(answers).chain(early).min()
+    }
+
+    /// Bytes that were kept behind AUTHs.
+    pub(crate) fn early_bytes(&self) -> usize {
+        self.answers.values().map(|a| a.early.bytes()).sum()
     }
 
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {

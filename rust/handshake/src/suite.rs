@@ -91,6 +91,11 @@ impl Mode {
     pub fn number(self) -> u8 {
         self as u8
     }
+    /// Whether the initiator may send right behind its AUTH, before the responder has verified it.
+    #[must_use]
+    pub fn sends_early(self) -> bool {
+        matches!(self, Mode::Full | Mode::Ticket)
+    }
 }
 
 /// The `kind` byte: suite (4 bits) | mode (3 bits) | fragment (1 bit).

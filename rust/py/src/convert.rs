@@ -3,7 +3,7 @@
 use crate::errors;
 use pyo3::prelude::*;
 use std::net::{IpAddr, SocketAddr};
-use veilnet_handshake::{TICKET, Ticket};
+use veilnet_handshake::{COOKIE, TICKET, Ticket};
 
 /// `(host, port)`, the host a literal address.
 pub type Endpoint = (String, u16);
@@ -39,4 +39,12 @@ pub fn ticket((bytes, k_res): &(Vec<u8>, Vec<u8>)) -> PyResult<Ticket> {
     };
     let key = key(k_res, "a ticket's key")?.into();
     Ok(Ticket { bytes, key })
+}
+
+/// A cookie that came by another way than RETRY.
+pub fn cookie(bytes: &[u8]) -> PyResult<[u8; COOKIE]> {
+    bytes.try_into().map_err(|_| {
+        let text = format!("a cookie is {COOKIE} bytes, not {}", bytes.len());
+        errors::raise("LocalProtocolError", &text, "")
+    })
 }

@@ -158,7 +158,7 @@ impl Engine {
     }
 
     /// Whether something left: false when a byte budget towards the endpoint forbade it.
-    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None))]
+    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None, cookie=None))]
     fn hello(
         &self,
         py: Python<'_>,
@@ -167,6 +167,7 @@ impl Engine {
         endpoint: Endpoint,
         bare_hint: bool,
         ticket: Option<(Vec<u8>, Vec<u8>)>,
+        cookie: Option<&[u8]>,
     ) -> PyResult<bool> {
         let (door, to) = (key(door_key, "a door key")?, address(&endpoint)?);
         let schedule = schedule.shared();
@@ -176,9 +177,27 @@ impl Engine {
                 core.present(&schedule, &door, to, &ticket, now)
             });
         }
+        if let Some(cookie) = cookie {
+            let cookie = convert::cookie(cookie)?;
+            return self.attempt(py, move |core, now| {
+                core.enter(&schedule, &door, to, cookie, now)
+            });
+        }
         self.attempt(py, move |core, now| {
             core.hello(&schedule, &door, to, bare_hint, now)
         })
+    }
+
+    /// What RETRY would bring over a circuit to who sends the INIT of commitment *com*.
+    fn cookie<'py>(
+        &self,
+        py: Python<'py>,
+        endpoint: Endpoint,
+        com: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (from, com) = (address(&endpoint)?, key(com, "a commitment")?);
+        let cookie = self.attempt(py, move |core, now| core.cookie(from, &com, now))?;
+        Ok(PyBytes::new(py, &cookie))
     }
 
     /// `(ticket, key)` for the peer of a session, to be given to it over control.

@@ -362,7 +362,7 @@ impl Gate {
         lock(&self.0).gate.load_coms(&coms);
     }
 
-    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None))]
+    #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None, cookie=None))]
     fn hello(
         &self,
         schedule: &KeySchedule,
@@ -370,17 +370,34 @@ impl Gate {
         endpoint: Endpoint,
         bare_hint: bool,
         ticket: Option<(Vec<u8>, Vec<u8>)>,
+        cookie: Option<&[u8]>,
     ) -> PyResult<bool> {
         let (door, to) = (key(door_key, "a door key")?, address(&endpoint)?);
         let (shared, mut twin) = (schedule.shared(), lock(&self.0));
         let sid = lock(&shared).local_sid();
         let ticket = ticket.as_ref().map(crate::convert::ticket).transpose()?;
-        let sent = twin.run(|gate, now, rng, out| match &ticket {
-            Some(ticket) => gate.present(&shared, &door, to, ticket, now, rng, out),
-            None => gate.hello(&shared, &door, to, bare_hint, now, rng, out),
+        let cookie = cookie.map(crate::convert::cookie).transpose()?;
+        let sent = twin.run(|gate, now, rng, out| match (&ticket, cookie) {
+            (Some(ticket), _) => gate.present(&shared, &door, to, ticket, now, rng, out),
+            (None, Some(cookie)) => gate.enter(&shared, &door, to, cookie, now, rng, out),
+            (None, None) => gate.hello(&shared, &door, to, bare_hint, now, rng, out),
         })?;
         twin.schedules.insert(sid, shared);
         checked(sent)
+    }
+
+    /// What RETRY would bring to *endpoint* for the commitment *com*.
+    fn cookie<'py>(
+        &self,
+        py: Python<'py>,
+        endpoint: Endpoint,
+        com: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let (from, com) = (address(&endpoint)?, key(com, "a commitment")?);
+        let twin = &mut *lock(&self.0);
+        let (gate, rng) = (&mut twin.gate, &mut twin.rng);
+        let cookie = checked(gate.cookie(from, &com, twin.now_ns, rng))?;
+        Ok(PyBytes::new(py, &cookie))
     }
 
     /// `(ticket, key)` for *holder*, good from that host.

@@ -169,6 +169,11 @@ impl KeySchedule {
     }
 
     #[getter]
+    fn com<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, lock(&self.inner).com())
+    }
+
+    #[getter]
     fn th2<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         bytes(py, lock(&self.inner).th2())
     }

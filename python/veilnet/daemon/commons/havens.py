@@ -27,7 +27,7 @@ from veilnet.protocol.circuit import is_circuit, is_stand_in
 from veilnet.protocol.messages import Ping
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.relays.relaying import Circuit
@@ -93,9 +93,16 @@ class CommonsLinks:
         return session
 
     async def open(
-        self, peer_id: PeerId, endpoints: Iterable[Endpoint] = (), *, timeout_s: float = LINK_S
+        self,
+        peer_id: PeerId,
+        endpoints: Iterable[Endpoint] = (),
+        *,
+        timeout_s: float = LINK_S,
+        begun: Callable[[Session], None] | None = None,
     ) -> Session:
         """Return a full session with a node of the commons.
+
+        *begun*: told of a new one once it carries control, before the node has confirmed it.
 
         Cancellation: the handshake is given up, unless it is another caller's.
         Raises: PeerUnreachable, or what the handshake failed with.
@@ -106,7 +113,7 @@ class CommonsLinks:
         while (session := self.link(peer_id)) is None:
             under_way = self._opening.get(peer_id)
             if under_way is None:
-                return await self._call(peer_id, endpoints, deadline)
+                return await self._call(peer_id, endpoints, deadline, begun)
             with trio.move_on_at(deadline):
                 await under_way.wait()
                 continue
@@ -114,7 +121,11 @@ class CommonsLinks:
         return session
 
     async def _call(
-        self, peer_id: PeerId, endpoints: Iterable[Endpoint], deadline: float
+        self,
+        peer_id: PeerId,
+        endpoints: Iterable[Endpoint],
+        deadline: float,
+        begun: Callable[[Session], None] | None,
     ) -> Session:
         known = self.commons.members.get(peer_id)
         where = tuple(dict.fromkeys((*endpoints, *(known.endpoints if known else ()))))
@@ -126,7 +137,7 @@ class CommonsLinks:
             # What takes the place of a call that took all its time has as much.
             left_s = deadline - trio.current_time()
             timeout_s = LINK_S if is_stand_in(endpoints[0]) else left_s
-            return await call(self.commons, peer_id, endpoints, timeout_s=timeout_s)
+            return await call(self.commons, peer_id, endpoints, timeout_s=timeout_s, begun=begun)
 
         done = self._opening[peer_id] = trio.Event()
         try:
@@ -293,12 +304,32 @@ class CommonsLinks:
         link = self.link(haven.target)
         return None if link is None else link.endpoint
 
-    async def circuit(self, haven: Haven) -> Circuit:
+    async def circuit(self, haven: Haven, *, com: bytes | None = None) -> Circuit:
         """Open a circuit to somebody over one of its havens, and a link there if need be.
 
+        *com*: the commitment of the handshake that is to go through.
+        Cancellation: a link that is being opened is opened all the same.
         Raises: PeerUnreachable, PeerRefused, LocalProtocolError: no such circuit, and why.
         """
-        await self.open(haven.relay, (haven.endpoint,))
+        await self._begin(haven)
         return await self._node.relaying.open_circuit(
-            self.commons, haven.relay, haven.target, timeout_s=CIRCUIT_S
+            self.commons, haven.relay, haven.target, com=com, timeout_s=CIRCUIT_S
         )
+
+    async def _begin(self, haven: Haven) -> None:
+        """Return once a link carries questions: a haven answers them when it has let us in."""
+        done = trio.Event()
+        failed: list[VeilError] = []
+
+        async def call() -> None:
+            try:
+                await self.open(haven.relay, (haven.endpoint,), begun=lambda _: done.set())
+            except VeilError as error:
+                failed.append(error)
+            finally:
+                done.set()
+
+        self._node.spawn(call)
+        await done.wait()
+        if failed:
+            raise failed[0]

@@ -44,6 +44,8 @@ class Circuit:
     endpoint: Endpoint
     """Where the engine sends what is to go over the circuit; changes with *link*."""
     opened_s: float
+    cookie: bytes | None = None
+    """What the other end gave for the handshake through it."""
     confirmed: bool = False
     closed: trio.Event = attrs.field(factory=trio.Event)
     why: int | None = None
@@ -136,6 +138,7 @@ class Circuits:
             label=end.label or 0,
             endpoint=endpoint,
             opened_s=trio.current_time(),
+            cookie=end.cookie,
         )
         if (question := self._questions.get(end.id)) is not None:
             question.circuit = circuit

@@ -88,17 +88,20 @@ class Detours:
         *,
         most: int,
         but: Iterable[PeerId] = (),
+        com: bytes | None = None,
     ) -> int:
         """Open circuits to *target* through relays other than *but*; return how many.
 
-        *found* is called with each as soon as it is open, and has to close what it does not use.
+        *found* is called with each as soon as it is open, and has to close what it does not use;
+        *com*: the commitment of the handshake that is to go through.
         Cancellation: openings under way are given up.
         """
         avoided = set(but)
         single = [(p,) for p in self.candidates(network, target) if p not in avoided]
-        count = await self._race(network, target, single, found, most)
+        count = await self._race(network, target, single, found, most=most, com=com)
         if not count:
-            count = await self._race(network, target, self._chains(network, target), found, 1)
+            chains = self._chains(network, target)
+            count = await self._race(network, target, chains, found, most=1, com=com)
         return count
 
     def _chains(self, network: Network, target: PeerId) -> list[ArmId]:
@@ -116,7 +119,9 @@ class Detours:
         target: PeerId,
         arms: Sequence[ArmId],
         found: Callable[[Circuit], None],
+        *,
         most: int,
+        com: bytes | None,
     ) -> int:
         waiting, count = deque(arms), 0
 
@@ -125,7 +130,7 @@ class Detours:
             while waiting and count < most:
                 arm = waiting.popleft()
                 try:
-                    circuit = await self.open(network, target, arm)
+                    circuit = await self.open(network, target, arm, com=com)
                 except VeilError as error:
                     words = "-".join(peer.hex()[:12] for peer in arm)
                     log.debug("no way round", by=words, reason=error.message)
@@ -140,7 +145,9 @@ class Detours:
                 nursery.start_soon(work)
         return count
 
-    async def open(self, network: Network, target: PeerId, arm: ArmId) -> Circuit:
+    async def open(
+        self, network: Network, target: PeerId, arm: ArmId, *, com: bytes | None = None
+    ) -> Circuit:
         """Open the circuit of *arm* (one relay or two), and a link to its first relay if need be.
 
         Raises: PeerUnreachable, PeerRefused, LocalProtocolError: no such circuit, and why.
@@ -149,10 +156,15 @@ class Detours:
         strangers = self._node.strangers
         for haven in self.havens(network, target):
             if strangers is not None and arm == (haven.relay,):
-                return await strangers.circuit(haven)
+                return await strangers.circuit(haven, com=com)
         await self.link_to(network, first, timeout_s=LINK_S)
         return await self._node.relaying.open_circuit(
-            network, first, target, through=through[0] if through else None, timeout_s=CIRCUIT_S
+            network,
+            first,
+            target,
+            through=through[0] if through else None,
+            com=com,
+            timeout_s=CIRCUIT_S,
         )
 
     async def link_to(self, network: Network, peer: PeerId, *, timeout_s: float) -> Session:

@@ -97,12 +97,14 @@ class Relaying:
         target: PeerId,
         *,
         through: PeerId | None = None,
+        com: bytes | None = None,
         timeout_s: float,
     ) -> Circuit:
         """Return a new circuit to *target* over *relay*, with which there must be a direct link.
 
-        *through*: a second relay, which *relay* has a link with.  The circuit carries 64 KB until
-        both ends have called `confirm`.
+        *through*: a second relay, which *relay* has a link with; *com*: the commitment of the
+        handshake that is to go through, for which the circuit then has a cookie.  The circuit
+        carries 64 KB until both ends have called `confirm`.
         Units: *timeout_s* seconds.   Cancellation: the question is taken back.
         Raises: PeerUnreachable: no link, or no answer; relay.CircuitRefused: the relay said no.
         """
@@ -114,7 +116,7 @@ class Relaying:
         until_s = trio.current_time() + timeout_s
         with self.circuits.asking(circuit_id) as question:
             try:
-                self._client(relay_client.Open(circuit_id, key, target, through, until_s))
+                self._client(relay_client.Open(circuit_id, key, target, through, until_s, com))
                 await question.done.wait()
             except BaseException:
                 self._client(relay_client.Close(circuit_id))
@@ -463,6 +465,14 @@ class Relaying:
         else:
             self.circuits.joined(action.end, link, Endpoint(*endpoint))
 
+    def _welcome(self, action: relay_client.Welcome) -> None:
+        circuit = self.circuits.incoming(action.end.id)
+        if circuit is None:
+            return  # not joined
+        cookie = self._node.engine.cookie(circuit.endpoint, action.com)
+        accepted = relay_messages.CircuitAccepted(circuit=circuit.id, cookie=cookie)
+        self._send(relay.Send(action.end.relay, accepted))
+
     def _leave(self, action: relay_client.Leave) -> None:
         circuit = self.circuits.left(action.end.id, action.code)
         if circuit is not None:
@@ -517,6 +527,7 @@ _ACTS: Final[Mapping[type, Callable[[Any, Any], None]]] = {
     relay_steps.Remove: Relaying._remove,  # noqa: SLF001
     relay_steps.CapRate: Relaying._cap,  # noqa: SLF001
     relay_client.Join: Relaying._join,  # noqa: SLF001
+    relay_client.Welcome: Relaying._welcome,  # noqa: SLF001
     relay_client.Leave: Relaying._leave,  # noqa: SLF001
     relay_client.Failed: Relaying._failed,  # noqa: SLF001
     relay_client.Seen: Relaying._seen,  # noqa: SLF001

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex};
 
 use aws_lc_rs::digest;
 use veilnet_handshake::{
-    Action, Established, Event, Gate, Init, KeySchedule, Limits, Mode, Rng, SeededRng, Suite,
-    Ticket, Tried, door_key, open_ack, seal_ack,
+    Action, COOKIE, Established, Event, Gate, Init, KeySchedule, Limits, Mode, Rng, SeededRng,
+    Suite, Ticket, Tried, door_key, open_ack, seal_ack,
 };
 
 pub const MS: u64 = 1_000_000;
@@ -129,6 +129,16 @@ impl End {
                 &mut self.rng,
                 &mut self.out,
             )
+            .unwrap()
+    }
+
+    /// Begin with a cookie that came by another way.
+    pub fn enter(&mut self, to: SocketAddr, cookie: [u8; COOKIE], now: u64) -> bool {
+        let schedule = self.schedule.clone().unwrap();
+        let door = door_key(K_NET, &ID_R);
+        let (rng, out) = (&mut self.rng, &mut self.out);
+        self.gate
+            .enter(&schedule, &door, to, cookie, now, rng, out)
             .unwrap()
     }
 
@@ -347,7 +357,16 @@ impl World {
         self.collect();
     }
 
+    /// Two ends of the commons that say who they are: a public door.
+    pub fn strangers(suite: Suite, seed: u64, limits: Limits) -> World {
+        World::between(suite, Mode::Full, seed, limits, true)
+    }
+
     fn build(suite: Suite, mode: Mode, seed: u64, limits: Limits) -> World {
+        World::between(suite, mode, seed, limits, mode == Mode::Lookup)
+    }
+
+    pub fn between(suite: Suite, mode: Mode, seed: u64, limits: Limits, public: bool) -> World {
         let mut i = End::new(
             "192.0.2.1:4000",
             &[b"i", &seed.to_be_bytes()[..]].concat(),
@@ -358,8 +377,7 @@ impl World {
             &[b"r", &seed.to_be_bytes()[..]].concat(),
             limits,
         );
-        let known = mode != Mode::Lookup;
-        r.gate.add_door(&door_key(K_NET, &ID_R), known).unwrap();
+        r.gate.add_door(&door_key(K_NET, &ID_R), !public).unwrap();
         i.mode = mode;
         i.offer(suite);
         World {
