@@ -66,6 +66,13 @@ class Birth:
         self._crowded: Session | None = None
         self._early = False
 
+    def may_begin(self, ended: vnh1.Begun) -> bool:
+        """Tell whether nothing carries to the peer; what does gives way to what is confirmed."""
+        network = self._network
+        return network is not None and (
+            self._node.sessions.carrier(network.id, ended.peer.peer_id) is None
+        )
+
     def prepare(self, ended: Ended) -> Session:
         """Enter the session in the tables.
 
@@ -101,6 +108,7 @@ class Birth:
             endpoint=endpoint,
             started_s=self._started_s,
             established_s=trio.current_time(),
+            confirmed=not self._early,
             door=self._door,
         )
         self._losers = self._node.sessions.add(session)
@@ -118,7 +126,8 @@ class Birth:
         self._node.part(session)
 
     def end(self, session: Session) -> None:
-        """Close a session that began and was never confirmed."""
+        """Close a session that began and was never confirmed; what was there before stays."""
+        self._losers.clear()
         self._node.end(session, reason="the peer never confirmed it")
 
     def begin(self, session: Session) -> None:
@@ -137,7 +146,10 @@ class Birth:
                 # One word and no waiting, or strangers would come faster than they go.
                 self._crowded.link.send(Close(reason="others need its place"))
             node.end(self._crowded, reason="other strangers need its place")
-        node.route(session)
+        if session in self._losers:
+            node.take_early(session)
+        else:
+            node.route(session)
         node.spawn(session.link.run, lambda: node.end(session, reason="control is silent"))
         log.info(
             "session up",
@@ -186,7 +198,7 @@ class Birth:
 
         Whose ACK is still on its way would else be without any session, and lose what goes over it.
         """
-        if loser is not session and (self._early or not session.initiator):
+        if loser is not session and not session.initiator:
             with trio.move_on_after(HEARD_S):
                 await session.heard.wait()
         if loser not in self._losers:

@@ -223,7 +223,7 @@ class Channels:
         )
         search.calls(machine)
         try:
-            return await self._run(search.network, machine, late=search.take)
+            return await self._run(search.network, machine, late=search.take, keyed=search.keyed)
         except PeerUnreachable as error:
             if machine.endpoints:
                 raise
@@ -289,8 +289,10 @@ class Channels:
             door_key=network.door_key(peer_id),
             endpoints=endpoints,
             ticket=ticket,
-            # What carries already goes on until the peer has confirmed what takes its place.
-            eager=self._node.sessions.carrier(network.id, peer_id) is None,
+            # What carries already goes on until the peer has confirmed what takes its place; and
+            # packets for whom nobody could reach wait, so that who sent them is told.
+            eager=self._node.sessions.carrier(network.id, peer_id) is None
+            and self.missed((network.id, peer_id)) is None,
             schedules=KeySchedule,
             rng=self._node.rng,
             psk=psk,
@@ -304,13 +306,14 @@ class Channels:
         *,
         late: trio.MemoryReceiveChannel[vnh1.EndpointFound] | None = None,
         begun: Callable[[Session], None] | None = None,
+        keyed: trio.Event | None = None,
     ) -> Session:
         if self._node.stopping.is_set():
             raise LocalProtocolError("the node stops")
         birth = Birth(self._node, network, mode=vnh1.Mode.FULL, initiator=True)
         primitives = self._node.primitives(network.suite, network)
         run = self._node.handshakes.run
-        return await run(machine, primitives, birth, late=late, begun=begun)
+        return await run(machine, primitives, birth, late=late, begun=begun, keyed=keyed)
 
     def wanted(self, destination: str) -> None:
         """Open the channel that a local packet waits for, or refuse the packet."""

@@ -56,6 +56,9 @@ _INBOX: Final = 64
 class Birth(Protocol):
     """What becomes of a handshake that held."""
 
+    def may_begin(self, ended: vnh1.Begun) -> bool:
+        """Tell whether the session may be used before the peer has confirmed it."""
+
     def prepare(self, ended: Ended) -> Session:
         """Make the session, in the tables but not yet in use.   Raises: VeilError: refused."""
 
@@ -85,6 +88,7 @@ class _Run:
     nursery: trio.Nursery
     inbox: trio.MemorySendChannel[vnh1.Event]
     begun: Callable[[Session], None] | None = None
+    keyed: trio.Event = attrs.field(factory=trio.Event)
     session: Session | None = None
     """What has begun already: it is confirmed or it ends."""
 
@@ -93,6 +97,18 @@ class _Run:
         self.session = session
         if self.begun is not None:
             self.begun(session)
+
+    def confirm(self) -> Session | None:
+        """Take note that the peer has what has begun."""
+        if self.session is not None:
+            self.session.confirmed = True
+        return self.session
+
+    def end(self) -> None:
+        """Close what has begun, unless the peer confirmed it: before the engine forgets it."""
+        session, self.session = self.session, None
+        if session is not None and not session.confirmed:
+            self.birth.end(session)
 
     def reason(self, error: VeilError) -> VeilError:
         """Return why the engine refused a call, which said *error*."""
@@ -205,11 +221,12 @@ class Handshakes:
         *,
         late: trio.MemoryReceiveChannel[vnh1.EndpointFound] | None = None,
         begun: Callable[[Session], None] | None = None,
+        keyed: trio.Event | None = None,
     ) -> Session:
         """Run *machine* to its end, and return the session that *birth* made of it.
 
         *late*: further endpoints to call, as they are found; *begun*: told of the session as soon
-        as it may be used, before the peer has confirmed it.
+        as it may be used, before the peer has confirmed it; *keyed*: set once the machine has keys.
         Raises: what the machine failed with, or what `Birth.prepare` raises.
         """
         ended: Session | VeilError | None = None
@@ -217,7 +234,8 @@ class Handshakes:
         put, take = trio.open_memory_channel[vnh1.Event](_INBOX)
         try:
             async with trio.open_nursery() as nursery:
-                run = _Run(machine, primitives, birth, nursery, put, begun)
+                keyed = trio.Event() if keyed is None else keyed
+                run = _Run(machine, primitives, birth, nursery, put, begun, keyed)
                 if late is not None:
                     nursery.start_soon(self._found, machine, late, put)
                 actions = deque(machine.start(trio.current_time()))
@@ -233,10 +251,10 @@ class Handshakes:
                     actions.extend(machine.tick(trio.current_time()))
                 nursery.cancel_scope.cancel()
         finally:
+            if run is not None:
+                run.end()
             for action in machine.cancel():
                 self._call(action)
-            if run is not None and run.session is not None and ended is not run.session:
-                run.birth.end(run.session)
             if machine.sid is not None:
                 self._inboxes.pop(machine.sid, None)
                 self._early.pop(machine.sid, None)
@@ -263,19 +281,18 @@ class Handshakes:
         machine = run.machine
         if machine.sid is not None:
             self._inboxes.setdefault(machine.sid, run.inbox)
+            run.keyed.set()
         accepting: vnh1.Accept | vnh1.Respond | None = None
         while actions:
             action = actions.popleft()
             if isinstance(action, vnh1.Failed):
                 return action.error
             if isinstance(action, vnh1.Begun):
-                born = self._born(action, run.birth, None)
-                if isinstance(born, Exception):
-                    return born
-                run.begin(born)
+                if (error := self._begin(run, action)) is not None:
+                    return error
                 continue
             if isinstance(action, vnh1.Confirmed | vnh1.Accepted):
-                return run.session or self._born(action, run.birth, accepting)
+                return run.confirm() or self._born(action, run.birth, accepting)
             ends = bool(actions) and isinstance(actions[0], vnh1.Accepted)
             if ends and isinstance(action, vnh1.Accept | vnh1.Respond):
                 accepting = action
@@ -283,12 +300,29 @@ class Handshakes:
             if isinstance(action, work.Work):
                 run.nursery.start_soon(self._work, action, run.primitives, run.inbox)
                 continue
-            try:
-                self._call(action)
-            except VeilError as error:
-                failed = work.WorkFailed(run.reason(error))
-                actions.extend(machine.handle(failed, trio.current_time()))
+            actions.extend(self._carry_out(run, action))
         return None
+
+    def _begin(self, run: _Run, action: vnh1.Begun) -> VeilError | None:
+        """Use the session from now on, unless something else carries to its peer."""
+        if not run.birth.may_begin(action):
+            return None
+        born = self._born(action, run.birth, None)
+        if isinstance(born, Exception):
+            return born
+        run.begin(born)
+        return None
+
+    def _carry_out(self, run: _Run, action: vnh1.Action) -> list[vnh1.Action]:
+        """Make an engine's call; return what is to be done if it fails."""
+        if isinstance(action, vnh1.Abandon):
+            run.end()
+        try:
+            self._call(action)
+        except VeilError as error:
+            failed = work.WorkFailed(run.reason(error))
+            return run.machine.handle(failed, trio.current_time())
+        return []
 
     def _born(
         self, ended: Ended, birth: Birth, accepting: vnh1.Accept | vnh1.Respond | None

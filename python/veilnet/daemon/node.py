@@ -371,17 +371,26 @@ class Node:
 
     def route(self, session: Session) -> None:
         """Let the session that carries a valid member's packets have the member's addresses."""
-        network = self.networks.get(session.network_id)
         carrier = self.sessions.carrier(*session.key)
-        if network is None or carrier is None or not carrier.ready:
+        if carrier is not None and carrier.ready:
+            self._assign(carrier)
+
+    def take_early(self, session: Session) -> None:
+        """Take what came on *session* before its peer could know that another carries."""
+        self._assign(session)
+        self.route(session)
+
+    def _assign(self, session: Session) -> None:
+        network = self.networks.get(session.network_id)
+        if network is None:
             return
         member = network.members.get(session.peer_id)
         if member is None or not network.is_valid(member.credential, unix_now()):
             # A session of one whose time has run out is for its renewal alone.
-            self.engine.assign(carrier.sid, [])
+            self.engine.assign(session.sid, [])
             return
         self.engine.assign(
-            carrier.sid,
+            session.sid,
             [f"{item}/{item.max_prefixlen}" for item in self.addresses.usable(network, member)],
         )
 

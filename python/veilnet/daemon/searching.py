@@ -72,15 +72,17 @@ class Search:
         self.circuits: list[Circuit] = []
         self._havens: set[Haven] = set()
         self._machine: vnh1.Initiation | None = None
+        self.keyed = trio.Event()
+        """Set once that handshake has keys."""
         self.put, self.take = trio.open_memory_channel[vnh1.EndpointFound](ENDPOINTS_MAX)
 
     def calls(self, machine: vnh1.Initiation) -> None:
         """Take note of the handshake that is to go where this search finds the peer."""
         self._machine = machine
 
-    @property
-    def com(self) -> bytes | None:
-        """The commitment of the handshake: circuits bring a cookie for it."""
+    async def _com(self) -> bytes | None:
+        """Return the commitment of the handshake: circuits bring a cookie for it."""
+        await self.keyed.wait()
         return None if self._machine is None else self._machine.com
 
     def through(self, circuit: Circuit) -> None:
@@ -110,7 +112,7 @@ class Search:
         await self.may_detour.wait()
         if self.known:
             await trio.sleep_until(self.began_s + DIRECT_S)
-        target = self.member.peer_id
+        target, com = self.member.peer_id, await self._com()
         while len(self.circuits) < CIRCUITS_MAX:
             if not self._node.detours.candidates(self.network, target):
                 return
@@ -121,7 +123,7 @@ class Search:
                     self.through,
                     most=CIRCUITS_MAX - len(self.circuits),
                     but=self._avoided(),
-                    com=self.com,
+                    com=com,
                 )
             except VeilError as error:
                 log.debug("no way round", reason=error.message)
@@ -202,7 +204,7 @@ class Search:
             return
         await self.may_detour.wait()
         try:
-            self.through(await strangers.circuit(haven, com=self.com))
+            self.through(await strangers.circuit(haven, com=await self._com()))
         except VeilError as error:
             log.debug("no way over a haven", reason=error.message)
             self._havens.discard(haven)

@@ -4,8 +4,8 @@ Both ends may open a session at once, and a restarted peer opens a new one besid
 only we still know.  So that both ends agree, the peer with the smaller id is the arbiter:
 
 ```
-arbiter      a session that I began while another was under way wins; else the newest wins;
-             the others are closed with a Close message that says so
+arbiter      a session that I began while another was under way, and that the peer confirmed,
+             wins; else the newest wins; the others are closed with a Close message that says so
 other side   the newest carries until the arbiter closes it, then the newest that is left
 ```
 Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip,
@@ -69,6 +69,8 @@ class Session:
     started_s: float
     """When its handshake began."""
     established_s: float
+    confirmed: bool = True
+    """Whether the peer is known to have it; until then data may go out on it all the same."""
     ready: bool = True
     """Whether the peer is known to take our packets; see `Birth.begin`."""
     heard: trio.Event = attrs.field(factory=trio.Event, repr=False)
@@ -200,7 +202,8 @@ class SessionTable:
         self._by_sid[session.sid] = session
         losers: list[Session] = []
         if self._own_ids.get(session.network_id, self._own_id) < session.peer_id:
-            rival = next((o for o in others if o.initiator and o.overlapped(session)), None)
+            held = (o for o in others if o.initiator and o.confirmed)
+            rival = next((o for o in held if o.overlapped(session)), None)
             if rival is not None and not session.initiator:
                 others.insert(0, session)
                 return [session]

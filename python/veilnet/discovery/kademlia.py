@@ -48,7 +48,6 @@ from veilnet.discovery.events import (
 from veilnet.discovery.locator import owner_of
 from veilnet.discovery.lookup import (
     MAX_ASKS,
-    STALL_S,
     FindLookup,
     GetLookup,
     Lookup,
@@ -358,7 +357,9 @@ class Kademlia:
             return
         while True:
             chosen = None
-            while lookup.waiting(now) < self.alpha and len(lookup.flying) < MAX_FLYING:
+            at_once = lookup.at_once(self.alpha)
+            most = max(MAX_FLYING, 2 * at_once)
+            while lookup.waiting(now) < at_once and len(lookup.flying) < most:
                 chosen = lookup.next()
                 if chosen is None:
                     break
@@ -375,8 +376,9 @@ class Kademlia:
                     break
                 case Turn.ASK:
                     continue
-        fresh = [since for _, _, since in lookup.flying.values() if now - since < STALL_S]
-        wake = [min(fresh) + STALL_S + 0.001] if fresh else []
+        stall_s = lookup.stall_s
+        fresh = [since for _, _, since in lookup.flying.values() if now - since < stall_s]
+        wake = [min(fresh) + stall_s + 0.001] if fresh else []
         wake += [] if lookup.ends_at is None else [lookup.ends_at]
         lookup.wake = min(wake, default=None)
 

@@ -54,6 +54,10 @@ SETTLE_S: Final = 0.3
 """So long after a blob that passes its check, nobody else is waited for."""
 STALL_S: Final = 0.7
 """An answer that takes longer is waited for, but something else is asked meanwhile."""
+AWAITED: Final = 10
+"""Questions at once while somebody waits for a blob: 0.65 s instead of 0.93 among 10,000 nodes, for
+twice the bytes."""
+AWAITED_STALL_S: Final = 0.3
 
 
 class Turn(enum.Enum):
@@ -69,6 +73,7 @@ class Lookup(abc.ABC):
     """The state of one search; the machine feeds it and asks it for the `next` question."""
 
     regional = True
+    stall_s = STALL_S
     announce = b""
     """What to tell of ourselves on the way: nothing in a search on somebody's behalf."""
 
@@ -153,7 +158,11 @@ class Lookup(abc.ABC):
 
     def waiting(self, now: float) -> int:
         """Return how many answers are worth waiting for."""
-        return sum(now - since < STALL_S for _, _, since in self.flying.values())
+        return sum(now - since < self.stall_s for _, _, since in self.flying.values())
+
+    def at_once(self, alpha: int) -> int:
+        """Return how many questions are asked at once where it is *alpha* as a rule."""
+        return alpha
 
     def next(self) -> tuple[Candidate, Step, Question] | None:
         """Return whom to ask what, None: nobody, before there is another answer."""
@@ -259,6 +268,7 @@ class FindLookup(Lookup):
 class GetLookup(Lookup):
     """The blobs under a locator."""
 
+    stall_s = AWAITED_STALL_S
     check: Check | None = None
     _hops = 0
     _agreed = False
@@ -282,6 +292,10 @@ class GetLookup(Lookup):
     def is_content(self) -> bool:
         """With any that passes a check."""
         return bool(self._said) and self.check is not None
+
+    def at_once(self, alpha: int) -> int:
+        """Ask more while nothing was found: somebody waits."""
+        return alpha if self.is_content() else max(alpha, AWAITED)
 
     def settle(self, now: float) -> None:
         """End soon after a blob that passes: others who keep it may have a newer one."""

@@ -22,7 +22,7 @@ const MUCH_BYTES: u64 = 25_000;
 /// so often while enough flows for its silence to be one,
 const SLOW_REPORT_NS: u64 = 300_000_000;
 /// and so often while anything does.
-const RARE_REPORT_NS: u64 = 1_500_000_000;
+const RARE_REPORT_NS: u64 = 1_000_000_000;
 /// A path whose report is overdue for SRTT + 4 RTTVAR is asked by a probe, so that a lost tail
 /// condemns nobody; after this more it is silent.
 const SILENCE_NS: u64 = 150_000_000;

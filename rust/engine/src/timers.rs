@@ -137,7 +137,12 @@ fn run(
     for at in 0..session.paths.len() {
         run_path(underlay, session, at, now_ns);
     }
-    let moved = failover::look(events, session, now_ns);
+    // Until it is confirmed nobody owes anything: what was sent may wait there to be verified.
+    let moved = if session.confirmed {
+        failover::look(events, session, now_ns)
+    } else {
+        Vec::new()
+    };
     // Over the last heir: one before it may have been left meanwhile.
     if let Some(&(_, heir)) = moved.last() {
         for (left, _) in &moved {
@@ -163,6 +168,7 @@ fn run(
         session.kept_alive(true, now_ns);
     }
     if let Some(since) = session.waiting_ns
+        && session.confirmed
         && now_ns >= since + SILENT_NS
         && session
             .silent_told_ns
@@ -263,9 +269,8 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
             next = next.min(warm_ns(path).unwrap_or(u64::MAX));
         }
         next = next.min(path.report_ns.unwrap_or(u64::MAX));
-        if path.usable() {
-            let doubt_ns = path.doubt_ns().filter(|_| session.confirmed);
-            next = next.min(doubt_ns.unwrap_or(u64::MAX));
+        if path.usable() && session.confirmed {
+            next = next.min(path.doubt_ns().unwrap_or(u64::MAX));
             next = next.min(path.death_ns().unwrap_or(u64::MAX));
             next = next.min(path.leave_ns().filter(|t| *t > now_ns).unwrap_or(u64::MAX));
         }
@@ -276,7 +281,7 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
     if session.confirmed {
         next = next.min(session.keepalive_ns);
     }
-    if let Some(since) = session.waiting_ns {
+    if let Some(since) = session.waiting_ns.filter(|_| session.confirmed) {
         let again = session.silent_told_ns.map(|t| t + TELL_AGAIN_NS);
         next = next.min(again.unwrap_or(since + SILENT_NS));
     }

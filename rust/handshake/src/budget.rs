@@ -29,12 +29,12 @@ impl Rate {
 
 /// A network prefix: /24 of IPv4, /64 of IPv6.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Prefix {
+pub(crate) enum Prefix {
     V4([u8; 3]),
     V6([u8; 8]),
 }
 
-fn prefix(source: SocketAddr) -> Prefix {
+pub(crate) fn prefix(source: SocketAddr) -> Prefix {
     match source.ip().to_canonical() {
         IpAddr::V4(address) => {
             let [a, b, c, _] = address.octets();

@@ -2,9 +2,8 @@
 //!
 //! Its masks fit, nothing else is known of it: it is opened by the session's keys, or never.
 
-use crate::limits::{ASSEMBLY_NS, Limits};
+use crate::limits::ASSEMBLY_NS;
 use std::net::SocketAddr;
-use veilnet_wire::Kind;
 
 /// The datagrams of one handshake.
 #[derive(Default)]
@@ -20,26 +19,19 @@ impl Early {
         self.bytes
     }
 
-    /// Keep a datagram of *kind* if there is room: *others* bytes are held for other handshakes.
-    /// Who came through a *public* door has nothing to say but control.
+    /// Keep a datagram if there is *room* for its bytes, and for one of *count* datagrams.
     pub(crate) fn push(
         &mut self,
         datagram: &[u8],
-        (source, kind): (SocketAddr, Kind),
-        (public, others): (bool, usize),
+        source: SocketAddr,
+        (count, room): (usize, usize),
         now_ns: u64,
-        limits: &Limits,
     ) {
-        let all = limits.early_bytes_in_all;
-        let all = if public { all / 4 } else { all };
-        let bytes = self.bytes + datagram.len();
-        let wanted = !public || kind == Kind::Control;
-        let room = bytes <= limits.early_bytes && others + bytes <= all;
-        if wanted && room && self.datagrams.len() < limits.early {
+        if datagram.len() <= room && self.datagrams.len() < count {
             if self.datagrams.is_empty() {
                 self.since_ns = now_ns;
             }
-            self.bytes = bytes;
+            self.bytes += datagram.len();
             self.datagrams.push((source, datagram.to_vec()));
         }
     }

@@ -39,7 +39,7 @@ pub struct Limits {
     pub early: usize,
     /// The bytes of these.
     pub early_bytes: usize,
-    /// The bytes of all of them; public doors have at most a quarter.
+    /// The bytes of all of them; strangers have less (`Responder::early_room`).
     pub early_bytes_in_all: usize,
     /// Rate buckets per table.
     pub buckets: usize,

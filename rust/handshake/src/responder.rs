@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use crate::body::{Hello, InitPart, Proof, RespPart, Retry};
-use crate::budget::Admission;
+use crate::budget::{Admission, prefix};
 use crate::cookie::{COOKIE, CookieJar};
 use crate::door::{self, Body, DoorKey};
 use crate::early::Early;
@@ -710,17 +710,43 @@ impl Responder {
             let Some(kind) = self.follows(sid, datagram) else {
                 continue;
             };
-            let public = self.answers.get(&sid).is_some_and(|answer| answer.public);
-            let others = self.answers.iter().filter(|(other, _)| **other != sid);
-            let rivals = others.filter(|(_, answer)| answer.public || !public);
-            let held = rivals.map(|(_, answer)| answer.early.bytes()).sum();
+            let room = self.early_room(sid, kind, source, limits);
             if let Some(answer) = self.answers.get_mut(&sid) {
-                let (from, rivals) = ((source, kind), (public, held));
-                answer.early.push(datagram, from, rivals, now_ns, limits);
+                let room = (limits.early, room);
+                answer.early.push(datagram, source, room, now_ns);
             }
             return true;
         }
         false
+    }
+
+    /// How many bytes more may be kept behind the AUTH of *sid*. Who came through a public door has
+    /// nothing to say but control: an eighth as much, a quarter of all room, and of that one prefix a
+    /// quarter.
+    fn early_room(&self, sid: u32, kind: Kind, source: SocketAddr, limits: &Limits) -> usize {
+        let Some(answer) = self.answers.get(&sid) else {
+            return 0;
+        };
+        let held = |counts: &dyn Fn(&Answer) -> bool| -> usize {
+            let those = self.answers.values().filter(|other| counts(other));
+            those.map(|other| other.early.bytes()).sum()
+        };
+        let (each, all) = (limits.early_bytes, limits.early_bytes_in_all);
+        let own = answer.early.bytes();
+        if !answer.public {
+            return (each.saturating_sub(own)).min(all.saturating_sub(held(&|_| true)));
+        }
+        if kind != Kind::Control {
+            return 0;
+        }
+        let near = |other: &Answer| {
+            let mut places = other.places.iter();
+            other.public && places.any(|place| prefix(place.at) == prefix(source))
+        };
+        (each / 8)
+            .saturating_sub(own)
+            .min((all / 4).saturating_sub(held(&|other| other.public)))
+            .min((all / 16).saturating_sub(held(&near)))
     }
 
     /// What *datagram* seems to be of the session that the AUTH of *sid* is about to make.

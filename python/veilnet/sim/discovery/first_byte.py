@@ -2,10 +2,10 @@
 
 ```
 find      Get(locator): the shipped lookup with its lookup sessions      simulated, round by round
-link      asker - relay: HELLO/RETRY, INIT/RESP, AUTH/ACK                3 round trips
-circuit   asker - relay - target and back: CircuitOpen .. CircuitOpened  1 of both legs
-channel   asker - target over the circuit, as link                       3 of both legs
-byte      on its way                                                     1/2 of both legs
+link      asker - relay: HELLO/RETRY, INIT/RESP                          2 round trips
+circuit   AUTH with CircuitOpen behind it .. CircuitOpened with a cookie 1 of both legs
+channel   asker - target over the circuit: INIT/RESP                     1 of both legs
+byte      AUTH with data behind it                                       1/2 of both legs
 ```
 The descriptor names up to four relays, each near to the target: of *drawn* that it once tried it
 kept those with the least round trip.  The asker says HELLO to all of them, and goes on with the
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NAMED: Final = 4
 DRAWN: Final = 16
-LINK_TRIPS: Final = 3.0
-CHANNEL_TRIPS: Final = 3.0
+LINK_TRIPS: Final = 2.0
+CHANNEL_TRIPS: Final = 1.0
 
 
 @frozen
