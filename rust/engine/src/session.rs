@@ -39,9 +39,9 @@ pub struct Session {
     pub confirmed: bool,
     /// th4, until the ACK that carries it came.
     pub th4: Vec<u8>,
-    /// Initiator with a ticket: whatever is authentic confirms, not the ACK alone.
+    /// Initiator: whatever is authentic confirms, not the ACK alone.
     pub confirmed_by_any: bool,
-    /// Responder of a handshake with a ticket, until the peer has its addresses: data that waits.
+    /// Responder, until the peer has its addresses: data that waits.
     pub early: Option<Early>,
     /// The sealed ACK, for a peer that lost it.
     pub ack: Option<Vec<u8>>,

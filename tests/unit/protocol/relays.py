@@ -12,7 +12,7 @@ import attrs
 
 from veilnet.protocol import messages, relay, relay_client, relay_steps
 from veilnet.protocol.relay_client import CircuitClient
-from veilnet.protocol.relay_messages import HOPS_MAX, CircuitSeen, CircuitVouch
+from veilnet.protocol.relay_messages import HOPS_MAX, CircuitAccepted, CircuitSeen, CircuitVouch
 from veilnet.protocol.relay_service import RelayService
 from veilnet.protocol.relay_switch import Switch
 
@@ -49,7 +49,7 @@ class Peer:
 
     # what a test makes it do
 
-    def open(self, by, target, through=None, timeout_s=5.0):
+    def open(self, by, target, through=None, timeout_s=5.0, com=None):
         """Ask *by* for a circuit; return its id."""
         circuit = self.client.new_id()
         event = relay_client.Open(
@@ -58,6 +58,7 @@ class Peer:
             target.id,
             None if through is None else through.id,
             self.world.now + timeout_s,
+            com,
         )
         self.act(self.client.handle(event, self.world.now))
         return circuit
@@ -115,6 +116,11 @@ class Peer:
 
     def _join(self, action):
         self.joined[action.end.id] = action.end
+
+    def _welcome(self, action):
+        assert action.end.id in self.joined
+        accepted = CircuitAccepted(circuit=action.end.id, cookie=action.com[:16])
+        self.world.send(self, action.end.relay, accepted)
 
     def _leave(self, action):
         assert self.joined.pop(action.end.id) is action.end

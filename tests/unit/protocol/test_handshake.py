@@ -20,6 +20,7 @@ from veilnet.protocol.handshake import (
     Acceptance,
     Accepted,
     Authenticate,
+    Begun,
     CandidateArrived,
     Confirmed,
     Dismiss,
@@ -66,6 +67,7 @@ class Schedule:
     """What the machines see of `KeySchedule`."""
 
     sid = 77
+    com = b"com!"
     th2 = b"th2!"
 
     def __init__(self, **given: Any) -> None:
@@ -88,15 +90,15 @@ class Schedule:
         return b"th3(" + message[:1] + b")"
 
 
-def initiation_to(*endpoints: tuple[str, int], **more: Any) -> Initiation:
-    """A machine that calls the peer at *endpoints*."""
+def initiation_to(*endpoints: tuple[str, int], nowhere: bool = False, **more: Any) -> Initiation:
+    """A machine that calls the peer at *endpoints*, or does not know yet where."""
     schedules: Any = Schedule
     return Initiation(
         terms=TERMS,
         identity=LOCAL,
         responder=THEIRS,
         door_key=b"door" * 8,
-        endpoints=endpoints or ENDPOINTS,
+        endpoints=() if nowhere else endpoints or ENDPOINTS,
         schedules=schedules,
         rng=Random(0),
         **more,
@@ -221,6 +223,42 @@ def test_an_endpoint_found_before_there_are_keys_is_called_with_the_others():
     assert machine.handle(EndpointFound(ENDPOINTS[1]), 0.0) == []
     machine.handle(KemGenerated(b"ek", b"dk"), 0.0)
     assert hellos(machine.tick(0.25)) == [ENDPOINTS[1]]
+
+
+def test_the_first_endpoint_may_come_late():
+    """A call can begin before anybody knows where to; its commitment is there to be shown."""
+    machine = initiation_to(nowhere=True)
+    assert machine.com is None
+    assert until_hello(machine) == []
+    assert machine.com == b"com!"
+    assert hellos(machine.handle(EndpointFound(ENDPOINTS[0]), 1.0)) == [ENDPOINTS[0]]
+    lost = initiation_to(nowhere=True)
+    until_hello(lost)
+    _, failed = lost.tick(10.0)
+    assert "no way to" in failed.error.message
+
+
+def test_a_cookie_is_shown_once():
+    """With the first call of the circuit that brought it; the engine knows it from then on."""
+    machine = initiation_to(ENDPOINTS[0])
+    until_hello(machine)
+    circuit = ("100:0:1:2::3:4", 1)
+    (call,) = machine.handle(EndpointFound(circuit, b"cookie"), 0.1)
+    assert (call.endpoint, call.cookie) == (circuit, b"cookie")
+    again = {call.endpoint: call.cookie for call in machine.tick(0.9)}
+    assert again == {ENDPOINTS[0]: None, circuit: None}
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_data_follows_auth_if_nothing_else_carries_it(eager):
+    """The session begins with AUTH, or with the ACK; either way it is confirmed by that."""
+    machine = initiation_to(eager=eager)
+    until_verifying(machine)
+    machine.handle(PeerVerified(PEER), 0.3)
+    actions = machine.handle(Signed(b"s"), 0.3)
+    assert [type(action) for action in actions] == [Authenticate] + [Begun] * eager
+    (confirmed,) = machine.handle(SessionConfirmed(), 0.4)
+    assert isinstance(confirmed, Confirmed)
 
 
 def test_an_endpoint_found_while_a_peer_proves_itself_waits():

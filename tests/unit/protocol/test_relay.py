@@ -42,6 +42,20 @@ def test_two_relays_carry_both_ways(chain):
     assert (onward.hops, onward.through) == (1, ())
 
 
+def test_the_commitment_goes_up_and_the_cookie_comes_back(world, chain):
+    """Over one relay and over two; where there is no handshake to come there is neither."""
+    com = bytes(range(32))
+    circuit = world.origin.open(world.relay, world.target, com=com)
+    without = world.origin.open(world.relay, world.target)
+    world.run()
+    assert world.origin.joined[circuit].cookie == com[:16]
+    assert world.origin.joined[without].cookie is None
+    assert world.carries(world.origin, world.target, circuit)
+    circuit = chain.origin.open(chain.near, chain.target, chain.far, com=com)
+    chain.run()
+    assert chain.origin.joined[circuit].cookie == com[:16]
+
+
 def test_64_kb_until_both_ends_confirm(world):
     """One end's word lifts nothing."""
     circuit = world.origin.open(world.relay, world.target)
