@@ -8,6 +8,7 @@ arbiter      a session that I began while another was under way, and that the pe
              wins; else the newest wins; the others are closed with a Close message that says so
 other side   the newest carries until the arbiter closes it, then the newest that is left
 ```
+Of two that one end began the one it began later is the newer, whichever is judged first.
 Invariant: with an honest peer exactly one session per (network, peer) is left after a round trip,
 and with any peer at most SESSIONS_PER_PEER_MAX; of sessions that strangers opened in the commons
 and that nobody here needs at most STRANGERS_MAX are left, and OF_PLACE_MAX of one prefix.
@@ -201,7 +202,14 @@ class SessionTable:
         others = self._by_peer.setdefault(session.key, [])
         self._by_sid[session.sid] = session
         losers: list[Session] = []
-        if self._own_ids.get(session.network_id, self._own_id) < session.peer_id:
+        arbiter = self._own_ids.get(session.network_id, self._own_id) < session.peer_id
+        if any(
+            o.initiator == session.initiator and o.started_s > session.started_s for o in others
+        ):
+            # Whoever began it has begun another since, which was judged sooner.
+            others.insert(0, session)
+            return [session] if arbiter or len(others) > SESSIONS_PER_PEER_MAX else []
+        if arbiter:
             held = (o for o in others if o.initiator and o.confirmed)
             rival = next((o for o in held if o.overlapped(session)), None)
             if rival is not None and not session.initiator:

@@ -96,6 +96,24 @@ def test_a_restarted_peers_new_session_replaces_the_old_one():
     assert small.carrier == 2
 
 
+def test_what_was_begun_later_stays_though_it_was_judged_sooner():
+    """Who gave up a handshake and began another has the second one, not the one it gave up."""
+    small, large = End(SMALL, LARGE), End(LARGE, SMALL)
+    for end, closed in ((small, [1]), (large, [])):
+        assert end.add(2, initiator=False, started_s=5, established_s=6) == []
+        assert end.add(1, initiator=False, started_s=1, established_s=7) == closed
+        assert end.carrier == 2
+
+
+def test_an_unconfirmed_session_is_no_rival():
+    """Ours may never come about: what the peer opened meanwhile carries, whoever is the arbiter."""
+    small = End(SMALL, LARGE)
+    small.add(1, initiator=True, started_s=0, established_s=1)
+    small.sessions[1].confirmed = False
+    assert small.add(2, initiator=False, started_s=0.5, established_s=2) == [1]
+    assert small.carrier == 2
+
+
 def test_the_larger_id_uses_the_newest_until_told():
     """Without the arbiter's word the larger id carries on the newest, and falls back after it."""
     large = End(LARGE, SMALL)
