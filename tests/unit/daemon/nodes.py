@@ -77,6 +77,21 @@ async def pair(folder):
         yield alice, bob
 
 
+@asynccontextmanager
+async def three(folder, **keys):
+    """Bob and carol, both linked with alice and with nobody else."""
+    async with (
+        running(folder, "alice", **keys) as alice,
+        running(folder, "bob", found=False, home_relays=0) as bob,
+        running(folder, "carol", found=False, home_relays=0) as carol,
+    ):
+        await join(alice, bob, "bob")
+        await join(alice, carol, "carol")
+        await until(lambda: carol.identity.peer_id in only(bob).members)
+        await until(lambda: bob.identity.peer_id in only(carol).members)
+        yield alice, bob, carol
+
+
 def only(made):
     """Return the one network of a node."""
     (network,) = made.networks

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from tests.unit.daemon.nodes import held, join, only, pair, running, session_of, until
+from tests.unit.daemon.nodes import held, only, pair, session_of, three, until
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
@@ -97,15 +97,7 @@ async def test_who_is_never_confirmed_leaves_nothing(tmp_path, monkeypatch):
 
 async def test_a_circuit_brings_the_cookie(tmp_path, monkeypatch):
     """INIT is the first thing said through a circuit; a changed cookie costs time."""
-    async with (
-        running(tmp_path, "alice") as alice,
-        running(tmp_path, "bob", found=False, home_relays=0) as bob,
-        running(tmp_path, "carol", found=False, home_relays=0) as carol,
-    ):
-        await join(alice, bob, "bob")
-        await join(alice, carol, "carol")
-        await until(lambda: carol.identity.peer_id in only(bob).members)
-        await until(lambda: bob.identity.peer_id in only(carol).members)
+    async with three(tmp_path) as (alice, bob, carol):
         for changed in (False, True):
             machine = bob.channels._machine(
                 only(bob), carol.identity.peer_id, (), timeout_s=10.0, psk=None

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
-
 import pytest
 import trio
 import trio.testing
 
-from tests.unit.daemon.nodes import ask, join, only, running, session_of, until
+from tests.unit.daemon.nodes import ask, only, running, session_of, three, until
 from veilnet.daemon import birth
 from veilnet.daemon.relays import relaying
 from veilnet.daemon.relays.circuits import Circuits
@@ -16,21 +14,6 @@ from veilnet.errors import ClosedError, LocalProtocolError, PeerUnreachable, Usa
 from veilnet.protocol import relay, relay_messages
 from veilnet.protocol.circuit import is_circuit
 from veilnet.protocol.messages import Close
-
-
-@asynccontextmanager
-async def three(folder, **keys):
-    """Bob and carol, both linked with alice and with nobody else."""
-    async with (
-        running(folder, "alice", **keys) as alice,
-        running(folder, "bob", found=False, home_relays=0) as bob,
-        running(folder, "carol", found=False, home_relays=0) as carol,
-    ):
-        await join(alice, bob, "bob")
-        await join(alice, carol, "carol")
-        await until(lambda: carol.identity.peer_id in only(bob).members)
-        await until(lambda: bob.identity.peer_id in only(carol).members)
-        yield alice, bob, carol
 
 
 async def opened(by, relay_, target, **more):
