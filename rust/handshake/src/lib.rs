@@ -6,6 +6,7 @@
 #![warn(missing_docs)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod answer;
 mod body;
 mod budget;
 mod chains;
@@ -20,6 +21,7 @@ mod generation;
 pub mod labels;
 mod limits;
 mod mask;
+mod offer;
 mod offers;
 mod replay;
 mod responder;

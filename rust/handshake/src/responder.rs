@@ -9,69 +9,32 @@
 //! A public door (the commons) has its own rates and at most half of the places: strangers there
 //! never take a member's.
 //!
-//! A ticket proves an IP address of some time ago: before a fragment of AUTH opens, the RESP goes to
-//! the one place that the INIT came from, and at most three times the bytes that came from there.
-//!
 //! Invariant: before a valid cookie or ticket only the ring of nonces moves; each com is processed once.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::body::{Hello, InitPart, Proof, RespPart, Retry};
+use crate::answer::{Answer, Place, note};
+use crate::body::{Hello, InitPart, Proof, Retry};
 use crate::budget::{Admission, prefix};
 use crate::cookie::{COOKIE, CookieJar};
-use crate::door::{self, Body, DoorKey};
+use crate::door::{Body, DoorKey};
 use crate::early::Early;
 use crate::error::{Error, Result};
 use crate::event::{Action, Established, Event, Init};
 use crate::flight::{Incoming, Outgoing, Seal};
 use crate::gate::{Door, locked};
 use crate::labels;
-use crate::limits::{ASSEMBLY_NS, IDLE_NS, LINGER_NS, Limits, RESEND_GAP_NS, WAITING_NS};
+use crate::limits::{ASSEMBLY_NS, Limits, RESEND_GAP_NS, WAITING_NS};
 use crate::replay::Seen;
 use crate::rng::Rng;
 use crate::schedule::{KeySchedule, commitment, half_hash, halves};
 use crate::sources::Sources;
-use crate::suite::{Mode, Suite};
+use crate::suite::Mode;
 use crate::ticket::Tickets;
 use crate::transcript::hash_cut;
 use veilnet_wire::Kind;
-
-/// Sources that one handshake may use.
-const SOURCES: usize = 8;
-
-/// Sent before AUTH for each byte that came, on the strength of a ticket alone.
-const PER_BYTE: usize = 3;
-
-/// What may still go to a place that only a ticket speaks for.
-#[derive(Clone, Copy, Default)]
-struct Allowance {
-    came: usize,
-    went: usize,
-    /// Datagrams of the RESP that the last sending left out.
-    owed: usize,
-}
-
-impl Allowance {
-    /// Take *bytes* if that much may go.
-    fn take(&mut self, bytes: usize) -> bool {
-        let fits = self.went + bytes <= PER_BYTE * self.came;
-        if fits {
-            self.went += bytes;
-        }
-        fits
-    }
-}
-
-/// Where a handshake's INIT came from.
-struct Place {
-    at: SocketAddr,
-    /// When a RESP last went there.
-    sent_ns: u64,
-    /// None once a cookie or AUTH proved it.
-    allowance: Option<Allowance>,
-}
 
 struct Assembly {
     com: [u8; 32],
@@ -94,133 +57,10 @@ struct Waiting {
     public: bool,
 }
 
-struct Answer {
-    schedule: Arc<Mutex<KeySchedule>>,
-    com: [u8; 32],
-    door: DoorKey,
-    public: bool,
-    suite: Suite,
-    mode: Mode,
-    sid_i: u32,
-    digest: [u8; 16],
-    halves: [Vec<u8>; 2],
-    /// The sealed part of RESP, and the key of AUTH: a lookup has neither.
-    sealed: Option<(Outgoing, Seal)>,
-    mask_tx: [u8; 32],
-    mask_rx: [u8; 32],
-    places: Vec<Place>,
-    incoming: Incoming,
-    early: Early,
-    /// AUTH, once it opened whole, and where its last fragment came from.
-    message: Option<(Vec<u8>, SocketAddr)>,
-    /// Highest attempt of AUTH that was acted upon.
-    attempt: u32,
-    established_ns: Option<u64>,
-    touched_ns: u64,
-}
-
-impl Answer {
-    /// The whole RESP to *to*, sealed anew.
-    fn send(&mut self, to: SocketAddr, rng: &mut dyn Rng, out: &mut Vec<Action>) -> Result<()> {
-        for (k, half) in self.halves.iter().enumerate() {
-            let body = RespPart {
-                suite: self.suite,
-                mode: self.mode,
-                k,
-                sid_i: self.sid_i,
-                digest: self.digest,
-                half: half.clone(),
-            };
-            let body = body.emit();
-            let high = door::ceiling(self.mode, body.len());
-            let bytes = self.door.seal(Body::Resp, &body, 0, high, rng)?;
-            out.push(Action::Send { to, bytes });
-        }
-        match &mut self.sealed {
-            Some((resp, _)) => resp.send(to, out),
-            None => Ok(()),
-        }
-    }
-
-    /// The RESP to *place*: as much of it as may go there. What was left out goes first next time.
-    fn send_to(
-        &mut self,
-        place: &mut Place,
-        rng: &mut dyn Rng,
-        out: &mut Vec<Action>,
-    ) -> Result<()> {
-        let first = out.len();
-        self.send(place.at, rng, out)?;
-        let Some(allowance) = &mut place.allowance else {
-            return Ok(());
-        };
-        let mut datagrams = out.split_off(first);
-        let count = datagrams.len();
-        let owed = if allowance.owed == 0 {
-            count
-        } else {
-            allowance.owed.min(count)
-        };
-        let mut left = owed;
-        for action in datagrams.drain(count - owed..) {
-            let bytes = match &action {
-                Action::Send { bytes, .. } => bytes.len(),
-                _ => 0,
-            };
-            if !allowance.take(bytes) {
-                break;
-            }
-            out.push(action);
-            left -= 1;
-        }
-        allowance.owed = left;
-        Ok(())
-    }
-
-    /// Whether something of its AUTH is here, and its peer not let in yet.
-    fn is_authenticating(&self) -> bool {
-        let began = self.message.is_some() || self.incoming.bytes() > 0;
-        began && self.established_ns.is_none()
-    }
-
-    fn ends_ns(&self) -> u64 {
-        match self.established_ns {
-            Some(at) => at + LINGER_NS,
-            None => self.touched_ns + IDLE_NS,
-        }
-    }
-}
-
 /// Whether one more INIT through *door* may wait for Python.
 fn waits(waiting: &BTreeMap<[u8; 32], Waiting>, door: &Door, limits: &Limits) -> bool {
     let strangers = || waiting.values().filter(|other| other.public).count();
     waiting.len() < limits.waiting && (door.replay_set || strangers() < limits.waiting / 2)
-}
-
-/// An INIT came from *source*, *came* bytes if only a ticket speaks for it. False if the RESP must
-/// not go there: a ticket is good for one place, and a handshake for eight.
-fn note(places: &mut Vec<Place>, source: SocketAddr, came: Option<usize>) -> bool {
-    if let Some(place) = places.iter_mut().find(|place| place.at == source) {
-        match (&mut place.allowance, came) {
-            (Some(allowance), Some(came)) => allowance.came += came,
-            (allowance, None) => *allowance = None,
-            (None, Some(_)) => {}
-        }
-        return true;
-    }
-    let room = if came.is_some() { 1 } else { SOURCES };
-    if places.len() >= room {
-        return false;
-    }
-    places.push(Place {
-        at: source,
-        sent_ns: 0,
-        allowance: came.map(|came| Allowance {
-            came,
-            ..Allowance::default()
-        }),
-    });
-    true
 }
 
 /// Everything the responder knows.
