@@ -9,8 +9,8 @@ b --+                                      a and b: parted
 ```
 a sends b datagrams of one size at a steady rate over its relays.  On a's wire every datagram of
 data weighs the same, headers included.  What else is small or of the size of a path under test is
-probes and reports, and a few control messages and keepalives, which look alike; the rest of what is
-no data belongs to the network: members, searches, neighbours on the link.
+probes and reports, and a few control messages and keepalives, which look alike.  The nodes are in
+no commons and look for nobody on the link: what that weighs is in `idle.py` and `join.py`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ LIMIT_BPS = 1_000.0
 SMALL = 160
 """Probes and reports with padding, over a relay, IP and UDP included."""
 LEG_S = 0.005
+QUIET = {"commons": "", "lan": "off", "port_mapping": False}
 _IP = 14
 _SETTLE_S = 20.0
 """By then the path MTU is known, the shares rest, and no probe is as large as data."""
@@ -138,9 +139,9 @@ def main() -> int:
     found: dict[str, list[tuple[float, ...]]] = {rate: [] for rate in RATES_BPS}
     with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as name, Circle(Path(name)) as circle:
         for number in range(3):
-            circle.add(f"r{number + 1}", zone=number + 1, delay_s=LEG_S)
-        a = circle.add("a", zone=10, relay="off")
-        b = circle.add("b", zone=11, relay="off")
+            circle.add(f"r{number + 1}", zone=number + 1, delay_s=LEG_S, **QUIET)
+        a = circle.add("a", zone=10, relay="off", **QUIET)
+        b = circle.add("b", zone=11, relay="off", **QUIET)
         circle.backbone.part(a.host, b.host)
         a.connect("b", "--timeout", "30")
         inside = b.address()
