@@ -129,6 +129,7 @@ class Birth:
         """Close a session that began and was never confirmed; what was there before stays."""
         self._losers.clear()
         self._node.end(session, reason="the peer never confirmed it")
+        self._node.channels.unconfirmed(session)
 
     def begin(self, session: Session) -> None:
         """Route the peer's packets to the session, greet the peer, close what it replaces."""
@@ -146,7 +147,7 @@ class Birth:
                 # One word and no waiting, or strangers would come faster than they go.
                 self._crowded.link.send(Close(reason="others need its place"))
             node.end(self._crowded, reason="other strangers need its place")
-        if session in self._losers:
+        if node.sessions.carrier(*session.key) is not session:
             node.take_early(session)
         else:
             node.route(session)

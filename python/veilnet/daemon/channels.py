@@ -173,6 +173,10 @@ class Channels:
                 opening.error = PeerUnreachable(f"opening a channel to {member.name} was given up")
             opening.done.set()
 
+    def unconfirmed(self, session: Session) -> None:
+        """Take note of a peer that proved itself and did not let us in: the next packets wait."""
+        self._miss(session.key, PeerUnreachable("it proved itself, but never confirmed a session"))
+
     def _miss(self, key: Key, error: VeilError) -> None:
         if self._node.sessions.carrier(*key) is not None:
             return

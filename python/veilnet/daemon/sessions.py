@@ -203,9 +203,8 @@ class SessionTable:
         self._by_sid[session.sid] = session
         losers: list[Session] = []
         arbiter = self._own_ids.get(session.network_id, self._own_id) < session.peer_id
-        if any(
-            o.initiator == session.initiator and o.started_s > session.started_s for o in others
-        ):
+        alike = (o for o in others if o.confirmed and o.initiator == session.initiator)
+        if any(o.started_s > session.started_s for o in alike):
             # Whoever began it has begun another since, which was judged sooner.
             others.insert(0, session)
             return [session] if arbiter or len(others) > SESSIONS_PER_PEER_MAX else []

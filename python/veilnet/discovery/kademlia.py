@@ -81,6 +81,10 @@ ALPHA: Final = 3
 MAX_LOOKUPS: Final = 64
 MAX_FLYING: Final = 4 * ALPHA
 MAX_QUERIES: Final = 1_024
+LOOKUPS_QUERIES: Final = MAX_QUERIES - 128
+"""... of them for lookups: upkeep asks beside them."""
+CROWDED: Final = 32
+"""With so many questions out, whoever they are for, no lookup asks more at once than the others."""
 MAX_SEEDS: Final = 64
 MAX_KNOWN: Final = 40
 VOTES: Final = 31
@@ -357,9 +361,7 @@ class Kademlia:
             return
         while True:
             chosen = None
-            at_once = lookup.at_once(self.alpha)
-            most = max(MAX_FLYING, 2 * at_once)
-            while lookup.waiting(now) < at_once and len(lookup.flying) < most:
+            while self._may_ask(lookup, now):
                 chosen = lookup.next()
                 if chosen is None:
                     break
@@ -381,6 +383,14 @@ class Kademlia:
         wake = [min(fresh) + stall_s + 0.001] if fresh else []
         wake += [] if lookup.ends_at is None else [lookup.ends_at]
         lookup.wake = min(wake, default=None)
+
+    def _may_ask(self, lookup: Lookup, now: float) -> bool:
+        """Tell whether a lookup may have one more question out."""
+        out = len(self._queries)
+        at_once = lookup.at_once(self.alpha) if out < CROWDED else self.alpha
+        most = max(MAX_FLYING, 2 * at_once)
+        room = len(lookup.flying) < most and out < LOOKUPS_QUERIES
+        return room and lookup.waiting(now) < at_once
 
     def _finish(self, lookup: Lookup, actions: list[Action]) -> None:
         del self.lookups[lookup.id]

@@ -624,6 +624,10 @@ impl Core {
 fn confirm(session: &mut crate::session::Session, gate: &mut Gate, events: &Events) {
     session.confirmed = true;
     session.timer_ns = 0;
+    for path in &mut session.paths {
+        // It may have come before the peer had verified us: what was lost there is no fault of the path.
+        path.meter.write_off();
+    }
     gate.abandon(session.sid);
     events.push(Event::Confirmed { sid: session.sid });
 }

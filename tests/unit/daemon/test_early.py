@@ -84,15 +84,21 @@ async def test_who_is_never_confirmed_leaves_nothing(tmp_path, monkeypatch):
     """It ends at the deadline, the caller hears why, and the next call holds its packets."""
     async with parted(tmp_path) as (alice, bob):
         judged = held(alice, monkeypatch)
-        member = only(bob).members.get(alice.identity.peer_id)
-        with pytest.raises(PeerUnreachable), trio.fail_after(10):
-            await bob.channels.open(only(bob), member, timeout_s=1.0)
-        await until(lambda: session_of(bob, alice) is None)
-        assert [stats.sid for stats in bob.engine.sessions()] == []
-        judged.set()
-        with trio.fail_after(10):
-            session = await bob.channels.open(only(bob), member, timeout_s=5)
-        assert session.confirmed
+        where = [Endpoint("127.0.0.1", alice.engine.port)]
+        key = (only(bob).id, alice.identity.peer_id)
+        with pytest.raises(PeerUnreachable, match="never confirmed"), trio.fail_after(10):
+            await bob.channels.call(only(bob), alice.identity.peer_id, where, timeout_s=1.0)
+        assert session_of(bob, alice) is None
+        assert bob.engine.sessions() == []
+        assert "never confirmed" in bob.channels.missed(key).reason
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bob.channels.call, only(bob), alice.identity.peer_id, where)
+            for _ in range(20):
+                await trio.sleep(0.01)
+                assert session_of(bob, alice) is None
+            judged.set()
+        assert session_of(bob, alice).confirmed
+        assert bob.channels.missed(key) is None
 
 
 async def test_a_circuit_brings_the_cookie(tmp_path, monkeypatch):

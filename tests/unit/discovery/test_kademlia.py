@@ -21,8 +21,14 @@ from veilnet.discovery.events import (
     Stored,
     Unanswered,
 )
-from veilnet.discovery.kademlia import MAX_LOOKUPS, VERIFY_BURST
-from veilnet.discovery.lookup import MAX_ASKS
+from veilnet.discovery.kademlia import (
+    ALPHA,
+    CROWDED,
+    LOOKUPS_QUERIES,
+    MAX_LOOKUPS,
+    VERIFY_BURST,
+)
+from veilnet.discovery.lookup import AWAITED, AWAITED_STALL_S, MAX_ASKS
 from veilnet.discovery.routing import shared_bits
 from veilnet.discovery.storage import CANDIDATES, Refusal
 from veilnet.errors import LocalProtocolError
@@ -271,6 +277,27 @@ def test_three_are_asked_at_once_and_more_when_they_are_slow():
     assert machine.tick(deadline / 2) == []
     assert len(machine.tick(deadline)) == 3
     assert len({ask.contact for ask in first}) == 3
+
+
+def test_ten_are_asked_at_once_for_a_blob_until_much_is_asked():
+    """Somebody waits for it; but many searches at once never ask more than the machine keeps."""
+    crowd = Crowd()
+    asker, now = crowd.grown(60)[0].machine, 0.0
+
+    def asked(actions):
+        return sum(isinstance(action, Ask) for action in actions)
+
+    assert asked(asker.handle(Get(0, crowd.rng.randbytes(32)), now)) == AWAITED
+    out = AWAITED
+    for search in range(1, MAX_LOOKUPS):
+        out += asked(asker.handle(Get(search, crowd.rng.randbytes(32)), now))
+        assert out <= CROWDED + MAX_LOOKUPS * ALPHA
+    # Nobody answers, and all of them turn to others.
+    for _ in range(20):
+        now += AWAITED_STALL_S + 0.01
+        out += asked(asker.tick(now))
+    assert out <= LOOKUPS_QUERIES
+    assert out >= MAX_LOOKUPS * ALPHA
 
 
 def test_a_node_joins_by_one_endpoint_and_is_known():

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from veilnet.protocol.messages import Envelope
 
 STORE_S: Final = 5.0
+TROUBLE_S: Final = 1.0
 QUESTIONS: Final = (
     dht_messages.FindNodes,
     dht_messages.FindValue,
@@ -156,7 +157,14 @@ class Dht:
             with trio.move_on_at(math.inf if deadline is None else deadline):
                 await self._wake.wait()
                 continue
-            self._act(self.machine.tick(trio.current_time()))
+            try:
+                self._act(self.machine.tick(trio.current_time()))
+            except BrokenEngineError:
+                raise
+            except Exception as error:
+                log.exception("a search failed", bug=not isinstance(error, VeilError))
+                # What failed is due still, and must not be tried in a closed circle.
+                await trio.sleep(TROUBLE_S)
             await trio.lowlevel.checkpoint()
 
     def _handle(self, event: events.Event) -> None:

@@ -180,7 +180,8 @@ class Homes:
             return Standing.NONE
         session = self.link(network, peer_id)
         if session is not None:
-            self._pauses.pop(key, None)
+            if session.confirmed:
+                self._pauses.pop(key, None)
             if self._node.relaying.relays(session):
                 return Standing.HELD
             fresh = now < session.established_s + OFFER_S
