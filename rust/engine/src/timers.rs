@@ -15,14 +15,14 @@ use crate::underlay::Underlay;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
 
-/// Keepalives have random sizes.
+/// Keepalives have random sizes: beside packets there is nothing to hide.
 const KEEPALIVE_PAD: usize = 64;
 const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
 const QUIET_NS: u64 = 30_000_000_000;
 /// While a session carries data, the paths on duty are asked this often unless reports tell.
-const WARM_NS: u64 = 2_000_000_000;
+const WARM_NS: u64 = 2_500_000_000;
 /// So much later where the peer's packets arrive meanwhile.
 const CARRIES_NS: u64 = 4_000_000_000;
 /// The end that was asked last waits so much longer.
@@ -330,7 +330,9 @@ fn send_probe(
     OsRng.fill(&mut id)?;
     OsRng.fill(&mut pad)?;
     let id = u64::from_be_bytes(id);
-    let pad = usize::from(u16::from_be_bytes(pad)) % KEEPALIVE_PAD;
+    let busy = session.data_ns.is_some_and(|t| now_ns < t + BUSY_NS);
+    let most = if busy { 1 } else { KEEPALIVE_PAD };
+    let pad = usize::from(u16::from_be_bytes(pad)) % most;
     let mut body = Probe::Request(id).emit().to_vec();
     body.resize(
         size.map_or(PROBE + pad, |s| s.saturating_sub(OVERHEAD))
