@@ -14,7 +14,7 @@ import pytest
 
 from tests.netns.scenes import World, eventually, needs_nft, needs_ping, peer, ping, status
 from veilnet.control import client
-from veilnet.testing import Internet, Nat
+from veilnet.testing import Flow, Internet, Nat
 
 pytestmark = [needs_nft, needs_ping]
 
@@ -126,6 +126,19 @@ def test_the_change_from_relayed_to_direct_loses_nothing(street):
     assert ping(street.left.host, street.right.address(), count=120, wait_s=2) == 120
     # What carries most is the policy's to say: in a lab a relay is as near as the peer.
     eventually(lambda: any(path["kind"] == "direct" for path in street.left.paths("right")))
+
+
+def test_a_stream_that_becomes_direct_loses_no_segment(street):
+    """It begins over the relay, the path moves under it, and TCP has nothing to send again."""
+    street.become("port", "port")
+    assert street.left.connect("right")["path"]["kind"] == "relayed"
+    with Flow(street.left.host, street.right.host, street.right.address(), rate_bps=4e6) as flow:
+        flow.wait_for(1 << 16)
+        eventually(lambda: carrying(street.left, "right") == "direct", timeout_s=35)
+        flow.wait_for(1 << 20)
+        ended = flow.finish()
+    assert ended.intact
+    assert ended.lost == 0
 
 
 def test_doctor_tells_what_is_in_front_of_a_node(street):

@@ -4,8 +4,8 @@
         says its port, then for every read its time and size (`RECORD`), a size of 0 at the end of
         the stream, then the SHA-256 of all of it
     _flow.py send ADDRESS PORT BYTES PERIOD_S
-        sends BYTES every PERIOD_S; says "start TIME" with the first, and "done SIZE SHA256" after
-        its stdin has ended
+        sends BYTES every PERIOD_S; says "start TIME" with the first, and "done SIZE SHA256 LOST"
+        after its stdin has ended, LOST being segments that were sent again and not in vain
 
 Times are of CLOCK_MONOTONIC, which all processes of a machine share.  A sender that was held up
 sends at once what it owes: chunk *n* is due at the start + *n* periods, whatever came between.
@@ -22,6 +22,8 @@ import sys
 import time
 
 RECORD = struct.Struct("!dI")
+_TCP_INFO = struct.Struct("100x I 112x I")
+"""Of `struct tcp_info` (linux/tcp.h): tcpi_total_retrans and tcpi_dsack_dups."""
 _BUFFER = 1 << 18
 _PATIENCE_S = 60.0
 
@@ -65,8 +67,10 @@ def _send(address: str, port: int, size: int, period_s: float) -> None:
             digest.update(chunk)
             number += 1
         stream.shutdown(socket.SHUT_WR)
-        _say(f"done {number * size} {digest.hexdigest()}")
         stream.recv(1)  # until the receiver has all of it and closes
+        info = stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        again, twice = _TCP_INFO.unpack(info.ljust(_TCP_INFO.size, b"\0"))
+        _say(f"done {number * size} {digest.hexdigest()} {max(0, again - twice)}")
 
 
 if __name__ == "__main__":

@@ -105,11 +105,15 @@ class Outage:
 
 @attrs.frozen
 class Ended:
-    """How a flow ended: *intact* says that all that was sent arrived, as it was, and no more."""
+    """How a flow ended: *intact* says that all that was sent arrived, as it was, and no more.
+
+    *lost*: segments that TCP sent again and that had not arrived, as far as the receiver told.
+    """
 
     sent_bytes: int
     received_bytes: int
     intact: bool
+    lost: int = 0
 
 
 class Flow:
@@ -229,8 +233,9 @@ class Flow:
         with self._changed:
             self._wait(lambda: self._sha256 is not None, timeout_s)
             received = self._totals[-1] if self._totals else 0
-        _, size, sha256 = _line(self._sender).split()
-        return Ended(int(size), received, intact=bytes.fromhex(sha256) == self._sha256)
+        _, size, sha256, lost = _line(self._sender).split()
+        intact = bytes.fromhex(sha256) == self._sha256
+        return Ended(int(size), received, intact=intact, lost=int(lost))
 
 
 def _pipe(process: subprocess.Popen[Any]) -> IO[bytes]:
