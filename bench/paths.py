@@ -7,7 +7,7 @@
 The second form evaluates any trace of round trips (``rtt_ms`` or ``rtt_eighth_ms``, shape (slots,
 nodes, nodes), 0 off the diagonal: missing).  Traces come from ``../shared/data/rtt`` or from where
 VEILNET_RTT points; where there are none, generated ones stand in, and the output says so.
-Reported seeds start at 2000; those below 100 and from 7000 on are for tuning.  The policies run in
+Reported seeds start at 2401; those below 100 and from 7000 on are for tuning.  The policies run in
 the very guard and class that the daemon runs; see ``python/veilnet/sim`` for the environments.
 """
 
@@ -235,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--json", metavar="FILE", nargs="?", const="-", help="-: standard output")
     made.add_argument("--experiments", metavar="LIST", default=",".join(EXPERIMENTS))
     made.add_argument("--policy", metavar="NAMES", default="", help="default: all, and the oracle")
-    made.add_argument("--seeds", metavar="N|LIST", help="how many (from 2000), or which: 7,8")
+    made.add_argument("--seeds", metavar="N|LIST", help="how many (from 2401), or which: 7,8")
     made.add_argument("--jobs", metavar="N", type=int, default=1, help="experiments at once")
     made.add_argument("--plot", metavar="DIR", type=Path, help="write paths.svg there")
     made.add_argument("--trace", metavar="FILE", type=Path, help="evaluate this trace alone")
