@@ -42,7 +42,7 @@ LIMIT_BPS = 1_000.0
 SMALL = 160
 """Probes and reports with padding, over a relay, IP and UDP included."""
 LEG_S = 0.005
-QUIET = {"commons": "", "lan": "off", "port_mapping": False}
+QUIET: dict[str, Any] = {"commons": "", "lan": "off", "port_mapping": False}
 _IP = 14
 _SETTLE_S = 20.0
 """By then the path MTU is known, the shares rest, and no probe is as large as data."""

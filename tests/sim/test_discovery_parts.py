@@ -171,10 +171,10 @@ def test_the_first_byte_takes_its_stages():
     """Link, circuit, handshake and the way add up over the relay that is nearest to the asker."""
     rtts = {(0, 5): 0.1, (0, 6): 0.3, (5, 9): 0.02, (6, 9): 0.01}
     found = first_byte(0.5, 0, 9, [5, 6], lambda a, b: rtts[a, b])
-    assert found.link_s == pytest.approx(0.3)
+    assert found.link_s == pytest.approx(0.2)
     assert found.circuit_s == pytest.approx(0.12)
-    assert found.channel_s == pytest.approx(0.36)
-    assert found.whole_s == pytest.approx(0.5 + 0.3 + 0.12 + 0.36 + 0.06)
+    assert found.channel_s == pytest.approx(0.12)
+    assert found.whole_s == pytest.approx(0.5 + 0.2 + 0.12 + 0.12 + 0.06)
 
 
 def test_nodes_that_come_and_go_keep_finding(bases):

@@ -159,6 +159,7 @@ impl Engine {
 
     /// Whether something left: false when a byte budget towards the endpoint forbade it.
     #[pyo3(signature = (schedule, *, door_key, endpoint, bare_hint=false, ticket=None, cookie=None))]
+    #[allow(clippy::too_many_arguments)] // keywords in Python
     fn hello(
         &self,
         py: Python<'_>,
