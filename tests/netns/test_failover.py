@@ -59,9 +59,9 @@ class Scene:
         """Say whether a new stream would take the right kind of way, and another stands by."""
         paths = self.left.paths("right")
         taken = {path["kind"] for path in paths if path["share"] > 0}
-        # The answers take a way of their own: both ends need a second one.
+        # The answers take a way of their own: both ends need a second one, over another relay.
         spare = all(
-            sum(path["state"] in {"standby", "active"} for path in end) >= 2
+            len({tuple(path["via"]) for path in end if path["state"] in {"standby", "active"}}) >= 2
             for end in (paths, self.right.paths("left"))
         )
         return spare and taken == {"direct" if self.direct else "relayed"}
