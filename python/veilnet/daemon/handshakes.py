@@ -87,8 +87,8 @@ class _Run:
     birth: Birth
     nursery: trio.Nursery
     inbox: trio.MemorySendChannel[vnh1.Event]
-    begun: Callable[[Session], None] | None = None
-    keyed: trio.Event = attrs.field(factory=trio.Event)
+    begun: Callable[[Session], None] | None
+    keyed: trio.Event
     session: Session | None = None
     """What has begun already: it is confirmed or it ends."""
 

@@ -330,11 +330,12 @@ impl Meter {
     /// When the oldest inner packet left that no report covers, and when the *n*-th such did.
     #[must_use]
     pub fn owed(&self, n: u64) -> Option<(u64, u64)> {
-        let mut open = self.sent.iter().filter(|s| s.inner > self.covered_inner);
-        let oldest = open.next()?;
-        let mut all = std::iter::once(oldest).chain(open);
-        let nth = all.find(|s| s.inner >= self.covered_inner + n)?;
-        Some((oldest.at_ns, nth.at_ns))
+        let (oldest_ns, _) = self.unacknowledged()?;
+        let nth = self
+            .sent
+            .iter()
+            .find(|s| s.inner >= self.covered_inner + n)?;
+        Some((oldest_ns, nth.at_ns))
     }
 
     /// Ask no more about what was sent so far: the path died, or comes back.
