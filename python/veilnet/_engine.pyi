@@ -481,6 +481,12 @@ class Engine:
 
         *path* None is the path that carries most.
         """
+    def underlay_changed(self) -> list[int]:
+        """Look up anew from which address of this host each direct path leaves.
+
+        Where that is another one, what leaves is masked with the peer's return key, and a probe
+        makes the peer ask back there.  Returns the sids of these sessions.
+        """
     def set_endpoint(self, sid: int, endpoint: Endpoint) -> None: ...
     def install_generation(self, sid: int, schedule: KeySchedule, *, send: bool) -> None:
         """Receive under the schedule's newest generation; *send* moves sending to it at once,

@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.netns.scenes import World, needs_nft, peer
+from tests.netns.scenes import World, eventually, needs_nft, peer, ping
 from veilnet.testing import Flow, nft
 
 pytestmark = needs_nft
@@ -40,32 +40,81 @@ def world(tmp_path):
 def leave_home(laptop):
     """From now on the phone's router is the laptop's only way out."""
     laptop.host.run(["ip", "link", "set", "eth0", "down"])
+    find_phone(laptop)
+
+
+def find_phone(laptop):
+    """The phone's router becomes the laptop's way out."""
     laptop.host.run(["ip", "link", "set", "eth1", "up"])
     laptop.host.route("default", via="192.168.9.1")
 
 
-@pytest.mark.parametrize("away", ["laptop", "server"])
-def test_a_stream_survives_another_uplink(world, away):
-    """Whether the one that moves sends or only listens, no byte of the stream is lost.
+def out_of_reach(laptop):
+    """For two seconds the laptop has no uplink at all."""
+    laptop.host.run(["ip", "link", "set", "eth0", "down"])
+    time.sleep(2)
+    find_phone(laptop)
 
-    A new handshake carries it on: paths keep to the source address of the link that is down.
-    """
+
+def beside_home(laptop):
+    """The phone's router is the better way out while home's is still there; then home's goes."""
+    laptop.host.run(["ip", "link", "set", "eth1", "up"])
+    laptop.host.run(["ip", "route", "del", "default"])
+    laptop.host.route("default", via="192.168.9.1")
+    time.sleep(1)
+    laptop.host.run(["ip", "link", "set", "eth0", "down"])
+
+
+@pytest.mark.parametrize("away", ["laptop", "server"])
+@pytest.mark.parametrize("leave", [leave_home, out_of_reach, beside_home])
+def test_a_stream_survives_another_uplink(world, away, leave):
+    """Whether the one that moves sends or only listens, no byte is lost and the channel stays."""
     server = world.founder("server")
     laptop = world.member("laptop", server)
     laptop.connect("server")
-    before = peer(server, "laptop")
     ends = {"laptop": laptop, "server": server}
     source = ends.pop(away)
     (sink,) = ends.values()
     with Flow(source.host, sink.host, sink.address(), rate_bps=2e6) as flow:
         flow.wait_for(1 << 18)
-        at = time.monotonic()
-        leave_home(laptop)
+        before, at = peer(server, "laptop"), time.monotonic()
+        leave(laptop)
         assert flow.outage(at, timeout_s=60).recovered_s < LONGEST_S
         ended = flow.finish()
     assert ended.intact
     assert ended.received_bytes == ended.sent_bytes
     after = peer(server, "laptop")
-    assert after["epoch"] >= before["epoch"]
-    assert after["suite"] == before["suite"]
     assert after["paths"][0]["endpoint"].startswith("10.0.1.1:")
+    # The same keys: nobody shook hands anew.
+    assert after["last_rekey_s"] > before["last_rekey_s"]
+
+
+def test_a_channel_that_carries_nothing_moves_too(world):
+    """The server, which cannot call the laptop where it is now, reaches it by the same channel."""
+    server = world.founder("server")
+    laptop = world.member("laptop", server)
+    laptop.connect("server")
+    before = peer(server, "laptop")
+    leave_home(laptop)
+    eventually(lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.1.1:"))
+    assert ping(server.host, laptop.address()) == 3
+    assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
+
+
+def test_circuits_stay_where_the_link_to_their_relay_moves(world):
+    """The server relays between the laptop and a desk that it alone reaches; the laptop moves."""
+    desk_host, server_host = world.host("desk"), world.host("server")
+    world.lab.wire(desk_host, "10.0.2.2/24", server_host, "10.0.2.1/24")
+    server = world.founder("server")
+    laptop, desk = world.member("laptop", server), world.member("desk", server)
+    assert laptop.connect("desk")["path"]["kind"] == "relayed"
+    with Flow(desk.host, laptop.host, laptop.address(), rate_bps=2e6) as flow:
+        flow.wait_for(1 << 18)
+        before, at = peer(desk, "laptop"), time.monotonic()
+        leave_home(laptop)
+        assert flow.outage(at, timeout_s=60).recovered_s < LONGEST_S
+        ended = flow.finish()
+    assert ended.intact
+    after = peer(desk, "laptop")
+    assert after["last_rekey_s"] > before["last_rekey_s"]
+    assert [path["via_names"] for path in after["paths"]] == [["server"]]

@@ -477,27 +477,19 @@ class Gossip:
     # --- timers ----------------------------------------------------------------------------------
 
     async def compare(self) -> None:
-        """Compare tables with every peer, and tell where we listen if that changed: one round."""
+        """Compare tables with every peer: one round."""
         for session in self._node.sessions.carriers():
             network = self._network(session)
             if network is not None:
                 self._compare_part(session, network)
         self._end_expired()
-        await self._tell_moved()
 
-    async def _tell_moved(self) -> None:
-        """Tell every peer where we listen, if that has changed (another network, another lease)."""
-        listening = await self._node.addresses.local_endpoints()
-        if listening != self._listening:
-            self.reflexive.clear()  # other addresses, other translators
-            self._node.blocked.moved()
-            if self._node.discovery is not None:
-                self._node.discovery.moved()
-            self._node.paths.direct.punching.moved()
-            for session in self._node.sessions.carriers():
-                if self._network(session) is not None:
-                    with contextlib.suppress(LocalProtocolError):
-                        await self._tell_endpoints(session)
+    async def tell_listening(self) -> None:
+        """Tell every member that we have a session with where we listen now."""
+        for session in self._node.sessions.carriers():
+            if self._network(session) is not None:
+                with contextlib.suppress(LocalProtocolError):
+                    await self._tell_endpoints(session)
 
     def _end_expired(self) -> None:
         """Close the sessions of members whose credential has run out since the handshake.

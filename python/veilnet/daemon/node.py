@@ -37,8 +37,10 @@ from veilnet.daemon.relays.detours import Detours
 from veilnet.daemon.relays.homes import Homes
 from veilnet.daemon.relays.relaying import Relaying
 from veilnet.daemon.remembered import RECENT_MAX
+from veilnet.daemon.rounds import rounds
 from veilnet.daemon.sessions import GOING, Session, SessionTable, SharedKeys
 from veilnet.daemon.tickets import Tickets
+from veilnet.daemon.uplink import Uplink
 from veilnet.errors import (
     BrokenEngineError,
     ClosedError,
@@ -123,6 +125,7 @@ class Node:
         self.detours = Detours(self)
         self.paths = Paths(self)
         self.tickets = Tickets(self)
+        self.uplink = Uplink(self)
         self._nursery: trio.Nursery | None = None
         self._dirty: set[NetworkId] = set()
         self._dirty_whole: set[NetworkId] = set()
@@ -193,12 +196,14 @@ class Node:
             nursery.start_soon(events.pump, self)
             nursery.start_soon(self.relaying.run)
             nursery.start_soon(self.blocked.carriers.run)
+            nursery.start_soon(self.uplink.run)
             self.blocked.look()
             if self.discovery is not None:
                 nursery.start_soon(self.discovery.run)
             for period_s, round_ in (
                 (lambda: channels.IDLE_LOOK_S, self.channels.look_around),
                 (lambda: self.config.gossip_s, self.gossip.compare),
+                (lambda: self.config.gossip_s, self.uplink.look),
                 (lambda: doors.REFRESH_S, self.doors.refresh_soon),
                 (lambda: SAVE_S, self.save_changes),
                 (lambda: gossip.RENEW_LOOK_S, self.gossip.renew_due),
@@ -208,7 +213,7 @@ class Node:
                 (lambda: choosing.LOOK_S, self.paths.look),
                 (lambda: choosing.SAVE_S, self.paths.save),
             ):
-                nursery.start_soon(self._every, period_s, round_)
+                nursery.start_soon(rounds, _pause(period_s), round_)
             self.spawn(self.gossip.renew_due)
             self.spawn(self.channels.return_to_recent)
             self.spawn(self.homes.look)
@@ -252,28 +257,10 @@ class Node:
             trio.lowlevel.notify_closing(self.engine.fileno())
             await trio.to_thread.run_sync(self.engine.close)
 
-    async def _every(
-        self, period_s: Callable[[], float], round_: Callable[[], Awaitable[None]]
-    ) -> None:
-        """Run *round_* again and again, whatever becomes of one round, unless the engine broke.
-
-        A disk that is full or a name that does not resolve is trouble for now, never for good.
-        """
-        while True:
-            await trio.sleep(period_s())
-            try:
-                await round_()
-            except BrokenEngineError:
-                raise
-            except VeilError as error:
-                log.warning("tried again later", task=round_.__qualname__, reason=error.message)
-            except Exception:
-                log.exception("failed by a bug", task=round_.__qualname__)
-
     def spawn(self, task: Callable[..., Awaitable[Any]], *args: Any) -> None:  # noqa: ANN401
         """Run *task* once beside everything else; its failure ends it alone.
 
-        Only a broken engine ends the node.  What must go on for ever is a round of `_every`.
+        Only a broken engine ends the node.  What must go on for ever is one of `rounds`.
         """
         if self._nursery is None:
             raise ClosedError("the node does not run")
@@ -578,6 +565,13 @@ class Node:
             except BaseException:
                 self._inits_dirty = True
                 raise
+
+
+def _pause(period_s: Callable[[], float]) -> Callable[[], Awaitable[None]]:
+    async def pause() -> None:
+        await trio.sleep(period_s())
+
+    return pause
 
 
 def open_engine(config: Config, remembered: Remembered) -> Engine:

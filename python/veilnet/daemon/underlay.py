@@ -1,4 +1,4 @@
-"""Where this host can be reached: its own addresses, and which of them a stranger can see.
+"""Where this host can be reached, and from where it calls; which addresses a stranger can see.
 
 Blocks (netlink, DNS): call with `trio.to_thread.run_sync`.
 """
@@ -46,6 +46,23 @@ def local_endpoints(
             (loopback if address.is_loopback else found).append(Endpoint.of(text, port))
     found.sort(key=_rank)
     return found or loopback
+
+
+def ways_out() -> tuple[str | None, ...]:
+    """Return the addresses that this host calls the Internet from, IPv4 and IPv6.
+
+    None: no way leads there.  Nothing is sent: the kernel only says by which route it would go.
+    """
+    return _source(socket.AF_INET, "192.0.2.1"), _source(socket.AF_INET6, "2001:db8::1")
+
+
+def _source(family: socket.AddressFamily, host: str) -> str | None:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as asked:
+            asked.connect((host, 9))
+            return str(asked.getsockname()[0])
+    except OSError:
+        return None
 
 
 def _rank(endpoint: Endpoint) -> tuple[bool, bool]:

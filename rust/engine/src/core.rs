@@ -409,6 +409,9 @@ impl Core {
         path.state = State::Alive;
         path.share = 1.0;
         path.known = true;
+        if !lookup {
+            path.source = self.underlay.ports.source(e.source);
+        }
         path.heard_ns = Some(now_ns);
         let mut session = Box::new(Session {
             sid: e.local_sid,

@@ -8,7 +8,7 @@
 use crate::circuit::Circuit;
 use crate::meter::{Brownout, Meter};
 use crate::mtu::Search;
-use crate::sys::udp::RawAddr;
+use crate::sys::udp::{Local, RawAddr};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
@@ -144,6 +144,10 @@ pub struct Path {
     /// Set when the endpoint is a circuit's.
     pub circuit: Option<Circuit>,
     pub raw: RawAddr,
+    /// The address of this host that the kernel would leave from, when it was asked last.
+    pub source: Option<Local>,
+    /// The one before that, since this host moved: no question that comes there is answered.
+    pub former: Option<Local>,
     /// The peer showed that it knows the address we have there: what it sends goes to it.
     pub known: bool,
     pub state: State,
@@ -191,6 +195,8 @@ impl Path {
             endpoint,
             circuit: Circuit::of(endpoint),
             raw,
+            source: None,
+            former: None,
             known: Circuit::of(endpoint).is_some(),
             state: State::Probing,
             share: 0.0,

@@ -22,6 +22,7 @@ impl Core {
     pub fn open_path(&mut self, sid: u32, id: u8, to: SocketAddr, now_ns: u64) -> Result<()> {
         self.check_endpoint(to)?;
         let raw = self.underlay.ports.raw(to);
+        let source = self.underlay.ports.source(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
         if id == RESERVED || session.path_ids.contains(id) {
@@ -33,7 +34,8 @@ impl Core {
             return Err(Error::Invalid("a session has at most eight paths open"));
         }
         session.path_ids.insert(id);
-        session.paths.push(Path::new(id, to, raw, wanted, now_ns));
+        let path = Path::new(id, to, raw, wanted, now_ns);
+        session.paths.push(Path { source, ..path });
         session.timer_ns = now_ns;
         self.next_ns = 0;
         self.by_source.entry(to).or_default().push(sid);
@@ -80,6 +82,7 @@ impl Core {
         now_ns: u64,
     ) -> Result<()> {
         let raw = self.underlay.ports.raw(to);
+        let source = self.underlay.ports.source(to);
         let wanted = self.options.mtu_bytes + OVERHEAD;
         let session = self.session_mut(sid)?;
         let path = session
@@ -90,6 +93,7 @@ impl Core {
         let old = std::mem::replace(&mut path.endpoint, to);
         path.circuit = Circuit::of(to);
         path.raw = raw.leaving(path.raw.local).through(path.raw.port);
+        path.source = source;
         path.mtu = Search::new(wanted, now_ns);
         session.timer_ns = now_ns;
         self.next_ns = 0;

@@ -4,11 +4,12 @@
 //! nothing while there are none. A path knows its port; what the kernel is given knows it too.
 
 use crate::carrier;
+use crate::circuit::is_stand_in;
 use crate::error::{Error, Result};
 use crate::records::{self, LONGEST};
 use crate::sys::poll::{READY, Set};
 use crate::sys::seq::Seq;
-use crate::sys::udp::{RawAddr, Received, Udp};
+use crate::sys::udp::{Local, RawAddr, Received, Udp};
 use std::collections::BTreeMap;
 use std::collections::hash_map::{HashMap, RandomState};
 use std::io;
@@ -79,6 +80,14 @@ impl Ports {
     #[must_use]
     pub fn raw(&self, to: SocketAddr) -> RawAddr {
         self.main.raw(to)
+    }
+
+    /// The address of this host that the kernel leaves from towards `to`, if that is a place and leads there.
+    #[must_use]
+    pub fn source(&self, to: SocketAddr) -> Option<Local> {
+        (!is_stand_in(to))
+            .then(|| self.main.source(&self.raw(to)))
+            .flatten()
     }
 
     /// The socket of a port, or the main one if it was closed.

@@ -348,11 +348,12 @@ impl Core {
             confirm(session, &mut self.gate, &self.events);
             self.next_ns = 0;
         }
-        let (mut elsewhere, mut unproven) = (false, false);
+        let (mut elsewhere, mut unproven, mut former) = (false, false, false);
         if let Some(path) = session.paths.get_mut(place) {
             path.heard_ns = Some(now_ns);
+            former = local.is_some() && path.former == local;
             // A probe may go anywhere; all else goes to where the peer has us.
-            path.known |= header.kind != Kind::Probe;
+            path.known |= header.kind != Kind::Probe && !former;
             if class == Class::Data {
                 path.meter.rx_datagrams += 1;
                 path.meter.rx_bytes += datagram.len() as u64;
@@ -360,7 +361,7 @@ impl Core {
                     path.highest_ns = now_ns;
                 }
             }
-            if newest && path.endpoint == source && local.is_some() {
+            if newest && path.endpoint == source && local.is_some() && !former {
                 path.raw.local = local;
                 path.raw.port = port;
             }
@@ -375,7 +376,7 @@ impl Core {
             }
             Kind::Part => self.half(sid, place, len, &header, epoch, now_ns),
             Kind::Control => self.control(sid, len, &header),
-            Kind::Probe => self.probe(sid, place, len, (source, port), now_ns),
+            Kind::Probe => self.probe(sid, place, len, (source, port), former, now_ns),
             Kind::Report => self.report(sid, place, len, now_ns),
             Kind::Relay => {}
         }
@@ -515,10 +516,12 @@ impl Core {
         place: usize,
         len: usize,
         (source, port): (SocketAddr, u16),
+        former: bool,
         now_ns: u64,
     ) {
         let body = self.scratch.get(..len).unwrap_or_default();
         match Probe::parse(body) {
+            Some(Probe::Request(_)) if former => {}
             Some(Probe::Request(id)) => {
                 let Some(session) = self.sessions.get_mut(&sid) else {
                     return;

@@ -1,15 +1,22 @@
-//! A peer that seems to have moved on a direct path: both endpoints are asked, and the old one stays if it answers.
+//! An end that moves: the peer, as it seems, or this host.
 //!
+//! Of a peer that seems to have moved on a direct path both endpoints are asked, and the old one stays if it answers.
 //! Otherwise whoever forwards a datagram faster than the peer's own path could steal the session.
 //! While the question is open the session is known at both endpoints, or the peer's answer, masked
-//! for this session, would be a stranger's. Source: docs/protocol.md; RFC 9000 section 9.3.
+//! for this session, would be a stranger's.
+//!
+//! This host has moved where the kernel leaves from another of its addresses than before. The peer does not know that
+//! one: probes masked with its return key make it ask back. What it asks at the former address is not answered, where
+//! that is still there, or it would take us for somebody who races. Source: docs/protocol.md; RFC 9000 section 9.3.
 
 use crate::circuit::Circuit;
 use crate::core::Core;
 use crate::events::Event;
+use crate::mtu::Search;
 use crate::path::Challenge;
 use crate::probe::{PROBE, Probe};
 use crate::sys;
+use crate::timers::send_probe;
 use crate::underlay::Target;
 use std::net::SocketAddr;
 use veilnet_handshake::{OsRng, Rng as _};
@@ -18,6 +25,49 @@ use veilnet_wire::{Kind, OVERHEAD};
 const PAUSE_NS: u64 = 1_000_000_000;
 
 impl Core {
+    /// Addresses or routes of this host changed: paths that leave from elsewhere now are shown to their peers.
+    ///
+    /// Returns the sessions that have such paths.
+    pub fn underlay_changed(&mut self, now_ns: u64) -> Vec<u32> {
+        let wanted = self.options.mtu_bytes + OVERHEAD;
+        let mut moved = Vec::new();
+        for session in self.sessions.values_mut().filter(|s| !s.lookup) {
+            let mut moves = false;
+            for at in 0..session.paths.len() {
+                let Some(path) = session.paths.get_mut(at) else {
+                    continue;
+                };
+                let source = self.underlay.ports.source(path.endpoint);
+                let before = std::mem::replace(&mut path.source, source);
+                if source.is_none() || source == before {
+                    continue;
+                }
+                moves = true;
+                path.former = before;
+                path.raw.local = None;
+                path.known = false;
+                path.mtu = Search::new(wanted, now_ns);
+                // What was lost on the old way is no fault of the new one, and no silence there.
+                path.meter.write_off();
+                let proven = path.is_proven();
+                (session.waiting_ns, session.silent_told_ns) = (None, None);
+                if session.confirmed && proven {
+                    // Twice, as any datagram may be lost; one that cannot leave is lost as well.
+                    for _ in 0..2 {
+                        let _ = send_probe(&mut self.underlay, session, at, None, false, now_ns);
+                    }
+                }
+            }
+            if moves {
+                session.timer_ns = now_ns;
+                moved.push(session.sid);
+            }
+        }
+        self.next_ns = self.next_ns.min(now_ns);
+        self.flush(now_ns);
+        moved
+    }
+
     /// An authentic datagram, the newest so far, came from another endpoint than the session's.
     pub(crate) fn challenge(
         &mut self,

@@ -318,7 +318,7 @@ fn send_report(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns
     session.sent(now_ns, false);
 }
 
-fn send_probe(
+pub(crate) fn send_probe(
     underlay: &mut Underlay,
     session: &mut Session,
     at: usize,

@@ -294,6 +294,10 @@ impl Engine {
         self.attempt(py, move |core, now| core.probe_now(sid, path, now))
     }
 
+    fn underlay_changed(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
+        self.call(py, |core, now| core.underlay_changed(now))
+    }
+
     fn set_endpoint(&self, py: Python<'_>, sid: u32, endpoint: Endpoint) -> PyResult<()> {
         let to = address(&endpoint)?;
         self.attempt(py, move |core, now| core.set_endpoint(sid, to, now))

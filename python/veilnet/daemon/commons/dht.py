@@ -10,7 +10,6 @@ get, put           one search each, and its end
 from __future__ import annotations
 
 import itertools
-import math
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -18,6 +17,7 @@ import structlog
 import trio
 
 from veilnet.daemon.commons.asking import Asking
+from veilnet.daemon.rounds import Alarm, rounds
 from veilnet.discovery import events
 from veilnet.discovery.contact import UNKNOWN_ID, Contact
 from veilnet.discovery.kademlia import Kademlia
@@ -70,7 +70,7 @@ class Dht:
         self.machine = Kademlia(commons.peer_id, rng=node.rng, now=trio.current_time())
         self._searches: dict[int, _Search] = {}
         self._numbers = itertools.count(1)
-        self._wake = trio.Event()
+        self._alarm = Alarm(self.machine.deadline)
 
     def __repr__(self) -> str:
         return f"<Dht {self.machine!r}>"
@@ -151,25 +151,14 @@ class Dht:
 
         Raises: BrokenEngineError.
         """
-        while True:
-            self._wake = trio.Event()
-            deadline = self.machine.deadline()
-            with trio.move_on_at(math.inf if deadline is None else deadline):
-                await self._wake.wait()
-                continue
-            try:
-                self._act(self.machine.tick(trio.current_time()))
-            except BrokenEngineError:
-                raise
-            except Exception as error:
-                log.exception("a search failed", bug=not isinstance(error, VeilError))
-                # What failed is due still, and must not be tried in a closed circle.
-                await trio.sleep(TROUBLE_S)
-            await trio.lowlevel.checkpoint()
+        await rounds(self._alarm.wait, self._tick, trouble_s=TROUBLE_S)
+
+    async def _tick(self) -> None:
+        self._act(self.machine.tick(trio.current_time()))
 
     def _handle(self, event: events.Event) -> None:
         self._act(self.machine.handle(event, trio.current_time()))
-        self._wake.set()
+        self._alarm.changed()
 
     def _act(self, actions: list[events.Action]) -> None:
         for action in actions:

@@ -282,13 +282,18 @@ class Discovery:
         """
         ladder = self.climb.ladder
         if self.dht.machine.table.answering:
-            self.moved()
+            self._be_quick()
         elif ladder.has_won and now_s >= self._again_s:
             self._again_s = now_s + self._again_pause_s
             self._again_pause_s = min(2 * self._again_pause_s, MAX_PAUSE_S)
             ladder.lost()
 
     def moved(self) -> None:
+        """This host has moved: what failed for want of a way need not wait its turn."""
+        self._be_quick()
+        self.climb.ladder.nudge()
+
+    def _be_quick(self) -> None:
         """Climb at once the next time that no contact is left."""
         self._again_s, self._again_pause_s = -math.inf, LOOK_S
 

@@ -27,6 +27,7 @@ INTERFACES_MAX: Final = 16
 _UP, _LOOPBACK, _POINTOPOINT, _MULTICAST = 0x1, 0x8, 0x10, 0x1000
 _UNUSABLE: Final = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 _CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, _IPV4_IFADDR, _IPV6_IFADDR
+_ROUTES: Final = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, _IPV6_ROUTE
 
 
 @frozen
@@ -78,13 +79,13 @@ def find(
 
 
 class Changes:
-    """The kernel's word that a link or an address changed; a context manager."""
+    """The kernel's word that a link or an address, or also a route, changed; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, routes: bool = False) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         try:
             self._socket.setblocking(False)
-            self._socket.bind((0, _CHANGES))
+            self._socket.bind((0, _CHANGES | (_ROUTES if routes else 0)))
         except BaseException:
             self._socket.close()
             raise

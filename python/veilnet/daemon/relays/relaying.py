@@ -24,14 +24,13 @@ import trio
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.relays import lending
 from veilnet.daemon.relays.circuits import Circuit, Circuits
+from veilnet.daemon.rounds import Alarm, rounds
 from veilnet.daemon.sessions import place_of
 from veilnet.errors import (
-    BrokenEngineError,
     ClosedError,
     LocalProtocolError,
     PeerUnreachable,
     RemoteProtocolError,
-    VeilError,
 )
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
@@ -80,7 +79,7 @@ class Relaying:
         self._strange_offers: dict[Key, RelayOffer] = {}
         """What strangers said; of no use, and kept no longer, than their link."""
         self.circuits = Circuits()
-        self._wake = trio.Event()
+        self._alarm = Alarm(self._deadline)
         self._counted_s = -math.inf
         self._counted_bytes = 0
         self._rate_bps = 0.0
@@ -348,25 +347,15 @@ class Relaying:
 
         Raises: BrokenEngineError.
         """
-        while True:
-            self._wake = trio.Event()
-            due = [self._switch.deadline()]
-            if any(circuit.open for circuit in self.service.circuits):
-                due.append(self._counted_s + COUNT_S)
-            with trio.move_on_at(min((at for at in due if at is not None), default=math.inf)):
-                await self._wake.wait()
-                continue
-            try:
-                self._tick()
-            except BrokenEngineError:
-                raise
-            except Exception as error:
-                log.exception("relaying failed", bug=not isinstance(error, VeilError))
-                # What failed is due still, and must not be tried in a closed circle.
-                await trio.sleep(COUNT_S)
-            await trio.lowlevel.checkpoint()
+        await rounds(self._alarm.wait, self._tick, trouble_s=COUNT_S)
 
-    def _tick(self) -> None:
+    def _deadline(self) -> float | None:
+        due = [self._switch.deadline()]
+        if any(circuit.open for circuit in self.service.circuits):
+            due.append(self._counted_s + COUNT_S)
+        return min((at for at in due if at is not None), default=None)
+
+    async def _tick(self) -> None:
         now = trio.current_time()
         if now >= self._counted_s + COUNT_S:
             self._count()
@@ -403,7 +392,7 @@ class Relaying:
     def _act(self, actions: Iterable[relay_steps.Action | relay_client.Action]) -> None:
         for action in actions:
             _ACTS[type(action)](self, action)
-        self._wake.set()
+        self._alarm.changed()
 
     def _send(self, action: relay.Send) -> None:
         session = self._node.sessions.get(self._bound.get(action.key, 0))

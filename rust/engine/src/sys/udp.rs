@@ -146,14 +146,7 @@ impl Udp {
     }
 
     pub fn port(&self) -> io::Result<u16> {
-        // SAFETY: an all-zero storage is valid and large enough.
-        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-        let mut len = std::mem::size_of_val(&storage) as libc::socklen_t;
-        // SAFETY: storage and its length live over the call.
-        check(unsafe { libc::getsockname(self.fd(), (&raw mut storage).cast(), &mut len) })?;
-        address(&storage)
-            .map(|a| a.port())
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        Ok(own_address(self.fd())?.port())
     }
 
     /// The kernel's form of `to`; IPv4 is mapped on a socket of both families.
@@ -202,6 +195,24 @@ impl Udp {
             port: 0,
             carrier: crate::carrier::number(to),
             v4: to.ip().to_canonical().is_ipv4(),
+        }
+    }
+
+    /// The address of this host that the kernel leaves from towards `to` now; None: no way leads there.
+    #[must_use]
+    pub fn source(&self, to: &RawAddr) -> Option<Local> {
+        let family = if self.v6 { libc::AF_INET6 } else { libc::AF_INET };
+        // SAFETY: a new descriptor that we own; an address with its length.
+        let asked = unsafe {
+            let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+            let fd = OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0)).ok()?);
+            let storage = (&raw const to.storage).cast();
+            check(libc::connect(fd.as_raw_fd(), storage, to.len)).ok()?;
+            fd
+        };
+        match own_address(asked.as_raw_fd()).ok()?.ip() {
+            IpAddr::V4(ip) => Some(ip.to_ipv6_mapped()),
+            IpAddr::V6(ip) => Some(ip),
         }
     }
 
@@ -392,6 +403,15 @@ unsafe fn get_local(cmsg: *const libc::cmsghdr) -> Option<Local> {
 }
 
 /// Parse what the kernel wrote; a mapped IPv4 address becomes plain IPv4.
+fn own_address(fd: RawFd) -> io::Result<SocketAddr> {
+    // SAFETY: an all-zero storage is valid and large enough.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut len = std::mem::size_of_val(&storage) as libc::socklen_t;
+    // SAFETY: storage and its length live over the call.
+    check(unsafe { libc::getsockname(fd, (&raw mut storage).cast(), &mut len) })?;
+    address(&storage).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
 fn address(storage: &libc::sockaddr_storage) -> Option<SocketAddr> {
     match libc::c_int::from(storage.ss_family) {
         libc::AF_INET => {
