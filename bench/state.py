@@ -53,6 +53,7 @@ TITLES = {
     "rss-status": "the same after `veilnet status`",
     "disk": "its member table on the disk",
 }
+QUIET: dict[str, Any] = {"commons": "", "lan": "off", "port_mapping": False}
 
 
 class Pair:
@@ -60,8 +61,8 @@ class Pair:
 
     def __init__(self, circle: Circle) -> None:
         self._circle = circle
-        self._founder = circle.add("founder", zone=1, gossip_s=GOSSIP_S, commons="")
-        self._leaf = circle.add("leaf", zone=2, gossip_s=GOSSIP_S, commons="")
+        self._founder = circle.add("founder", zone=1, gossip_s=GOSSIP_S, **QUIET)
+        self._leaf = circle.add("leaf", zone=2, gossip_s=GOSSIP_S, **QUIET)
         for node in self._nodes:
             node.down()
         (folder,) = (self._founder.state / "networks").iterdir()

@@ -7,18 +7,20 @@ import pytest
 from tests.netns.scenes import World, eventually, needs_ping, ping, status
 
 COMMONS = {"commons": "a-test", "lan": "all"}
+ALONE = {"commons": "", "lan": "all"}
 
 
 @needs_ping
 @pytest.mark.slow
-def test_members_that_moved_to_another_link_find_each_other_there(tmp_path):
+@pytest.mark.parametrize("config", [COMMONS, ALONE], ids=["commons", "alone"])
+def test_members_that_moved_to_another_link_find_each_other_there(tmp_path, config):
     """New addresses, no router, no founder, nobody else: the link itself tells who is on it."""
     with World(tmp_path) as world:
         founder, left, right = (world.host(name) for name in ("founder", "left", "right"))
         world.lab.wire(founder, "10.0.1.1/24", left, "10.0.1.2/24")
         world.lab.wire(founder, "10.0.2.1/24", right, "10.0.2.2/24")
-        first = world.founder("founder", **COMMONS)
-        nodes = [world.member(name, first, **COMMONS) for name in ("left", "right")]
+        first = world.founder("founder", **config)
+        nodes = [world.member(name, first, **config) for name in ("left", "right")]
         for node, peer in zip(nodes, ("right", "left"), strict=True):
             eventually(lambda node=node, peer=peer: _knows(node, peer))
         first.down()

@@ -186,10 +186,9 @@ def _node(found: Globals) -> tuple[list[Check], Mapping[str, Any] | None]:
         ]
     if "discovery" in value:
         checks += translators(value["discovery"], value["port"])
-        if "bootstrap" in value["discovery"]:
-            from veilnet.cli import ladder
+        from veilnet.cli import ladder
 
-            checks += ladder.checks(value["discovery"]["bootstrap"])
+        checks += ladder.checks(value["discovery"]["bootstrap"])
     return checks, value
 
 

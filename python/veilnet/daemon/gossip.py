@@ -203,8 +203,7 @@ class Gossip:
 
     def mapped(self) -> list[Endpoint]:
         """Return the port that a gateway forwards here, if one was asked and does."""
-        discovery = self._node.discovery
-        endpoint = None if discovery is None else discovery.mapped
+        endpoint = self._node.bootstrap.mapped
         return [] if endpoint is None else [endpoint]
 
     def nat(self, version: int, local: Collection[Endpoint] | None = None) -> Verdict:

@@ -20,6 +20,7 @@ from veilnet.daemon import channels, doors, events, gossip
 from veilnet.daemon.addresses import Addresses
 from veilnet.daemon.birth import Birth
 from veilnet.daemon.blocked import Blocked
+from veilnet.daemon.bootstrap import Bootstrap
 from veilnet.daemon.channels import Channels
 from veilnet.daemon.commons import discovery, havens, publishing
 from veilnet.daemon.commons.discovery import Discovery
@@ -122,6 +123,7 @@ class Node:
         self.blocked = Blocked(self)
         self.strangers = None if self.commons is None else CommonsLinks(self, self.commons)
         self.discovery = None if self.commons is None else Discovery(self, self.commons)
+        self.bootstrap = Bootstrap(self, self.discovery)
         self.detours = Detours(self)
         self.paths = Paths(self)
         self.tickets = Tickets(self)
@@ -199,7 +201,8 @@ class Node:
             nursery.start_soon(self.uplink.run)
             self.blocked.look()
             if self.discovery is not None:
-                nursery.start_soon(self.discovery.run)
+                await nursery.start(self.discovery.run)
+            nursery.start_soon(self.bootstrap.run)
             for period_s, round_ in (
                 (lambda: channels.IDLE_LOOK_S, self.channels.look_around),
                 (lambda: self.config.gossip_s, self.gossip.compare),

@@ -79,6 +79,7 @@ class Uplink:
                 node.blocked.moved()
                 if node.discovery is not None:
                     node.discovery.moved()
+                node.bootstrap.ladder.nudge()
             for sid in moved:
                 self._show(sid)
             node.paths.direct.punching.moved()

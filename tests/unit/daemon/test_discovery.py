@@ -49,4 +49,4 @@ async def test_a_named_contact_is_met(tmp_path):
         place = f"127.0.0.1:{alice.engine.port}"
         async with commons(tmp_path, "bob", contacts=[place]) as (bob,):
             await until(lambda: bob.discovery.contacts == 1)
-            assert bob.discovery.climb.ladder.first.step == "known"
+            assert bob.bootstrap.ladder.first.step == "known"

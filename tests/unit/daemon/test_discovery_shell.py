@@ -13,9 +13,10 @@ import trio
 import trio.testing
 
 from tests.unit.networks.world import backend, identity, seeded
+from veilnet.daemon.bootstrap import KNOCKS_MAX, Bootstrap
 from veilnet.daemon.commons.asking import OPENINGS_MAX
 from veilnet.daemon.commons.dht import Dht
-from veilnet.daemon.commons.discovery import KNOCKS_MAX, LOOK_S, Discovery
+from veilnet.daemon.commons.discovery import LOOK_S, Discovery
 from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.ladder import Found
@@ -108,7 +109,7 @@ async def test_who_asks_us_shows_that_udp_leads_here():
 
 async def test_a_flood_on_the_ladder_leaves_room_for_questions(nursery):
     """A few are knocked at, and another for each that ends."""
-    found = Discovery.__new__(Discovery)
+    found = Bootstrap.__new__(Bootstrap)
     send, contacts = trio.open_memory_channel(100)
     going, begun = trio.Semaphore(0), []
 
@@ -120,12 +121,12 @@ async def test_a_flood_on_the_ladder_leaves_room_for_questions(nursery):
     found._node = SimpleNamespace(
         channels=SimpleNamespace(outside=lambda endpoints: endpoints), spawn=nursery.start_soon
     )
-    found.dht = SimpleNamespace(knock=knock)
-    found.climb = SimpleNamespace(ladder=SimpleNamespace(contacts=contacts))
+    found._discovery = SimpleNamespace(dht=SimpleNamespace(knock=knock))
+    found._climb = SimpleNamespace(ladder=SimpleNamespace(contacts=contacts))
     found._knocks = trio.Semaphore(KNOCKS_MAX)
     for port in range(1, 51):
         send.send_nowait(Found(Endpoint("9.9.9.9", port), "lan"))
-    nursery.start_soon(found._dial)
+    nursery.start_soon(found._meet)
     await trio.testing.wait_all_tasks_blocked()
     assert len(begun) == KNOCKS_MAX < OPENINGS_MAX / 2
     for _ in range(3):
@@ -162,7 +163,7 @@ async def test_where_nobody_becomes_a_contact_the_climbs_grow_rare():
     table, climbs = SimpleNamespace(answering=0), []
     found.dht = SimpleNamespace(machine=SimpleNamespace(table=table))
     ladder = SimpleNamespace(has_won=True, lost=lambda: climbs.append(now_s))
-    found.climb = SimpleNamespace(ladder=ladder)
+    found._node = SimpleNamespace(bootstrap=SimpleNamespace(ladder=ladder))
     found._again_s, found._again_pause_s = 0.0, LOOK_S
     for number in range(3_600):
         now_s = float(number)

@@ -62,20 +62,7 @@ def failing(write, name, failures):
     return attempt
 
 
-# --- what runs for ever --------------------------------------------------------------------------
-
-
-async def test_a_round_that_fails_is_not_the_last(tmp_path):
-    """The operator's trouble and our bugs cost one round; only a broken engine ends them all."""
-    trouble = [BrokenEngineError("dead"), ZeroDivisionError(), OSError("disk"), ConfigError("x")]
-
-    async def round_():
-        raise trouble.pop()
-
-    async with running(tmp_path, "alice") as alice:
-        with trio.fail_after(5), pytest.raises(BrokenEngineError):
-            await alice._every(lambda: 0.001, round_)
-    assert not trouble
+# --- the disk ------------------------------------------------------------------------------------
 
 
 async def test_a_full_disk_delays_a_renewal_on_disk_and_loses_nothing(tmp_path, wall, monkeypatch):

@@ -1,7 +1,7 @@
-"""Discovery: how this node comes by contacts, is found by others and finds them.
+"""Discovery: how this node is found by others in the commons, and finds them.
 
 ```
-ladder     addresses where somebody may answer --> dht (as an entry of the commons)
+bootstrap  addresses where somebody may answer --> dht (as an entry of the commons)
 members    a member of ours is in the same commons, most likely: its address is an entry too
 locate     a peer's descriptor: where it is, and its havens
 ```
@@ -24,23 +24,20 @@ from veilnet.daemon.commons.dht import Dht
 from veilnet.daemon.commons.havens import Haven
 from veilnet.daemon.commons.publishing import Publishing
 from veilnet.daemon.host import unix_now
-from veilnet.daemon.ladder import Found, Scope
-from veilnet.daemon.ladder.build import Climb, Surroundings, build
 from veilnet.daemon.ladder.ladder import MAX_PAUSE_S
-from veilnet.daemon.underlay import is_reachable, resolve
+from veilnet.daemon.underlay import is_reachable
 from veilnet.discovery.cache import ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, VERSIONS, Horizon, pack_endpoint
 from veilnet.discovery.descriptor import Descriptor, open_, open_name
 from veilnet.discovery.locator import days, locator, name_locator, secret_of
-from veilnet.errors import ConfigError, PeerUnreachable, VeilError
+from veilnet.errors import PeerUnreachable, VeilError
 from veilnet.nat.place import version_of
-from veilnet.networks.member import Hearsay
 from veilnet.protocol.circuit import is_stand_in
 from veilnet.units import NetworkId, PeerId
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from ipaddress import IPv4Network, IPv6Network
 
     from veilnet.daemon.node import Node
@@ -60,13 +57,6 @@ KNOWN_S: Final = 30.0
 """So long a descriptor that was found is believed without looking again."""
 NEWER_S: Final = 1.0
 """So long something newer is waited for once what is known already was found again."""
-LAN: Final = "lan"
-"""The step that hears members on the link, and the teller of what it heard."""
-CALL_S: Final = 5.0
-CALLS_MAX: Final = 4
-"""At once, of neighbours that no table tells of: whom they know, they tell of."""
-KNOCKS_MAX: Final = 8
-"""At once, of those that the ladder comes upon: most of `asking.OPENINGS_MAX` is for questions."""
 PUBLISHED_MAX: Final = 1_024
 
 log = structlog.get_logger("veilnet.discovery")
@@ -103,30 +93,15 @@ class Discovery:
         self.publishing = Publishing(node, self.dht)
         self._published: OrderedDict[Key, _Published] = OrderedDict()
         self._cache = ContactCache()
-        self._named: list[Endpoint] = []
-        """First contacts that the operator named."""
-        self._calls = trio.CapacityLimiter(CALLS_MAX)
-        self._knocks = trio.Semaphore(KNOCKS_MAX)
+        self.saved = _Saved(lambda: self._cache, node.rng)
+        """Contacts of the last run, for the ladder."""
         self._again_s = -math.inf
         """When to climb again at the earliest ..."""
         self._again_pause_s = LOOK_S
         """... and how long after that."""
-        self.climb: Climb = build(
-            node.config,
-            Surroundings(
-                port=node.engine.port,
-                scopes=self._scopes,
-                rng=node.rng,
-                tun=node.engine.tun_name,
-                overlay=lambda: node.networks.overlay,
-                commons=commons.id,
-                cache=_Saved(lambda: self._cache, node.rng),
-                known=self._known,
-            ),
-        )
 
     def __repr__(self) -> str:
-        return f"<Discovery {self.dht!r} {self.climb.ladder!r}>"
+        return f"<Discovery {self.dht!r}>"
 
     # --- what others ask -------------------------------------------------------------------------
 
@@ -134,11 +109,6 @@ class Discovery:
     def contacts(self) -> int:
         """How many nodes of the commons this one knows to answer."""
         return len(self.dht.machine.table)
-
-    @property
-    def mapped(self) -> Endpoint | None:
-        """The gateway's port that leads here, if it gave one."""
-        return self.climb.mapped
 
     def to_json(self) -> dict[str, Any]:
         """Return what `status` and `doctor` say of it."""
@@ -153,46 +123,17 @@ class Discovery:
                 for network in self._node.networks
             ],
             "announced": self.dht.machine.announce,
-            "bootstrap": self.climb.ladder.to_json(),
         }
 
-    # --- first contacts --------------------------------------------------------------------------
-
-    def _scopes(self) -> list[Scope]:
-        commons = self._commons
-        own = [Scope(network.id, network.peer_id, network.k_net) for network in self._node.networks]
-        return [Scope(commons.id, commons.peer_id, commons.k_net, public=True), *own]
-
-    def _known(self) -> Iterator[Found]:
-        """Yield what the operator named, then where members of our networks were seen last."""
-        for endpoint in self._named:
-            yield Found(endpoint, "known", self._commons.id)
-        for network in self._node.networks:
-            for member in network.members:
-                if member.peer_id != network.peer_id:
-                    for endpoint in self._node.channels.endpoints(network, member):
-                        yield Found(endpoint, "known", network.id, member.peer_id)
-
-    async def run(self) -> None:
-        """Climb the ladder, ask and answer, until cancelled.
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Ask and answer, until cancelled; started once the contacts of the last run are there.
 
         Raises: BrokenEngineError.
         """
         await self._look_around()
         await self._restore()
-        await self._resolve_named()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.dht.run)
-            nursery.start_soon(self.climb.ladder.run)
-            nursery.start_soon(self._dial)
-
-    async def _resolve_named(self) -> None:
-        """Look up the operator's first contacts; a name that means nothing now is left out."""
-        for text in self._node.config.contacts:
-            try:
-                self._named += await trio.to_thread.run_sync(resolve, (text,))
-            except ConfigError as error:
-                log.warning("contact not resolved", reason=error.message)
+        task_status.started()
+        await self.dht.run()
 
     async def _restore(self) -> None:
         """Read the contacts of the last run."""
@@ -216,58 +157,6 @@ class Discovery:
             data, store = self._cache.encode(), self._node.store
             await trio.to_thread.run_sync(store.write, CACHE_FILE, data, limiter=self._node.disk)
 
-    async def _dial(self) -> None:
-        """Ask whoever the ladder comes upon, a few at a time: a flood of them waits its turn."""
-        async for found in self.climb.ladder.contacts:
-            if self._node.channels.outside((found.endpoint,)):
-                self._neighbour(found)
-                await self._knocks.acquire()
-                self._node.spawn(self._knock, found)
-
-    def _neighbour(self, found: Found) -> None:
-        """Note where a member of ours is that was heard on the link; call it if we are alone.
-
-        Whoever shares a link may have nobody else to be found by.
-        """
-        network = None if found.network_id is None else self._node.networks.get(found.network_id)
-        peer_id, now = found.peer, unix_now()
-        if found.step != LAN or network is None or peer_id in (None, network.peer_id):
-            return
-        member = network.members.get(peer_id)
-        if member is None:
-            # Who shares the network's secret shows its credential when it is called.
-            is_new = self._node.sessions.carrier(network.id, peer_id) is None
-            if is_new and self._calls.borrowed_tokens < CALLS_MAX:
-                self._node.spawn(self._call_new, network, peer_id, found.endpoint)
-            return
-        if found.endpoint in member.endpoints:
-            return
-        heard = attrs.evolve(member, seen=(), seen_s=0, hearsay=(Hearsay(now, (found.endpoint,)),))
-        network.members.merge((heard,), now, teller=LAN.encode())
-        self._node.changed(network)
-        if all(session.network_id != network.id for session in self._node.sessions.carriers()):
-            self._node.spawn(self._call, network, member)
-
-    async def _call_new(self, network: Network, peer_id: PeerId, endpoint: Endpoint) -> None:
-        async with self._calls:
-            with contextlib.suppress(VeilError):
-                await self._node.channels.call(network, peer_id, (endpoint,), timeout_s=CALL_S)
-
-    async def _call(self, network: Network, member: Member) -> None:
-        with contextlib.suppress(VeilError):
-            await self._node.channels.open(network, member, timeout_s=CALL_S, direct=True)
-
-    async def _knock(self, found: Found) -> None:
-        """Learn who is at an address, if it is a node of the commons."""
-        try:
-            await self.dht.knock(found.endpoint)
-        except VeilError as error:
-            log.debug("no contact", at=str(found.endpoint), step=found.step, reason=error.message)
-            return
-        finally:
-            self._knocks.release()
-        self.climb.ladder.worked(found)
-
     async def look(self) -> None:
         """See where we are, what we do for others, and whether there is anybody: one round."""
         await self._look_around()
@@ -280,20 +169,15 @@ class Discovery:
 
         So it is among members who are all behind translators, and know nobody else.
         """
-        ladder = self.climb.ladder
+        ladder = self._node.bootstrap.ladder
         if self.dht.machine.table.answering:
-            self._be_quick()
+            self.moved()
         elif ladder.has_won and now_s >= self._again_s:
             self._again_s = now_s + self._again_pause_s
             self._again_pause_s = min(2 * self._again_pause_s, MAX_PAUSE_S)
             ladder.lost()
 
     def moved(self) -> None:
-        """This host has moved: what failed for want of a way need not wait its turn."""
-        self._be_quick()
-        self.climb.ladder.nudge()
-
-    def _be_quick(self) -> None:
         """Climb at once the next time that no contact is left."""
         self._again_s, self._again_pause_s = -math.inf, LOOK_S
 

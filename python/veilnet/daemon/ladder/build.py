@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from veilnet.daemon.ladder.scope import Scope
     from veilnet.networks.endpoint import Endpoint
     from veilnet.units import NetworkId
+
+_ALONE: Final = "this node keeps to its own networks"
 
 
 @frozen
@@ -68,7 +70,7 @@ def build(config: Config, around: Surroundings) -> Climb:
     )
     steps: list[Step | Off] = [
         _saved(around),
-        Known(around.known),
+        Off("known", _ALONE) if around.commons is None else Known(around.known),
         _lan(config, around),
         _seeds(config, around),
         _beacon(config, around, portmap),
@@ -79,7 +81,7 @@ def build(config: Config, around: Surroundings) -> Climb:
 
 def _saved(around: Surroundings) -> Step | Off:
     if around.cache is None or around.commons is None:
-        return Off("saved", "this node keeps to its own networks")
+        return Off("saved", _ALONE)
     return Saved(around.cache, around.commons)
 
 
@@ -101,7 +103,7 @@ def _lan(config: Config, around: Surroundings) -> Step | Off:
 
 def _seeds(config: Config, around: Surroundings) -> Step | Off:
     if around.commons is None:
-        return Off("seeds", "this node keeps to its own networks")
+        return Off("seeds", _ALONE)
     if not config.dns_seeds:
         return Off("seeds", "none is named", "Name some with dns_seeds in config.toml.")
     return Seeds(config.dns_seeds, around.commons, resolver=partial(resolver, config.dns_servers))
@@ -112,6 +114,8 @@ def _beacon(config: Config, around: Surroundings, portmap: PortMap | None) -> St
         mapped = None if portmap is None else portmap.mapped
         return around.port if mapped is None else mapped.port
 
+    if around.commons is None:
+        return Off("beacon", _ALONE)
     if not config.beacon:
         return Off("beacon", "switched off", "Set beacon = true in config.toml to use it.")
     return Beacon(

@@ -39,6 +39,7 @@ def discovery(node: Node) -> Json:
         "mapped": [str(endpoint) for endpoint in node.gossip.mapped()],
         "reachable": _families(node, verdicts),
         **({} if found is None else found.to_json()),
+        "bootstrap": node.bootstrap.to_json(),
     }
 
 

@@ -66,9 +66,11 @@ def test_without_a_file_nothing_is_told_to_strangers():
 
 
 def test_everything_can_be_switched_off():
-    """A node that keeps to itself has nothing but its members' known places."""
+    """A node that keeps to its own networks has its link and its gateway, if that."""
+    climb = built(commons=None)
+    assert {name for name, state in states(climb).items() if state != "off"} == {"lan", "portmap"}
     climb = built(commons=None, lan="off", port_mapping=False)
-    assert {name for name, state in states(climb).items() if state != "off"} == {"known"}
+    assert set(states(climb).values()) == {"off"}
     assert climb.mapped is None
 
 
