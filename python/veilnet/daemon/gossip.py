@@ -21,7 +21,13 @@ import trio
 from veilnet import __version__
 from veilnet.daemon.host import unix_now
 from veilnet.daemon.sessions import DISCONNECTED, GOING
-from veilnet.errors import LocalProtocolError, PeerRefused, RemoteProtocolError, VeilError
+from veilnet.errors import (
+    ClosedError,
+    LocalProtocolError,
+    PeerRefused,
+    RemoteProtocolError,
+    VeilError,
+)
 from veilnet.nat.classify import classify
 from veilnet.nat.place import version_of
 from veilnet.nat.reflexive import Reflexive
@@ -33,7 +39,7 @@ from veilnet.protocol import messages, nat_messages
 from veilnet.protocol.circuit import is_carrier, is_stand_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from veilnet.daemon.node import Node
     from veilnet.daemon.sessions import Session
@@ -142,8 +148,12 @@ class Gossip:
             session.placing = False
         self._node.paths.direct.punching.silences.begin()
         if not session.link.closed.is_set():
-            seen = None if is_stand_in(session.endpoint) else session.endpoint
-            session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
+            self._say_endpoints(session, listening)
+
+    @staticmethod
+    def _say_endpoints(session: Session, listening: Sequence[Endpoint]) -> None:
+        seen = None if is_stand_in(session.endpoint) else session.endpoint
+        session.link.send(messages.Endpoints(observed=seen, listening=tuple(listening[:8])))
 
     async def _tell_stranger(self, session: Session) -> None:
         try:
@@ -483,12 +493,13 @@ class Gossip:
                 self._compare_part(session, network)
         self._end_expired()
 
-    async def tell_listening(self) -> None:
+    def tell_listening(self, listening: Sequence[Endpoint]) -> None:
         """Tell every member that we have a session with where we listen now."""
+        self._listening = list(listening)
         for session in self._node.sessions.carriers():
             if self._network(session) is not None:
-                with contextlib.suppress(LocalProtocolError):
-                    await self._tell_endpoints(session)
+                with contextlib.suppress(LocalProtocolError, ClosedError):
+                    self._say_endpoints(session, listening)
 
     def _end_expired(self) -> None:
         """Close the sessions of members whose credential has run out since the handshake.

@@ -40,6 +40,7 @@ class Uplink:
         self._known: tuple[tuple[str | None, ...], tuple[Endpoint, ...]] | None = None
         """From where this host called, and where it listened, when it looked last."""
         self._looking = trio.Lock()
+        self._routes_only = False
 
     async def run(self) -> None:
         """Follow the kernel's word until cancelled.
@@ -54,23 +55,29 @@ class Uplink:
         with changes:
 
             async def changed() -> None:
-                await changes.wait()
+                self._routes_only = not await changes.wait()
                 await trio.sleep(SETTLE_S)
 
             async def look() -> None:
-                await self.look()
+                await self._look(routes_only=self._routes_only)
                 await trio.sleep(LOOK_LEAST_S)
 
             await rounds(changed, look, trouble_s=LOOK_LEAST_S)
 
     async def look(self) -> bool:
         """Look from where this host calls, and where it listens; return whether that changed."""
+        return await self._look(routes_only=False)
+
+    async def _look(self, *, routes_only: bool) -> bool:
         async with self._looking:
-            node = self._node
+            node, before = self._node, self._known
             moved = await trio.to_thread.run_sync(node.engine.underlay_changed)
             ways_out = await trio.to_thread.run_sync(underlay.ways_out)
-            listening = tuple(await node.addresses.local_endpoints())
-            before, self._known = self._known, (ways_out, listening)
+            if before is not None and routes_only:
+                listening = before[1]
+            else:
+                listening = tuple(await node.addresses.local_endpoints())
+            self._known = (ways_out, listening)
             if not moved and before in {None, self._known}:
                 return False
             if moved or (before is not None and before[0] != ways_out):
@@ -83,7 +90,7 @@ class Uplink:
             for sid in moved:
                 self._show(sid)
             node.paths.direct.punching.moved()
-            await node.gossip.tell_listening()
+            node.gossip.tell_listening(listening)
             return True
 
     def _show(self, sid: int) -> None:

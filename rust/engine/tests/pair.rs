@@ -22,6 +22,15 @@ fn a_session_carries_control_and_probes() {
     settle(&p);
 }
 
+/// Links come and go beside the one that is used: no session moves.
+#[test]
+fn a_change_elsewhere_moves_nobody() {
+    let p = pair(StepLimits::default());
+    let moved = p.a.call(|c, now| c.underlay_changed(now)).unwrap();
+    assert!(moved.is_empty());
+    settle(&p);
+}
+
 /// Who asks for AUTH once more, and has yet to hear that the ACK has come, is told of no error.
 #[test]
 fn a_confirmed_handshake_is_not_sent_again() {

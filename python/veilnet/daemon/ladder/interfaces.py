@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import struct
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -27,6 +28,8 @@ INTERFACES_MAX: Final = 16
 _UP, _LOOPBACK, _POINTOPOINT, _MULTICAST = 0x1, 0x8, 0x10, 0x1000
 _UNUSABLE: Final = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 _CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, _IPV4_IFADDR, _IPV6_IFADDR
+_HEADER: Final = struct.Struct("=IH")  # nlmsg_len, nlmsg_type
+_OF_ROUTES: Final = frozenset({24, 25})  # RTM_NEWROUTE, RTM_DELROUTE
 _ROUTES: Final = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, _IPV6_ROUTE
 
 
@@ -90,16 +93,22 @@ class Changes:
             self._socket.close()
             raise
 
-    async def wait(self) -> None:
-        """Return when something changed; which, is to be looked up."""
+    async def wait(self) -> bool:
+        """Return when something changed, and whether it was more than routes.
+
+        What exactly, is to be looked up.
+        """
         await trio.lowlevel.wait_readable(self._socket)
+        more = False
         while True:
             try:
-                self._socket.recv(65_536)
+                said = self._socket.recv(65_536)
             except BlockingIOError:
-                return
+                return more
             except OSError:  # ENOBUFS: words were lost, so something did change
+                more = True
                 continue
+            more |= len(said) < _HEADER.size or _HEADER.unpack_from(said)[1] not in _OF_ROUTES
 
     def close(self) -> None:
         """Stop listening."""

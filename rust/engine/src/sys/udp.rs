@@ -201,7 +201,11 @@ impl Udp {
     /// The address of this host that the kernel leaves from towards `to` now; None: no way leads there.
     #[must_use]
     pub fn source(&self, to: &RawAddr) -> Option<Local> {
-        let family = if self.v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let family = if self.v6 {
+            libc::AF_INET6
+        } else {
+            libc::AF_INET
+        };
         // SAFETY: a new descriptor that we own; an address with its length.
         let asked = unsafe {
             let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
@@ -473,6 +477,22 @@ mod tests {
             assert!(!cmsg.is_null());
             libc::CMSG_DATA(cmsg).cast::<libc::c_int>().read_unaligned()
         }
+    }
+
+    /// The kernel tells from where it would call, of both families on one socket, and that it cannot.
+    #[test]
+    fn the_source_towards_an_address_is_the_kernels_choice() {
+        let udp = Udp::bind(0, false).unwrap();
+        let source = |ip: IpAddr| udp.source(&udp.raw(SocketAddr::new(ip, 9)));
+        let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+        assert_eq!(source(Ipv4Addr::LOCALHOST.into()), Some(mapped));
+        if udp.v6 {
+            assert_eq!(
+                source(Ipv6Addr::LOCALHOST.into()),
+                Some(Ipv6Addr::LOCALHOST)
+            );
+        }
+        assert_eq!(source(Ipv4Addr::BROADCAST.into()), None);
     }
 
     /// A datagram goes as many hops as it is told, in both families and from a chosen address too.
