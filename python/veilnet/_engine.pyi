@@ -7,6 +7,7 @@ Endpoints are `(host, port)` with a literal IPv4 or IPv6 address. Session ids (`
 """
 
 from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final, Literal, TypeAlias, final
 
 Endpoint: TypeAlias = tuple[str, int]
@@ -481,11 +482,18 @@ class Engine:
 
         *path* None is the path that carries most.
         """
-    def underlay_changed(self) -> list[int]:
+    def sources(self) -> list[str]:
+        """Return the addresses of this host that peers called, and that their paths leave from."""
+    def underlay_changed(
+        self, *, elsewhere: bool, keep: list[IPv4Address | IPv6Address]
+    ) -> list[tuple[int, bool]]:
         """Look up anew from which address of this host each direct path leaves.
 
         Where that is another one, what leaves is masked with the peer's return key, and a probe
-        makes the peer ask back there.  Returns the sids of these sessions.
+        makes the peer ask back there.  Paths stay at those of `sources` that are in *keep*: they
+        still lead out.  Returns the sids of these sessions, and whether the peer can
+        know us: it has given us no return key yet, or a stranger never will.  *elsewhere*: this
+        host's usual ways out are others, so answers leave from where the kernel chooses.
         """
     def set_endpoint(self, sid: int, endpoint: Endpoint) -> None: ...
     def install_generation(self, sid: int, schedule: KeySchedule, *, send: bool) -> None:

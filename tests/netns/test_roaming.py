@@ -65,8 +65,16 @@ def beside_home(laptop):
     laptop.host.run(["ip", "link", "set", "eth0", "down"])
 
 
+def without_a_route(laptop):
+    """The way over home's router is gone for a moment before there is another; its link stays."""
+    laptop.host.run(["ip", "link", "set", "eth1", "up"])
+    laptop.host.run(["ip", "route", "del", "default"])
+    time.sleep(1)
+    laptop.host.route("default", via="192.168.9.1")
+
+
 @pytest.mark.parametrize("away", ["laptop", "server"])
-@pytest.mark.parametrize("leave", [leave_home, out_of_reach, beside_home])
+@pytest.mark.parametrize("leave", [leave_home, out_of_reach, beside_home, without_a_route])
 def test_a_stream_survives_another_uplink(world, away, leave):
     """Whether the one that moves sends or only listens, no byte is lost and the channel stays."""
     server = world.founder("server")
@@ -99,6 +107,42 @@ def test_a_channel_that_carries_nothing_moves_too(world):
     eventually(lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.1.1:"))
     assert ping(server.host, laptop.address()) == 3
     assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
+
+
+def test_there_and_back_within_a_second(world):
+    """A peer that has just moved asks nobody for a second: it is told again after that."""
+    server = world.founder("server")
+    laptop = world.member("laptop", server)
+    laptop.connect("server")
+    before = peer(server, "laptop")
+    leave_home(laptop)
+    eventually(lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.1.1:"))
+    laptop.host.run(["ip", "link", "set", "eth1", "down"])
+    laptop.host.run(["ip", "link", "set", "eth0", "up"])
+    laptop.host.route("default", via="192.168.0.1")
+    eventually(
+        lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.0.1:"), timeout_s=5
+    )
+    assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
+
+
+def test_a_server_of_two_addresses_answers_from_the_one_that_was_called(world):
+    """Where its packets leave by is the policy's business, whatever else would be the usual way."""
+    host, laptop_host = world.host("server"), world.host("laptop")
+    host.run(["ip", "rule", "add", "from", "10.0.0.2", "lookup", "100"])
+    host.run(["ip", "route", "add", "default", "via", "10.0.0.1", "dev", "eth0", "table", "100"])
+    server = world.founder("server")
+    laptop = world.member("laptop", server)
+    laptop.connect("server")
+    with Flow(server.host, laptop_host, laptop.address(), rate_bps=2e6) as flow:
+        flow.wait_for(1 << 18)
+        before, at = peer(laptop, "server"), time.monotonic()
+        host.run(["ip", "route", "add", "10.0.0.1/32", "via", "10.0.1.1"])
+        flow.wait_for(1 << 19)
+        assert flow.outage(at, timeout_s=60).recovered_s < 0.5
+        ended = flow.finish()
+    assert ended.intact
+    assert peer(laptop, "server")["last_rekey_s"] > before["last_rekey_s"]
 
 
 def test_circuits_stay_where_the_link_to_their_relay_moves(world):

@@ -109,6 +109,7 @@ class Blocked:
         """Begin to judge anew: this host is in another network."""
         self._answered = False
         self._forget()
+        self.carriers.moved()
 
     # --- calls -----------------------------------------------------------------------------------
 

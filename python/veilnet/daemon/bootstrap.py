@@ -85,19 +85,27 @@ class Bootstrap:
         """Return what `status` and `doctor` show."""
         return self.ladder.to_json()
 
+    def moved(self) -> None:
+        """This host is in another network: nothing that failed need wait, nobody is known there."""
+        if self._discovery is None:
+            self.ladder.lost()
+        self.ladder.nudge()
+
     async def run(self) -> None:
         """Climb, and meet whom it finds, until cancelled.
 
         Raises: BrokenEngineError.
         """
-        await self._resolve_named()
+        if self._discovery is not None:
+            await self._resolve_named()
+            await self._discovery.restored.wait()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self.ladder.run)
             nursery.start_soon(self._meet)
 
     async def _resolve_named(self) -> None:
         """Look up the operator's first contacts; a name that means nothing now is left out."""
-        for text in self._node.config.contacts if self._discovery is not None else ():
+        for text in self._node.config.contacts:
             try:
                 self._named += await trio.to_thread.run_sync(resolve, (text,))
             except ConfigError as error:
@@ -158,29 +166,29 @@ class Bootstrap:
             is_new = self._node.sessions.carrier(network.id, peer_id) is None
             if is_new and self._calls.borrowed_tokens < CALLS_MAX:
                 self._node.spawn(self._call_new, network, peer_id, found)
+            else:
+                self.ladder.forget(found)
             return
+        if self._discovery is None:
+            self.ladder.worked(found)  # whom a node of its own networks looks for
         if found.endpoint in member.endpoints:
             return
         heard = attrs.evolve(member, seen=(), seen_s=0, hearsay=(Hearsay(now, (found.endpoint,)),))
         network.members.merge((heard,), now, teller=LAN.encode())
         self._node.changed(network)
         if all(session.network_id != network.id for session in self._node.sessions.carriers()):
-            self._node.spawn(self._call, network, member, found)
+            self._node.spawn(self._call, network, member)
 
     async def _call_new(self, network: Network, peer_id: PeerId, found: Found) -> None:
         async with self._calls:
-            with contextlib.suppress(VeilError):
+            try:
                 await self._node.channels.call(
                     network, peer_id, (found.endpoint,), timeout_s=CALL_S
                 )
-                self._called(found)
+            except VeilError as error:
+                log.debug("not called", at=str(found.endpoint), reason=error.message)
+                self.ladder.forget(found)
 
-    async def _call(self, network: Network, member: Member, found: Found) -> None:
+    async def _call(self, network: Network, member: Member) -> None:
         with contextlib.suppress(VeilError):
             await self._node.channels.open(network, member, timeout_s=CALL_S, direct=True)
-            self._called(found)
-
-    def _called(self, found: Found) -> None:
-        """Who is alone has somebody now; for the commons a member is no contact yet."""
-        if self._discovery is None:
-            self.ladder.worked(found)

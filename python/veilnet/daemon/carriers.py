@@ -186,6 +186,12 @@ class Carriers:
             elif now_s - held.used_s > IDLE_S:
                 self._detach(stand_in)
 
+    def moved(self) -> None:
+        """Close our own: they are tied to the address that this host called from before."""
+        for stand_in, held in list(self._held.items()):
+            if held.ours:
+                self._detach(stand_in)
+
     def _detach(self, stand_in: Endpoint) -> None:
         self._held.pop(stand_in, None)
         # The engine may have ended before us, and everything with it.

@@ -415,15 +415,20 @@ class Channels:
     def silent(self, sid: int, silent_s: float) -> None:
         """Handshake anew with a peer that takes our packets and answers nothing."""
         session = self._node.sessions.get(sid)
-        if session is None or session.recovering or session.mode is not vnh1.Mode.FULL:
-            return
-        if self._node.sessions.carrier(*session.key) is not session:
+        if session is not None and self._may_recover(session):
+            log.info("peer is silent", peer=session.peer_id.hex()[:12], silent_s=round(silent_s, 1))
+            self._node.spawn(self.recover, session)
+
+    def _may_recover(self, session: Session) -> bool:
+        if session.recovering or session.mode is not vnh1.Mode.FULL:
+            return False
+        return self._node.sessions.carrier(*session.key) is session
+
+    async def recover(self, session: Session) -> None:
+        """Handshake anew where *session* carries and its peer does not know us any more."""
+        if not self._may_recover(session):
             return
         session.recovering = True
-        log.info("peer is silent", peer=session.peer_id.hex()[:12], silent_s=round(silent_s, 1))
-        self._node.spawn(self._recover, session)
-
-    async def _recover(self, session: Session) -> None:
         try:
             if not await self._is_only_a_try(session):
                 await self._again(session)

@@ -201,7 +201,7 @@ class Node:
             nursery.start_soon(self.uplink.run)
             self.blocked.look()
             if self.discovery is not None:
-                await nursery.start(self.discovery.run)
+                nursery.start_soon(self.discovery.run)
             nursery.start_soon(self.bootstrap.run)
             for period_s, round_ in (
                 (lambda: channels.IDLE_LOOK_S, self.channels.look_around),

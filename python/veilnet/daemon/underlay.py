@@ -9,7 +9,7 @@ import ipaddress
 import socket
 from typing import TYPE_CHECKING, Final
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from veilnet.config import parse_endpoint
 from veilnet.errors import ConfigError
@@ -17,9 +17,10 @@ from veilnet.networks.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from ipaddress import IPv4Network, IPv6Network
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
+_SOMEWHERE: Final = {4: "192.0.2.1", 6: "2001:db8::1"}  # of documentation: by default routes alone
 _TEMPORARY, _UNUSABLE = 0x01, 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 
 
@@ -38,7 +39,11 @@ def local_endpoints(
         for message in route.get_addr():
             flags = message.get_attr("IFA_FLAGS") or message["flags"]
             text = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
-            if text is None or flags & (_TEMPORARY | _UNUSABLE) or names[message["index"]] == tun:
+            if (
+                text is None
+                or flags & (_TEMPORARY | _UNUSABLE)
+                or names.get(message["index"]) in {tun, None}
+            ):
                 continue
             address = ipaddress.ip_address(text)
             if address.is_link_local or any(address in prefix for prefix in prefixes):
@@ -48,12 +53,34 @@ def local_endpoints(
     return found or loopback
 
 
-def ways_out() -> tuple[str | None, ...]:
+def ways_out() -> tuple[str | None, str | None]:
     """Return the addresses that this host calls the Internet from, IPv4 and IPv6.
 
     None: no way leads there.  Nothing is sent: the kernel only says by which route it would go.
     """
-    return _source(socket.AF_INET, "192.0.2.1"), _source(socket.AF_INET6, "2001:db8::1")
+    return _source(socket.AF_INET, _SOMEWHERE[4]), _source(socket.AF_INET6, _SOMEWHERE[6])
+
+
+def leading_out(addresses: Iterable[str]) -> list[IPv4Address | IPv6Address]:
+    """Return those of this host's *addresses* whose packets leave by the link that has them.
+
+    So it is where policy routing sees to it, and where there is one link.
+    """
+    with IPRoute() as route:
+        links = {
+            message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"): message["index"]
+            for message in route.get_addr()
+        }
+        found = []
+        for address in map(ipaddress.ip_address, addresses):
+            to = _SOMEWHERE[address.version]
+            try:
+                (way, *_) = route.route("get", dst=to, src=str(address))
+            except NetlinkError:
+                continue  # the address has gone, or no way leads out from it
+            if way.get_attr("RTA_OIF") == links.get(str(address)):
+                found.append(address)
+    return found
 
 
 def _source(family: socket.AddressFamily, host: str) -> str | None:

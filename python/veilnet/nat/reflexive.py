@@ -112,9 +112,13 @@ class Reflexive:
         """Forget what an observer said: its flow has ended."""
         self._words.pop(observer, None)
 
-    def clear(self) -> None:
-        """Forget everything: this node has moved."""
-        self._words.clear()
+    def clear(self, version: int) -> None:
+        """Forget all of one IP version: this node calls from elsewhere in it."""
+        self._words = {
+            observer: word
+            for observer, word in self._words.items()
+            if version_of(word.endpoint[0]) != version
+        }
 
     def own(
         self, version: int, *, local: Collection[str] = (), now: float = -math.inf

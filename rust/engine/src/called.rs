@@ -25,6 +25,12 @@ impl Called {
         }
     }
 
+    /// Forget all: this host has other ways out.
+    pub fn clear(&mut self) {
+        self.locals.clear();
+        self.order.clear();
+    }
+
     #[must_use]
     pub fn get(&self, source: SocketAddr) -> Option<Local> {
         self.locals.get(&source).copied()

@@ -365,12 +365,19 @@ impl Core {
         Ok(answer?)
     }
 
-    /// Carry out what the gate asked for; what it answers at once leaves from *local*.
-    pub(crate) fn perform(&mut self, mut actions: Vec<Action>, local: Option<Local>, now_ns: u64) {
+    /// Carry out what the gate asked for; what answers *from* leaves from where that called.
+    pub(crate) fn perform(
+        &mut self,
+        mut actions: Vec<Action>,
+        from: Option<(SocketAddr, Local)>,
+        now_ns: u64,
+    ) {
         for action in actions.drain(..) {
             match action {
                 Action::Send { to, bytes } => {
-                    let local = self.called.get(to).or(local);
+                    let (caller, local) = from.unzip();
+                    let noted = self.called.get(to).filter(|_| caller != Some(to));
+                    let local = noted.or(local);
                     self.underlay.send(to, local, &bytes);
                 }
                 Action::Event(event) => self.events.push(Event::Handshake(event)),

@@ -146,8 +146,12 @@ pub struct Path {
     pub raw: RawAddr,
     /// The address of this host that the kernel would leave from, when it was asked last.
     pub source: Option<Local>,
-    /// The one before that, since this host moved: no question that comes there is answered.
-    pub former: Option<Local>,
+    /// No way led to the endpoint when the kernel was asked last.
+    pub cut: bool,
+    /// Where it left from before this host moved, and until when no question that comes there is answered.
+    pub former: Option<(Local, u64)>,
+    /// When to show the peer again where we are, and how long after that, while it does not know.
+    pub show: Option<(u64, u64)>,
     /// The peer showed that it knows the address we have there: what it sends goes to it.
     pub known: bool,
     pub state: State,
@@ -196,7 +200,9 @@ impl Path {
             circuit: Circuit::of(endpoint),
             raw,
             source: None,
+            cut: false,
             former: None,
+            show: None,
             known: Circuit::of(endpoint).is_some(),
             state: State::Probing,
             share: 0.0,

@@ -94,6 +94,7 @@ impl Core {
         path.circuit = Circuit::of(to);
         path.raw = raw.leaving(path.raw.local).through(path.raw.port);
         path.source = source;
+        (path.cut, path.former, path.show) = (false, None, None);
         path.mtu = Search::new(wanted, now_ns);
         session.timer_ns = now_ns;
         self.next_ns = 0;

@@ -158,7 +158,7 @@ impl Core {
         if session.lookup {
             return None;
         }
-        session.place(header.path)?;
+        let place = session.place(header.path)?;
         let at = session.rx.find(header.epoch)?;
         let key = session.rx.slot(at)?.opener(Class::Relay, header.path)?;
         let sealed = datagram.get_mut(HEADER..)?;
@@ -175,6 +175,11 @@ impl Core {
         }
         session.heard(now_ns);
         session.counters.rx_bytes += datagram.len() as u64;
+        if let Some(path) = session.paths.get_mut(place)
+            && !path.known
+        {
+            path.known = !path.is_former(from.1, now_ns);
+        }
         self.last_sid = sid;
         let len = datagram.len().checked_sub(HEADER + TAG)?;
         let inner = len.checked_sub(LABEL)?;
@@ -256,7 +261,7 @@ impl Core {
         {
             self.called.note(source, local);
         }
-        self.perform(out, local, now_ns);
+        self.perform(out, local.map(|local| (source, local)), now_ns);
     }
 
     /// Open, check, and act on a datagram of session `sid`.
@@ -351,7 +356,7 @@ impl Core {
         let (mut elsewhere, mut unproven, mut former) = (false, false, false);
         if let Some(path) = session.paths.get_mut(place) {
             path.heard_ns = Some(now_ns);
-            former = local.is_some() && path.former == local;
+            former = path.is_former(local, now_ns);
             // A probe may go anywhere; all else goes to where the peer has us.
             path.known |= header.kind != Kind::Probe && !former;
             if class == Class::Data {

@@ -6,30 +6,102 @@
 //! for this session, would be a stranger's.
 //!
 //! This host has moved where the kernel leaves from another of its addresses than before. The peer does not know that
-//! one: probes masked with its return key make it ask back. What it asks at the former address is not answered, where
-//! that is still there, or it would take us for somebody who races. Source: docs/protocol.md; RFC 9000 section 9.3.
+//! one: probes masked with its return key make it ask back. What it asks at the former address is not answered for a
+//! moment, where that is still there, or it would take us for somebody who races. Source: docs/protocol.md; RFC 9000 section 9.3.
 
-use crate::circuit::Circuit;
+use crate::circuit::{Circuit, is_stand_in};
 use crate::core::Core;
 use crate::events::Event;
 use crate::mtu::Search;
-use crate::path::Challenge;
+use crate::path::{Challenge, Path};
 use crate::probe::{PROBE, Probe};
 use crate::sys;
+use crate::sys::udp::Local;
 use crate::timers::send_probe;
 use crate::underlay::Target;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use veilnet_handshake::{OsRng, Rng as _};
 use veilnet_wire::{Kind, OVERHEAD};
 
 const PAUSE_NS: u64 = 1_000_000_000;
+/// After a move no question at the former address is answered for this, or four round trips.
+const FORMER_NS: u64 = 1_000_000_000;
+/// A peer that does not know where we are is shown again after this, then twice and four times this:
+/// each after the pause in which it takes no other address.
+const SHOW_NS: u64 = 1_100_000_000;
+const SHOWN_LAST_NS: u64 = 4 * SHOW_NS;
+
+impl Path {
+    /// Take note of *source*, which the kernel leaves from now; whether the path goes on from elsewhere.
+    fn leaves(&mut self, source: Local, keep: &[Local]) -> bool {
+        let before = self.source.replace(source);
+        let cut = std::mem::take(&mut self.cut);
+        let stays = match self.raw.local {
+            // The peer called it: it stays while it leads there.
+            Some(local) => local == source || keep.contains(&local),
+            None => before == Some(source),
+        };
+        if stays && !cut {
+            return false;
+        }
+        // After a gap the same address may be another's: behind a new translator, say.
+        self.former = self
+            .raw
+            .local
+            .or(before)
+            .filter(|_| !stays)
+            .map(|local| (local, 0));
+        self.raw.local = self.raw.local.filter(|_| stays);
+        self.known = false;
+        true
+    }
+
+    /// Whether the peer is to be shown where we are now; when again, if so.
+    pub fn shows(&mut self, now_ns: u64) -> bool {
+        if self.known {
+            self.show = None;
+        }
+        let due = self.show.filter(|(at, _)| now_ns >= *at);
+        if let Some((_, gap)) = due {
+            self.show = (gap < SHOWN_LAST_NS).then_some((now_ns + 2 * gap, 2 * gap));
+        }
+        due.is_some()
+    }
+
+    /// Whether *local* is where the path left from until just now.
+    #[inline]
+    pub fn is_former(&self, local: Option<Local>, now_ns: u64) -> bool {
+        self.former
+            .is_some_and(|(former, until)| Some(former) == local && now_ns < until)
+    }
+}
 
 impl Core {
-    /// Addresses or routes of this host changed: paths that leave from elsewhere now are shown to their peers.
+    /// The addresses of this host that peers called, and that their paths leave from.
+    #[must_use]
+    pub fn sources(&self) -> Vec<Local> {
+        let paths = self.sessions.values().flat_map(|s| s.paths.iter());
+        let direct = paths.filter(|p| p.circuit.is_none());
+        let mut found: Vec<Local> = direct.filter_map(|p| p.raw.local).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// Addresses or routes of this host changed; its usual ways out did if it calls from *elsewhere* now.
+    /// Paths that leave from another address are shown to their peers; those of `sources` that still
+    /// lead where they did are in *keep*.
     ///
-    /// Returns the sessions that have such paths.
-    pub fn underlay_changed(&mut self, now_ns: u64) -> Vec<u32> {
+    /// Returns the sessions that have such paths, each with whether its peer can know us there.
+    pub fn underlay_changed(
+        &mut self,
+        elsewhere: bool,
+        keep: &[Local],
+        now_ns: u64,
+    ) -> Vec<(u32, bool)> {
         let wanted = self.options.mtu_bytes + OVERHEAD;
+        let mut sources = HashMap::new();
         let mut moved = Vec::new();
         for session in self.sessions.values_mut().filter(|s| !s.lookup) {
             let mut moves = false;
@@ -37,16 +109,26 @@ impl Core {
                 let Some(path) = session.paths.get_mut(at) else {
                     continue;
                 };
-                let source = self.underlay.ports.source(path.endpoint);
-                let before = std::mem::replace(&mut path.source, source);
-                if source.is_none() || source == before {
+                let ports = &self.underlay.ports;
+                if is_stand_in(path.endpoint) {
+                    continue;
+                }
+                let source = *sources
+                    .entry(path.endpoint.ip())
+                    .or_insert_with(|| ports.source(path.endpoint));
+                let Some(source) = source else {
+                    // Where it left from is remembered for when a way leads there again.
+                    path.cut = true;
+                    continue;
+                };
+                if !path.leaves(source, keep) {
                     continue;
                 }
                 moves = true;
-                path.former = before;
-                path.raw.local = None;
-                path.known = false;
                 path.mtu = Search::new(wanted, now_ns);
+                let wait_ns = FORMER_NS.max(4 * path.meter.srtt_ns.unwrap_or(0));
+                path.former = path.former.map(|(local, _)| (local, now_ns + wait_ns));
+                path.show = Some((now_ns + SHOW_NS, SHOW_NS));
                 // What was lost on the old way is no fault of the new one, and no silence there.
                 path.meter.write_off();
                 let proven = path.is_proven();
@@ -60,8 +142,12 @@ impl Core {
             }
             if moves {
                 session.timer_ns = now_ns;
-                moved.push(session.sid);
+                let knows = session.confirmed && session.return_mask.is_some();
+                moved.push((session.sid, knows));
             }
+        }
+        if elsewhere || !moved.is_empty() {
+            self.called.clear();
         }
         self.next_ns = self.next_ns.min(now_ns);
         self.flush(now_ns);

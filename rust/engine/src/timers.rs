@@ -220,6 +220,7 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
     let Some(path) = session.paths.get_mut(at) else {
         return;
     };
+    let shows = path.shows(now_ns) && path.is_proven();
     let doubted = path.usable() && path.doubt_ns().is_some_and(|t| now_ns >= t);
     let cool = busy && !alone && warm_ns(path).is_some_and(|t| now_ns >= t);
     if cool {
@@ -229,7 +230,7 @@ fn run_path(underlay: &mut Underlay, session: &mut Session, at: usize, now_ns: u
         path.doubted_ns = now_ns;
     }
     // Two where an answer decides: a single one may be lost like any datagram.
-    for _ in 0..usize::from(cool) + 2 * usize::from(doubted) {
+    for _ in 0..usize::from(cool) + usize::from(shows) + 2 * usize::from(doubted) {
         let _ = send_probe(underlay, session, at, None, false, now_ns);
     }
 }
@@ -269,6 +270,9 @@ fn deadline(session: &Session, now_ns: u64) -> u64 {
             next = next.min(warm_ns(path).unwrap_or(u64::MAX));
         }
         next = next.min(path.report_ns.unwrap_or(u64::MAX));
+        if session.confirmed {
+            next = next.min(path.show.map_or(u64::MAX, |(at, _)| at));
+        }
         if path.usable() && session.confirmed {
             next = next.min(path.doubt_ns().unwrap_or(u64::MAX));
             next = next.min(path.death_ns().unwrap_or(u64::MAX));

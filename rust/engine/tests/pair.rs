@@ -26,7 +26,9 @@ fn a_session_carries_control_and_probes() {
 #[test]
 fn a_change_elsewhere_moves_nobody() {
     let p = pair(StepLimits::default());
-    let moved = p.a.call(|c, now| c.underlay_changed(now)).unwrap();
+    let moved =
+        p.a.call(|c, now| c.underlay_changed(false, &[], now))
+            .unwrap();
     assert!(moved.is_empty());
     settle(&p);
 }

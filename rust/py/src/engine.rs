@@ -7,6 +7,7 @@ use crate::gate::InitReceived;
 use crate::keys::KeySchedule;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
+use std::net::{IpAddr, Ipv6Addr};
 use veilnet_engine::sys::seq::Seq;
 use veilnet_engine::{self as engine, Circuit, Core, Options, Prefix, StepLimits};
 
@@ -294,8 +295,31 @@ impl Engine {
         self.attempt(py, move |core, now| core.probe_now(sid, path, now))
     }
 
-    fn underlay_changed(&self, py: Python<'_>) -> PyResult<Vec<u32>> {
-        self.call(py, |core, now| core.underlay_changed(now))
+    fn sources(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        let found = self.call(py, |core, _| core.sources())?;
+        Ok(found
+            .iter()
+            .map(|local| IpAddr::V6(*local).to_canonical().to_string())
+            .collect())
+    }
+
+    #[pyo3(signature = (*, elsewhere, keep))]
+    fn underlay_changed(
+        &self,
+        py: Python<'_>,
+        elsewhere: bool,
+        keep: Vec<IpAddr>,
+    ) -> PyResult<Vec<(u32, bool)>> {
+        let keep: Vec<Ipv6Addr> = keep
+            .into_iter()
+            .map(|ip| match ip {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+                IpAddr::V6(ip) => ip,
+            })
+            .collect();
+        self.call(py, move |core, now| {
+            core.underlay_changed(elsewhere, &keep, now)
+        })
     }
 
     fn set_endpoint(&self, py: Python<'_>, sid: u32, endpoint: Endpoint) -> PyResult<()> {

@@ -159,6 +159,11 @@ class Asking:
                 session.link.send(Close(reason="asked"))
             self._node.end(session, reason="asked")
 
+    def moved(self) -> None:
+        """Leave all of them: this host calls from elsewhere, where nobody knows them."""
+        for endpoint, line in list(self._lines.items()):
+            self._leave(endpoint, line)
+
     async def look(self) -> None:
         """Leave the sessions that end soon: one round."""
         for endpoint, line in list(self._lines.items()):

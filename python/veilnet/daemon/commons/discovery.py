@@ -94,7 +94,8 @@ class Discovery:
         self._published: OrderedDict[Key, _Published] = OrderedDict()
         self._cache = ContactCache()
         self.saved = _Saved(lambda: self._cache, node.rng)
-        """Contacts of the last run, for the ladder."""
+        """Contacts of the last run, for the ladder, once they are `restored`."""
+        self.restored = trio.Event()
         self._again_s = -math.inf
         """When to climb again at the earliest ..."""
         self._again_pause_s = LOOK_S
@@ -125,14 +126,14 @@ class Discovery:
             "announced": self.dht.machine.announce,
         }
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Ask and answer, until cancelled; started once the contacts of the last run are there.
+    async def run(self) -> None:
+        """Ask and answer, until cancelled.
 
         Raises: BrokenEngineError.
         """
         await self._look_around()
         await self._restore()
-        task_status.started()
+        self.restored.set()
         await self.dht.run()
 
     async def _restore(self) -> None:
@@ -171,13 +172,18 @@ class Discovery:
         """
         ladder = self._node.bootstrap.ladder
         if self.dht.machine.table.answering:
-            self.moved()
+            self._be_quick()
         elif ladder.has_won and now_s >= self._again_s:
             self._again_s = now_s + self._again_pause_s
             self._again_pause_s = min(2 * self._again_pause_s, MAX_PAUSE_S)
             ladder.lost()
 
     def moved(self) -> None:
+        """This host calls from elsewhere: sessions of before lead nowhere."""
+        self.dht.asking.moved()
+        self._be_quick()
+
+    def _be_quick(self) -> None:
         """Climb at once the next time that no contact is left."""
         self._again_s, self._again_pause_s = -math.inf, LOOK_S
 

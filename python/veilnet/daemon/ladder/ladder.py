@@ -303,9 +303,14 @@ class Ladder:
         self.first = None
         self.nudge()
 
+    def forget(self, found: Found) -> None:
+        """Pass *found* on again when it is found again: nothing came of it."""
+        self._seen.pop((found.endpoint, found.network_id), None)
+
     def nudge(self) -> None:
         """Note that the world changed (an interface, a new network): no step need wait its turn."""
         self.nudges += 1
+        self._seen.clear()
         self._woken.set()
         self.resting.unpark_all()
 

@@ -201,22 +201,30 @@ impl Udp {
     /// The address of this host that the kernel leaves from towards `to` now; None: no way leads there.
     #[must_use]
     pub fn source(&self, to: &RawAddr) -> Option<Local> {
+        let asked = self.beside().ok()?;
+        // SAFETY: an address with its length.
+        check(unsafe {
+            let storage = (&raw const to.storage).cast();
+            libc::connect(asked.as_raw_fd(), storage, to.len)
+        })
+        .ok()?;
+        match own_address(asked.as_raw_fd()).ok()?.ip() {
+            IpAddr::V4(ip) => Some(ip.to_ipv6_mapped()),
+            IpAddr::V6(ip) => Some(ip),
+        }
+    }
+
+    /// A socket of the same family that only asks the kernel.
+    fn beside(&self) -> io::Result<OwnedFd> {
         let family = if self.v6 {
             libc::AF_INET6
         } else {
             libc::AF_INET
         };
-        // SAFETY: a new descriptor that we own; an address with its length.
-        let asked = unsafe {
+        // SAFETY: a new descriptor that we own.
+        unsafe {
             let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-            let fd = OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0)).ok()?);
-            let storage = (&raw const to.storage).cast();
-            check(libc::connect(fd.as_raw_fd(), storage, to.len)).ok()?;
-            fd
-        };
-        match own_address(asked.as_raw_fd()).ok()?.ip() {
-            IpAddr::V4(ip) => Some(ip.to_ipv6_mapped()),
-            IpAddr::V6(ip) => Some(ip),
+            Ok(OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?))
         }
     }
 
