@@ -150,7 +150,7 @@ pub struct Path {
     pub cut: bool,
     /// Where it left from before this host moved, and until when no question that comes there is answered.
     pub former: Option<(Local, u64)>,
-    /// When to show the peer again where we are, and how long after that, while it does not know.
+    /// When to show the peer again where we are, and how long after that once more.
     pub show: Option<(u64, u64)>,
     /// The peer showed that it knows the address we have there: what it sends goes to it.
     pub known: bool,

@@ -178,7 +178,7 @@ impl Core {
         if let Some(path) = session.paths.get_mut(place)
             && !path.known
         {
-            path.known = !path.is_former(from.1, now_ns);
+            path.known = path.is_known_by(path.is_former(from.1, now_ns));
         }
         self.last_sid = sid;
         let len = datagram.len().checked_sub(HEADER + TAG)?;
@@ -358,7 +358,7 @@ impl Core {
             path.heard_ns = Some(now_ns);
             former = path.is_former(local, now_ns);
             // A probe may go anywhere; all else goes to where the peer has us.
-            path.known |= header.kind != Kind::Probe && !former;
+            path.known |= header.kind != Kind::Probe && path.is_known_by(former);
             if class == Class::Data {
                 path.meter.rx_datagrams += 1;
                 path.meter.rx_bytes += datagram.len() as u64;

@@ -27,8 +27,8 @@ use veilnet_wire::{Kind, OVERHEAD};
 const PAUSE_NS: u64 = 1_000_000_000;
 /// After a move no question at the former address is answered for this, or four round trips.
 const FORMER_NS: u64 = 1_000_000_000;
-/// A peer that does not know where we are is shown again after this, then twice and four times this:
-/// each after the pause in which it takes no other address.
+/// The peer is shown again where we are after this, then twice and four times this: each after the
+/// pause in which it takes no other address.
 const SHOW_NS: u64 = 1_100_000_000;
 const SHOWN_LAST_NS: u64 = 4 * SHOW_NS;
 
@@ -57,11 +57,16 @@ impl Path {
         true
     }
 
+    /// Whether what came, and was no probe, says that the peer has us where we are.
+    ///
+    /// What it sent before it knew may have waited on the way for seconds.
+    #[inline]
+    pub fn is_known_by(&self, former: bool) -> bool {
+        !former && self.show.is_none()
+    }
+
     /// Whether the peer is to be shown where we are now; when again, if so.
     pub fn shows(&mut self, now_ns: u64) -> bool {
-        if self.known {
-            self.show = None;
-        }
         let due = self.show.filter(|(at, _)| now_ns >= *at);
         if let Some((_, gap)) = due {
             self.show = (gap < SHOWN_LAST_NS).then_some((now_ns + 2 * gap, 2 * gap));
