@@ -57,6 +57,8 @@ _REST_S = 6.0
 _FRESH = 12
 """So many failures of one direct path; then another scene.  The policy is right to return ever more
 seldom to what fails again and again, and this is not about that."""
+_BROKEN_MAX = 20
+"""So many circles may break; each is replaced, and named."""
 _HELD_BEFORE_S = 0.3
 _PATIENCE_S = 30.0
 _READY_S = 90.0
@@ -281,13 +283,20 @@ class Run:
                             self._one(scene, cell)
                 except (VeilError, OSError) as error:
                     self._failed(f"circle {number}", f"{error}\n{circle.logs()}")
-                    return
+                    if len(self.failures) >= _BROKEN_MAX:
+                        return
 
     def _one(self, scene: Scene, cell: Cell) -> None:
-        while (trial := scene.trial(cell)) is None:
-            print(f"circle {scene.number}  {cell.key}  another path was taken", file=sys.stderr)
-            if time.monotonic() >= self._end_s:
-                return
+        trial = None
+        try:
+            while (trial := scene.trial(cell)) is None:
+                print(f"circle {scene.number}  {cell.key}  another path was taken", file=sys.stderr)
+                if time.monotonic() >= self._end_s:
+                    return
+        finally:
+            if trial is None:  # another scene makes up for it
+                with self._lock:
+                    self._given[cell] -= 1
         with self._lock:
             found = self.done[cell]
             found.append(trial)
