@@ -496,6 +496,7 @@ class Gossip:
     def tell_listening(self, listening: Sequence[Endpoint]) -> None:
         """Tell every member that we have a session with where we listen now."""
         self._listening = list(listening)
+        self._node.paths.direct.punching.silences.begin()
         for session in self._node.sessions.carriers():
             if self._network(session) is not None:
                 with contextlib.suppress(LocalProtocolError, ClosedError):

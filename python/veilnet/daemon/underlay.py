@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 _SHARED: Final = ipaddress.ip_network("100.64.0.0/10")
-_SOMEWHERE: Final = {4: "192.0.2.1", 6: "2001:db8::1"}  # of documentation: by default routes alone
+_SOMEWHERE: Final = {4: "198.41.0.4", 6: "2001:503:ba3e::2:30"}  # a root server, never sent to
 _TEMPORARY, _UNUSABLE = 0x01, 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 
 

@@ -201,7 +201,7 @@ impl Core {
             new_answered: false,
             decide_ns: now_ns + wait_ns,
         });
-        let (old_to, old_raw) = (path.endpoint, path.raw);
+        let (old_to, old_raw, known) = (path.endpoint, path.raw, path.known);
         session.timer_ns = session.timer_ns.min(now_ns + wait_ns);
         self.next_ns = self.next_ns.min(session.timer_ns);
         let new_raw = self
@@ -214,7 +214,8 @@ impl Core {
             let target = Target {
                 to,
                 raw,
-                stranger: false,
+                // We may have moved ourselves.
+                stranger: !known,
             };
             let body = Probe::Request(id).emit();
             let kind = (Kind::Probe, 0, 0);

@@ -24,13 +24,15 @@ InterfaceAddress: TypeAlias = IPv4Interface | IPv6Interface
 
 INTERFACES_MAX: Final = 16
 """Links that are joined; the kernel allows 20 memberships of one socket."""
+WORDS_MAX: Final = 256
+"""Of the kernel's, read at once."""
 
 _UP, _LOOPBACK, _POINTOPOINT, _MULTICAST = 0x1, 0x8, 0x10, 0x1000
 _UNUSABLE: Final = 0x20 | 0x40 | 0x08  # IFA_F_DEPRECATED, _TENTATIVE, _DADFAILED
 _CHANGES: Final = 0x1 | 0x10 | 0x100  # RTMGRP_LINK, _IPV4_IFADDR, _IPV6_IFADDR
 _HEADER: Final = struct.Struct("=IH")  # nlmsg_len, nlmsg_type
-_OF_ROUTES: Final = frozenset({24, 25})  # RTM_NEWROUTE, RTM_DELROUTE
-_ROUTES: Final = 0x40 | 0x400  # RTMGRP_IPV4_ROUTE, _IPV6_ROUTE
+_OF_ROUTES: Final = frozenset({24, 25, 32, 33})  # RTM_NEWROUTE, _DELROUTE, _NEWRULE, _DELRULE
+_ROUTES: Final = 0x40 | 0x400 | 0x80 | 0x40000  # RTMGRP_IPV4_ROUTE, _IPV6_ROUTE, rules of both
 
 
 @frozen
@@ -100,15 +102,16 @@ class Changes:
         """
         await trio.lowlevel.wait_readable(self._socket)
         more = False
-        while True:
+        for _ in range(WORDS_MAX):  # a router that learns a table of routes is never silent
             try:
                 said = self._socket.recv(65_536)
             except BlockingIOError:
-                return more
+                break
             except OSError:  # ENOBUFS: words were lost, so something did change
                 more = True
                 continue
             more |= len(said) < _HEADER.size or _HEADER.unpack_from(said)[1] not in _OF_ROUTES
+        return more
 
     def close(self) -> None:
         """Stop listening."""

@@ -214,7 +214,7 @@ impl Udp {
         }
     }
 
-    /// A socket of the same family that only asks the kernel.
+    /// A socket of the same families that only asks the kernel.
     fn beside(&self) -> io::Result<OwnedFd> {
         let family = if self.v6 {
             libc::AF_INET6
@@ -222,10 +222,14 @@ impl Udp {
             libc::AF_INET
         };
         // SAFETY: a new descriptor that we own.
-        unsafe {
+        let fd = unsafe {
             let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-            Ok(OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?))
+            OwnedFd::from_raw_fd(check(libc::socket(family, kind, 0))?)
+        };
+        if self.v6 {
+            super::set(fd.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
         }
+        Ok(fd)
     }
 
     /// Send `buf`, cut into datagrams of `segment` bytes if it is longer than that.
