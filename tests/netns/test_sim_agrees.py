@@ -53,6 +53,11 @@ def simulated():
     }
 
 
+def published(node):
+    """Return what it had kept by others, network by network."""
+    return status(node)["discovery"]["published"]
+
+
 def searched(node, name):
     """Let *node* look for a name that nobody has; return who was spoken to, and bytes both ways."""
     with Capture(node.host, "eth0") as wire:
@@ -78,6 +83,8 @@ def test_a_lookup_costs_what_the_simulation_says(tmp_path):
         leaf.configure(contacts=[seed], log_level="debug")
         leaf.up("--name", "leaf")
         eventually(lambda: status(leaf)["discovery"]["contacts"] >= NODES, timeout_s=FULL_S)
+        # What it publishes asks them too, whenever its relay is found.
+        eventually(lambda: all(each["storers"] for each in published(leaf)), timeout_s=FULL_S)
         # Sessions of before are over: the first search needs new ones, the second does not.
         time.sleep(70)
         asked, cold = searched(leaf, "nosuch")
