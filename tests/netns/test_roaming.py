@@ -19,6 +19,7 @@ from veilnet.testing import Flow, nft
 pytestmark = needs_nft
 
 LONGEST_S = 5.0
+HOME, PHONE = "10.0.0.1", "10.0.1.1"
 
 
 @pytest.fixture
@@ -35,6 +36,19 @@ def world(tmp_path):
         laptop.run(["ip", "link", "set", "eth1", "down"])
         laptop.route("default", via="192.168.0.1")
         yield world
+
+
+def connected(world):
+    """The server and the laptop, with a channel."""
+    server = world.founder("server")
+    laptop = world.member("laptop", server)
+    laptop.connect("server")
+    return server, laptop
+
+
+def is_behind(server, router):
+    """Whether the server sends to the laptop through that router."""
+    return peer(server, "laptop")["paths"][0]["endpoint"].startswith(f"{router}:")
 
 
 def leave_home(laptop):
@@ -77,9 +91,7 @@ def without_a_route(laptop):
 @pytest.mark.parametrize("leave", [leave_home, out_of_reach, beside_home, without_a_route])
 def test_a_stream_survives_another_uplink(world, away, leave):
     """Whether the one that moves sends or only listens, no byte is lost and the channel stays."""
-    server = world.founder("server")
-    laptop = world.member("laptop", server)
-    laptop.connect("server")
+    server, laptop = connected(world)
     ends = {"laptop": laptop, "server": server}
     source = ends.pop(away)
     (sink,) = ends.values()
@@ -91,38 +103,31 @@ def test_a_stream_survives_another_uplink(world, away, leave):
         ended = flow.finish()
     assert ended.intact
     assert ended.received_bytes == ended.sent_bytes
-    after = peer(server, "laptop")
-    assert after["paths"][0]["endpoint"].startswith("10.0.1.1:")
+    assert is_behind(server, PHONE)
     # The same keys: nobody shook hands anew.
-    assert after["last_rekey_s"] > before["last_rekey_s"]
+    assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
 
 
 def test_a_channel_that_carries_nothing_moves_too(world):
     """The server, which cannot call the laptop where it is now, reaches it by the same channel."""
-    server = world.founder("server")
-    laptop = world.member("laptop", server)
-    laptop.connect("server")
+    server, laptop = connected(world)
     before = peer(server, "laptop")
     leave_home(laptop)
-    eventually(lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.1.1:"))
+    eventually(lambda: is_behind(server, PHONE))
     assert ping(server.host, laptop.address()) == 3
     assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
 
 
 def test_there_and_back_within_a_second(world):
     """A peer that has just moved asks nobody for a second: it is told again after that."""
-    server = world.founder("server")
-    laptop = world.member("laptop", server)
-    laptop.connect("server")
+    server, laptop = connected(world)
     before = peer(server, "laptop")
     leave_home(laptop)
-    eventually(lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.1.1:"))
+    eventually(lambda: is_behind(server, PHONE))
     laptop.host.run(["ip", "link", "set", "eth1", "down"])
     laptop.host.run(["ip", "link", "set", "eth0", "up"])
     laptop.host.route("default", via="192.168.0.1")
-    eventually(
-        lambda: peer(server, "laptop")["paths"][0]["endpoint"].startswith("10.0.0.1:"), timeout_s=5
-    )
+    eventually(lambda: is_behind(server, HOME), timeout_s=5)
     assert peer(server, "laptop")["last_rekey_s"] > before["last_rekey_s"]
 
 
@@ -131,9 +136,7 @@ def test_a_server_of_two_addresses_answers_from_the_one_that_was_called(world):
     host, laptop_host = world.host("server"), world.host("laptop")
     host.run(["ip", "rule", "add", "from", "10.0.0.2", "lookup", "100"])
     host.run(["ip", "route", "add", "default", "via", "10.0.0.1", "dev", "eth0", "table", "100"])
-    server = world.founder("server")
-    laptop = world.member("laptop", server)
-    laptop.connect("server")
+    server, laptop = connected(world)
     with Flow(server.host, laptop_host, laptop.address(), rate_bps=2e6) as flow:
         flow.wait_for(1 << 18)
         before, at = peer(laptop, "server"), time.monotonic()

@@ -89,7 +89,8 @@ class Bootstrap:
         """This host is in another network: nothing that failed need wait, nobody is known there."""
         if self._discovery is None:
             self.ladder.lost()
-        self.ladder.nudge()
+        else:
+            self.ladder.nudge()
 
     async def run(self) -> None:
         """Climb, and meet whom it finds, until cancelled.

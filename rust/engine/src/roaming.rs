@@ -34,7 +34,7 @@ const SHOWN_LAST_NS: u64 = 4 * SHOW_NS;
 
 impl Path {
     /// Take note of *source*, which the kernel leaves from now; whether the path goes on from elsewhere.
-    fn leaves(&mut self, source: Local, keep: &[Local]) -> bool {
+    fn leaves(&mut self, source: Local, keep: &[Local], now_ns: u64) -> bool {
         let before = self.source.replace(source);
         let cut = std::mem::take(&mut self.cut);
         let stays = match self.raw.local {
@@ -46,14 +46,12 @@ impl Path {
             return false;
         }
         // After a gap the same address may be another's: behind a new translator, say.
-        self.former = self
-            .raw
-            .local
-            .or(before)
-            .filter(|_| !stays)
-            .map(|local| (local, 0));
+        let until_ns = now_ns + FORMER_NS.max(4 * self.meter.srtt_ns.unwrap_or(0));
+        let used = self.raw.local.or(before).filter(|_| !stays);
+        self.former = used.map(|local| (local, until_ns));
         self.raw.local = self.raw.local.filter(|_| stays);
         self.known = false;
+        self.show = Some((now_ns + SHOW_NS, SHOW_NS));
         true
     }
 
@@ -126,14 +124,11 @@ impl Core {
                     path.cut = true;
                     continue;
                 };
-                if !path.leaves(source, keep) {
+                if !path.leaves(source, keep, now_ns) {
                     continue;
                 }
                 moves = true;
                 path.mtu = Search::new(wanted, now_ns);
-                let wait_ns = FORMER_NS.max(4 * path.meter.srtt_ns.unwrap_or(0));
-                path.former = path.former.map(|(local, _)| (local, now_ns + wait_ns));
-                path.show = Some((now_ns + SHOW_NS, SHOW_NS));
                 // What was lost on the old way is no fault of the new one, and no silence there.
                 path.meter.write_off();
                 let proven = path.is_proven();

@@ -348,7 +348,7 @@ class Ladder:
         try:
             self._send.send_nowait(item)
         except trio.WouldBlock:
-            self._seen.pop((item.endpoint, item.network_id), None)
+            self.forget(item)
             return False
         return True
 
