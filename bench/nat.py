@@ -216,10 +216,7 @@ class Run:
                 scene.return_later()
             with contextlib.suppress(TimedOut):
                 scene.wait_until_found(timeout_s=_READY_S)
-            # Who learnt of the other knocked where it is known to be: that hole would be gone.
-            if scene.nat_a is not scene.nat_b:
-                scene.nat_a.forget(scene.nat_b)
-                scene.nat_b.forget(scene.nat_a)
+            scene.forget_each_other()
             trial = meet(scene)
         finally:
             if self.logs is not None:

@@ -248,35 +248,37 @@ def test_where_udp_is_blocked_tcp_and_names_pass(street):
         calling.connect((uplink.address4, listening.getsockname()[1]))
 
 
-def test_what_a_router_forgot_it_does_not_let_in(street):
+@pytest.mark.parametrize("kind", ["address", "port"])
+def test_what_a_router_forgot_it_does_not_let_in(street, kind):
     """After `forget` the host's port is closed to whoever it had sent to."""
-    nat = street.nats["port"]
+    nat = street.nats[kind]
     with (
-        street.udp(street.hosts["port"], "port") as mine,
-        street.udp(street.places["near"][0], "port") as near,
-        street.udp(street.places["far"][0], "port") as far,
+        street.udp(street.hosts[kind], kind) as mine,
+        street.udp(street.places["near"][0], kind) as near,
+        street.udp(street.places["far"][0], kind) as far,
     ):
-        place = (street.address("near", "port"), near.getsockname()[1])
+        place = (street.address("near", kind), near.getsockname()[1])
         at = street._source(mine, near, place)
         nat.forget()
         near.sendto(b"before", at)
-        there = street._source(mine, far, (street.address("far", "port"), far.getsockname()[1]))
+        there = street._source(mine, far, (street.address("far", kind), far.getsockname()[1]))
         far.sendto(b"after", there)
         assert mine.recv(100) == b"after"
 
 
-def test_a_router_forgets_one_network_and_no_other(street):
+@pytest.mark.parametrize("kind", ["address", "port"])
+def test_a_router_forgets_one_network_and_no_other(street, kind):
     """After `forget(other)` the hole towards the other is closed, the others are open."""
-    east = Nat(street.lab, street.internet, "nat-forgotten", "open", at=3)
-    host = street.lab.host("host-forgotten")
-    nat, address = street.nats["port"], east.admit(host)
+    east = Nat(street.lab, street.internet, f"nat-forgot-{kind}", "open", at=3)
+    host = street.lab.host(f"host-forgot-{kind}")
+    nat, address = street.nats[kind], east.admit(host)
     with (
-        street.udp(street.hosts["port"], "port") as mine,
-        street.udp(host, "port") as theirs,
-        street.udp(street.places["near"][0], "port") as near,
+        street.udp(street.hosts[kind], kind) as mine,
+        street.udp(host, kind) as theirs,
+        street.udp(street.places["near"][0], kind) as near,
     ):
         there = street._source(mine, theirs, (address, theirs.getsockname()[1]))
-        at = street._source(mine, near, (street.address("near", "port"), near.getsockname()[1]))
+        at = street._source(mine, near, (street.address("near", kind), near.getsockname()[1]))
         theirs.sendto(b"while it is open", there)
         assert mine.recv(100) == b"while it is open"
         nat.forget(east)

@@ -41,6 +41,7 @@ def meet(street, tmp_path):
         scene.join()
         scene.wait_until_found(timeout_s=FOUND_S)
         scene.lose_inviter()
+        scene.forget_each_other()
         return scene
 
     yield made
@@ -51,9 +52,18 @@ def meet(street, tmp_path):
 @pytest.mark.parametrize(
     ("kind_a", "kind_b"),
     [
+        ("full", "full"),
+        ("full", "address"),
+        ("port", "full"),
+        ("address", "address"),
+        ("address", "port"),
         ("port", "port"),
-        ("symmetric_random", "address"),
+        ("full", "symmetric_random"),
         ("symmetric_sequential", "full"),
+        ("symmetric_random", "address"),
+        ("address", "symmetric_sequential"),
+        ("port", "symmetric_random"),
+        ("double", "double"),
         ("hairpin", "hairpin"),
         ("ipv6_only", "ipv6_only"),
     ],

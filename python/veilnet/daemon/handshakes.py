@@ -1,8 +1,9 @@
-"""Runs handshake machines: engine calls at once, KEM and signatures in bounded threads.
+"""Runs handshake machines: engine calls at once, KEM and signatures too while few are under way.
 
 ```
-engine event --deliver--> inbox of its sid --> machine --> engine call | work in a thread | the end
+engine event --deliver--> inbox of its sid --> machine --> engine call | work | the end
 ```
+Where many are, KEM and signatures go to bounded threads (ADR 23).
 Invariant: everything that may refuse a session, and all that takes time, happens in *prepare*,
 before the engine accepts it (or responds to a lookup); *begin* follows in the same step.  What the
 peer sends at once then finds the session ready; control datagrams that were faster still wait for
@@ -48,6 +49,9 @@ STRANGERS_MAX: Final = 32
 """... of those who came through the open door of the commons ..."""
 LOOKUPS_MAX: Final = 32
 """... and of those who want to look something up there, which takes one step."""
+
+AT_ONCE_MAX: Final = 4
+"""Up to so many handshakes under way compute at once: a thread wakes slower than it works."""
 
 EARLY_MAX: Final = 64
 _INBOX: Final = 64
@@ -154,6 +158,7 @@ class Handshakes:
         self._inboxes: dict[int, trio.MemorySendChannel[vnh1.Event]] = {}
         self._early: dict[int, list[ControlReceived]] = {}
         self._guests: dict[Kind, list[_Guest]] = {kind: [] for kind in Kind}
+        self._under_way = 0
 
     def __len__(self) -> int:
         return len(self._inboxes)
@@ -232,6 +237,7 @@ class Handshakes:
         ended: Session | VeilError | None = None
         run: _Run | None = None
         put, take = trio.open_memory_channel[vnh1.Event](_INBOX)
+        self._under_way += 1
         try:
             async with trio.open_nursery() as nursery:
                 keyed = trio.Event() if keyed is None else keyed
@@ -251,6 +257,7 @@ class Handshakes:
                     actions.extend(machine.tick(trio.current_time()))
                 nursery.cancel_scope.cancel()
         finally:
+            self._under_way -= 1
             if run is not None:
                 run.end()
             for action in machine.cancel():
@@ -279,9 +286,7 @@ class Handshakes:
     def _act(self, run: _Run, actions: deque[vnh1.Action]) -> Session | VeilError | None:
         """Carry out *actions*; return the end if one of them is it."""
         machine = run.machine
-        if machine.sid is not None:
-            self._inboxes.setdefault(machine.sid, run.inbox)
-            run.keyed.set()
+        self._enter(run)
         accepting: vnh1.Accept | vnh1.Respond | None = None
         while actions:
             action = actions.popleft()
@@ -298,10 +303,21 @@ class Handshakes:
                 accepting = action
                 continue
             if isinstance(action, work.Work):
-                run.nursery.start_soon(self._work, action, run.primitives, run.inbox)
+                if self._under_way <= AT_ONCE_MAX:
+                    done = work.perform(action, run.primitives)
+                    actions.extend(machine.handle(done, trio.current_time()))
+                    self._enter(run)
+                else:
+                    run.nursery.start_soon(self._work, action, run.primitives, run.inbox)
                 continue
             actions.extend(self._carry_out(run, action))
         return None
+
+    def _enter(self, run: _Run) -> None:
+        """Have the engine's events come to *run*, once there are keys: they carry its sid."""
+        if run.machine.sid is not None:
+            self._inboxes.setdefault(run.machine.sid, run.inbox)
+            run.keyed.set()
 
     def _begin(self, run: _Run, action: vnh1.Begun) -> VeilError | None:
         """Use the session from now on, unless something else carries to its peer."""

@@ -224,6 +224,7 @@ class Nat:
         nets = () if other is None else other.nets
         for router in self.routers:
             forget_mappings(router, nets)
+            _forget_met(router, nets)
 
     @property
     def nets(self) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
@@ -295,3 +296,21 @@ def forget_mappings(
                             table.entry("del", tuple_orig=ways[0])
 
     router.call(forget)
+
+
+def _forget_met(
+    router: Host, nets: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]
+) -> None:
+    """Let *router* forget whom its hosts sent to, if it remembers that; or those of *nets*."""
+    listed = router.run(["nft", "-j", "list", "set", "ip", _TABLE, "met"], check=False)
+    if listed.returncode != 0:
+        return  # of a kind without that memory
+    (found,) = (item["set"] for item in json.loads(listed.stdout)["nftables"] if "set" in item)
+    ends = [element["elem"]["val"]["concat"] for element in found.get("elem", ())]
+    gone = [
+        f"{address} . {port}"
+        for address, port in ends
+        if not nets or any(ipaddress.ip_address(address) in net for net in nets)
+    ]
+    if gone:
+        router.nft(f"delete element ip {_TABLE} met {{ {', '.join(gone)} }}\n")

@@ -123,6 +123,15 @@ class NatScene:
         """Kill the inviter: whoever brought the two together is gone for good."""
         self.inviter.kill()
 
+    def forget_each_other(self) -> None:
+        """Let time pass for two who never spoke: neither NAT has a hole left for the other.
+
+        Who learns of a member knocks at once where it is known to be, and so opens its own NAT.
+        """
+        if self.nat_a is not self.nat_b:
+            self.nat_a.forget(self.nat_b)
+            self.nat_b.forget(self.nat_a)
+
     def return_later(self) -> None:
         """Stop the members, let the NATs forget them and be what they are, and start them again."""
         self._stop(self.a, self.b)

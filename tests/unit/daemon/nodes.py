@@ -10,7 +10,7 @@ import trio
 
 from veilnet import crypto
 from veilnet.config import Config
-from veilnet.daemon import commands
+from veilnet.daemon import commands, handshakes
 from veilnet.daemon.node import Node
 from veilnet.daemon.remembered import Remembered
 from veilnet.store import Store
@@ -122,4 +122,5 @@ def held(node, monkeypatch, *, first=False):
         return attrs.evolve(made, check_credential=check)
 
     monkeypatch.setattr(node, "primitives", slow)
+    monkeypatch.setattr(handshakes, "AT_ONCE_MAX", 0)  # else everybody in this process would wait
     return judged
