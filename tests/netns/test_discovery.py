@@ -10,17 +10,21 @@ a and b know each other's names.  Each test takes away whoever could have introd
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 
 import pytest
 
 from tests.netns.scenes import needs_nft, needs_ping, ping, status
-from veilnet.testing import Internet, Lab, NatScene, Strangers
+from veilnet.testing import Flow, Internet, Lab, NatScene, Strangers
+from veilnet.testing.strangers import RELAYS
 from veilnet.testing.waiting import wait_until
 
 pytestmark = [needs_nft, needs_ping]
 
 FOUND_S = 20.0
+PART_BYTES = 1 << 20
+SILENCE_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +90,32 @@ def test_the_inviter_and_every_bootstrap_node_are_dead(scene, street):
         scene.a.connect("b", "--timeout", "30")
         assert ping(scene.a.host, scene.b.address()) == 3
         assert ping(scene.b.host, scene.a.address()) == 3
+
+
+def relayed(node):
+    """Return how many bytes *node* has relayed."""
+    return node.look()["relay"]["bytes_total"]
+
+
+@pytest.mark.parametrize("scene", [("symmetric_random", "symmetric_random")], indirect=True)
+def test_the_stranger_that_carries_dies(scene, street):
+    """Nobody is asked to mend it: another of those that relay carries the same TCP stream on."""
+    _, _, strangers = street
+    scene.lose_inviter()
+    scene.a.connect("b", "--timeout", "30")
+    relays = strangers.nodes[:RELAYS]
+    before = [relayed(node) for node in relays]
+    with Flow(scene.a.host, scene.b.host, scene.b.address(), rate_bps=2e6) as flow:
+        flow.wait_for(PART_BYTES, timeout_s=FOUND_S)
+        gained = [relayed(node) - size for node, size in zip(relays, before, strict=True)]
+        # It carried a good deal of it: what is lost now was on its way over it.
+        busiest = relays[gained.index(max(gained))]
+        assert max(gained) > PART_BYTES / RELAYS
+        at = time.monotonic()
+        with lost(busiest):
+            flow.wait_for(PART_BYTES, timeout_s=FOUND_S)
+            assert flow.outage(at).silence_s < SILENCE_S
+        assert flow.finish().intact
 
 
 def test_nothing_but_a_name_is_known(street, tmp_path):

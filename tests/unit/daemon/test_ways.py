@@ -17,7 +17,17 @@ from veilnet.daemon.paths.course import (
     prefixes_of,
     told,
 )
-from veilnet.daemon.paths.ways import ALIVE, BROWNED, DEAD, PROBING, TOLL_S, PathIds, Way, best_of
+from veilnet.daemon.paths.ways import (
+    ALIVE,
+    BROWNED,
+    DEAD,
+    PROBING,
+    SETTLING,
+    TOLL_S,
+    PathIds,
+    Way,
+    best_of,
+)
 from veilnet.paths import DIRECT, Decision
 from veilnet.protocol.circuit import is_circuit, link_of
 
@@ -63,6 +73,25 @@ def course(*ways):
     made = Course(session=session, ids=PathIds(initiator=True))
     made.ways = {each.path: each for each in ways}
     return made
+
+
+# --- probes --------------------------------------------------------------------------------------
+
+
+def test_a_new_way_is_probed_until_it_is_known():
+    """One probe at a time, a few in all, and none once it carries or while a call has it."""
+    made = way()
+    assert not made.unsettled()
+    made.settling, sent = SETTLING, 0
+    while made.unsettled():
+        sent += 1
+        made.probe_sent(1.0)
+        assert not made.unsettled()
+        made.probe_answered(0.01)
+    assert sent == SETTLING
+    for hindered in (way(share=1.0), way()):
+        hindered.settling, hindered.held = 1, not hindered.carries
+        assert not hindered.unsettled()
 
 
 # --- samples -------------------------------------------------------------------------------------

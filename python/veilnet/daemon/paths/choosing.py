@@ -28,7 +28,7 @@ from veilnet.daemon.nat.direct import DirectTries
 from veilnet.daemon.paths import course as courses
 from veilnet.daemon.paths.course import Course, Leg
 from veilnet.daemon.paths.openings import NO_PATH, Openings, refusal
-from veilnet.daemon.paths.ways import DEAD, MOST, PathIds, Way, arm_words
+from veilnet.daemon.paths.ways import DEAD, MOST, SETTLING, PathIds, Way, arm_words
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
@@ -392,13 +392,14 @@ class Paths:
             self._node.relaying.confirm(way.circuit)
         elif way.is_direct and way.path != 0:
             course.direct_pause_s = courses.FIRST_DIRECT_S
+            way.settling = SETTLING
             self._node.channels.moved(session, Endpoint(*way.endpoint))
 
     def _revive(self, course: Course, now_s: float) -> None:
         """Ask ways that are dead, not yet proven or without an answer whether they live."""
         hurry = self.is_active(course, now_s)
         for way in course.ways.values():
-            if way.doubted(now_s, hurry=hurry):
+            if way.doubted(now_s, hurry=hurry) or way.unsettled():
                 way.probe_sent(now_s)
                 self._probe(course, way.path)
 

@@ -46,6 +46,8 @@ PROBE_PATIENCE_S: Final = 1.0
 """A probe without an answer after this, or four round trips, found nothing."""
 UNJUDGED_S: Final = 1.0
 """Data that no report covers after this and a round trip more counts as lost."""
+SETTLING: Final = 6
+"""Probes, one a round, of a direct way that was just found: it was while many were sent at once."""
 FIRST_DOUBT_S: Final = 2.0
 MAX_DOUBT_S: Final = 60.0
 """Between two questions whether a way lives that says nothing."""
@@ -78,6 +80,8 @@ class Way:
     revive_pause_s: float = FIRST_DOUBT_S
     lived_s: float = field(init=False)
     """When it was last alive, or else opened."""
+    settling: int = 0
+    """So many probes more show what it is like, now that it is known to be there."""
     unanswered: int = 0
     """Probes of ours in a row that were not answered in time."""
     _counted: PathStats | None = None
@@ -173,6 +177,13 @@ class Way:
             self.revive_pause_s = FIRST_DOUBT_S
         self.revive_due_s = now_s + self.revive_pause_s
         self.revive_pause_s = min(2 * self.revive_pause_s, MAX_DOUBT_S)
+        return True
+
+    def unsettled(self) -> bool:
+        """Whether to probe it now, so that its first round trip is not all that is known of it."""
+        if not self.settling or self.held or self.asked_s is not None or self.carries:
+            return False
+        self.settling -= 1
         return True
 
     def probe_sent(self, now_s: float) -> None:
