@@ -125,6 +125,10 @@ def meet(scene: NatScene) -> Trial:
                 direct_s = time.monotonic() - began
                 break
             time.sleep(_LOOK_S)
+        if direct_s is None and may_become_direct(scene.kinds):
+            for node, peer in ((scene.a, "b"), (scene.b, "a")):
+                said = node.tell("path", peer=peer)
+                say(f"{node.name} explains: {json.dumps(said)}")
         datagrams = max(scene.nat_a.counted(), scene.nat_b.counted())
         if answer["path"]["kind"] == "direct" and direct_s is not None:
             direct_s = first_byte_s

@@ -32,6 +32,8 @@ from tests.netns.scenes import (
 
 NUMBERS = {"laptop": 1, "phone": 2, "server": 3}
 IDLE_S = 5.0
+QUEUE_S = 5.0
+"""As shipped: so long a packet waits for its channel."""
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +158,22 @@ def test_an_address_of_nobody_is_refused_at_once(laptop):
     assert re.search("unreachable|prohibited|not permitted", done.stdout, re.IGNORECASE), (
         done.stdout + done.stderr
     )
+
+
+@needs_ping
+def test_a_member_that_is_dead_is_refused_when_the_queue_has_waited(laptop, phone):
+    """The packet waits for a channel as long as it may, and then its sender is told."""
+    phone.connect("laptop")
+    address = phone.address()
+    laptop.ask("disconnect", "phone")
+    phone.kill()
+    try:
+        began = time.monotonic()
+        done = laptop.host.run(["ping", "-n", "-c", "1", "-W", "20", address], check=False)
+        assert re.search("unreachable", done.stdout, re.IGNORECASE), done.stdout + done.stderr
+        assert QUEUE_S - 1 < time.monotonic() - began < QUEUE_S + 3
+    finally:
+        phone.up()
 
 
 # -- names ----------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.netns.scenes import World, configure, eventually, needs_nft, peer
@@ -64,7 +66,6 @@ def test_a_link_outlives_a_router_that_forgets_in_two_seconds(world, request):
     with nat.router.capture(nat.uplink.link) as tap:
         # More datagrams than a link without short silences sends in so long a time.
         eventually(lambda: tap.seen >= 30, timeout_s=30)
-        for _ in range(2):
-            before = tap.seen
-            eventually(lambda before=before: tap.seen >= before + 6, timeout_s=8)
-            assert answered(founder, "left")
+    for pause_s in (3.1, 4.4, 3.7, 5.0):  # at no moment is the hole closed
+        time.sleep(pause_s)
+        assert answered(founder, "left")

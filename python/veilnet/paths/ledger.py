@@ -44,8 +44,8 @@ class Ledger:
 
     __slots__ = (
         "active", "arms", "asked", "born_s", "burnt", "clock_s", "credit", "decided_s", "direct",
-        "gone", "grudges", "moved", "opinion", "priced", "standby", "suspicion", "swings", "table",
-        "unsettled",
+        "direct_is_new", "gone", "grudges", "moved", "opinion", "priced", "standby", "suspicion",
+        "swings", "table", "unsettled",
     )  # fmt: skip
 
     def __init__(self, now_s: float) -> None:
@@ -64,6 +64,8 @@ class Ledger:
         self.credit = 0.0
         """Probes that are due."""
         self.standby = -1
+        self.direct_is_new = False
+        """Whether a direct path was found while others carry, and nobody has judged it yet."""
         self.suspicion: tuple[int, float] | None = None
         """Column and cost of a data sample so bad that a probe has to stand beside it."""
         self.asked = 0
@@ -140,7 +142,13 @@ class Ledger:
             for index, cost, at_s, probe in self.unsettled
             if (new := place(index)) >= 0
         ]
+        had_direct = self.direct >= 0
         self.direct = next((i for i, arm in enumerate(arms) if arm.is_direct), -1)
+        if not had_direct or self.direct < 0:
+            # One that was known before is judged by that.
+            self.direct_is_new = (
+                self.direct >= 0 and table[COUNT, self.direct] == 0 and bool(self.active)
+            )
         self.table = table
         total = float(table[SHARE].sum())
         if total > 0:

@@ -44,6 +44,8 @@ class VeilSettings:
     in a crowd, where there is no time to probe everything first.
     """
     tau_s: float = 15.0
+    found_ms: float = 5.0
+    """So much dearer than what carries a direct path may seem that was just found."""
     level_gain: float = 0.05
     level_clip_ms: float = 400.0
     burnt_s: float = 5.0

@@ -276,7 +276,7 @@ class Veil:
         shares = ledger.table[rows.SHARE].tolist()
         if not ledger.active:
             self._begin(ledger, costs, shares)
-        else:
+        elif not self._take_found(ledger, costs, shares):
             self._split(ledger, costs, shares, passed_s)
         ledger.table[rows.SHARE] = shares
         self._choose_standby(ledger, costs)
@@ -322,6 +322,28 @@ class Veil:
             if lot <= 0.0:
                 return i
         return near[-1]
+
+    def _take_found(self, ledger: Ledger, costs: list[float], shares: list[float]) -> bool:
+        """Put everything on a direct path that was just found, unless it is clearly worse.
+
+        Relays are others' and carry until there is one.  The first word on it may be spoilt by the
+        very search that found it; data says soon what it is like, and is free to leave.
+        """
+        direct = ledger.direct
+        if not ledger.direct_is_new or ledger.table[rows.COUNT, direct] == 0:
+            return False
+        ledger.direct_is_new = False
+        carried = sum(shares[i] * costs[i] for i in ledger.active)
+        # What was heard of it, without what is expected of arms that nobody knows.
+        heard = float(ledger.table[rows.LEVEL, direct] + ledger.table[rows.BIAS, direct])
+        too_dear = costs[direct] >= DEAD_MS or heard > carried + self.settings.found_ms
+        if direct in ledger.active or too_dear:
+            return False
+        for i in ledger.active:
+            shares[i] = 0.0
+        shares[direct], ledger.active = 1.0, [direct]
+        ledger.opinion = "a direct path was found"
+        return True
 
     def _split(
         self, ledger: Ledger, costs: list[float], shares: list[float], passed_s: float

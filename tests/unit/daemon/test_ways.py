@@ -22,7 +22,7 @@ from veilnet.daemon.paths.ways import (
     BROWNED,
     DEAD,
     PROBING,
-    SETTLING,
+    SETTLE_MOST_S,
     TOLL_S,
     PathIds,
     Way,
@@ -78,20 +78,33 @@ def course(*ways):
 # --- probes --------------------------------------------------------------------------------------
 
 
-def test_a_new_way_is_probed_until_it_is_known():
-    """One probe at a time, a few in all, and none once it carries or while a call has it."""
+def test_a_new_way_is_judged_by_the_best_of_a_few_probes():
+    """One at a time; nothing is said of it before, and then not what was in its way."""
     made = way()
-    assert not made.unsettled()
-    made.settling, sent = SETTLING, 0
-    while made.unsettled():
-        sent += 1
-        made.probe_sent(1.0)
-        assert not made.unsettled()
-        made.probe_answered(0.01)
-    assert sent == SETTLING
-    for hindered in (way(share=1.0), way()):
-        hindered.settling, hindered.held = 1, not hindered.carries
-        assert not hindered.unsettled()
+    assert not made.to_settle()
+    made.samples(0.0)
+    made.settle(0.0)
+    rtts = iter([0.05, 0.02, 0.01, 0.03])
+    while made.to_settle():
+        made.probe_sent(0.1)
+        assert not made.to_settle()
+        assert made.settling == 0 or made.samples(0.1) == []
+        made.probe_answered(next(rtts))
+    assert next(rtts, None) is None
+    (sample,) = made.samples(0.5)
+    assert sample.rtt_s == 0.01
+    made.probe_answered(0.01)
+    made.probe_answered(0.02)
+    assert made.samples(1.0)[0].rtt_s == pytest.approx(0.015)
+
+
+@pytest.mark.parametrize(("share", "now_s"), [(1.0, 0.1), (0.0, SETTLE_MOST_S)])
+def test_a_way_is_judged_once_it_carries_and_after_a_second(share, now_s):
+    """Whatever became of its probes."""
+    made = way()
+    made.settle(0.0)
+    made.look(stats(share=share), now_s)
+    assert not made.to_settle()
 
 
 # --- samples -------------------------------------------------------------------------------------

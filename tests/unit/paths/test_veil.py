@@ -31,6 +31,41 @@ def test_begins_on_the_direct_path():
     assert scene.second().shares == ((DIRECT, 1.0),)
 
 
+@pytest.mark.parametrize(("first_ms", "taken"), [(3.0, True), (9.0, True), (20.0, False)])
+def test_a_direct_path_that_is_found_is_taken_at_once(first_ms, taken):
+    """Unless its first word is clearly worse than what carries; from then on it is as any arm."""
+    policy = veil()
+    policy.set_arms(HOME, [arm(over(1))], 0.0)
+    for second in range(20):
+        policy.update(HOME, [sample(over(1), 5.0)], float(second))
+        assert policy.decide(HOME, float(second)).shares == ((over(1), 1.0),)
+    policy.set_arms(HOME, [arm(DIRECT), arm(over(1))], 20.0)
+    policy.update(HOME, [sample(DIRECT, first_ms, probe=True)], 21.0)
+    decision = policy.decide(HOME, 21.0)
+    assert (decision.shares == ((DIRECT, 1.0),)) == taken
+    if taken:
+        assert decision.reason == "a direct path was found"
+        for second in range(22, 60):
+            policy.update(HOME, [sample(DIRECT, 90.0)], float(second))
+            decision = policy.decide(HOME, float(second))
+        assert dict(decision.shares)[over(1)] > 0.9
+
+
+def test_a_direct_path_that_was_known_is_judged_by_that():
+    """One that was lost and comes back is no find."""
+    policy = veil()
+    both = [arm(DIRECT), arm(over(1))]
+    policy.set_arms(HOME, both, 0.0)
+    for second in range(30):
+        policy.update(HOME, [sample(DIRECT, 60.0), sample(over(1), 5.0, probe=True)], float(second))
+        policy.decide(HOME, float(second))
+    policy.set_arms(HOME, both[1:], 30.0)
+    policy.decide(HOME, 30.0)
+    policy.set_arms(HOME, both, 31.0)
+    policy.update(HOME, [sample(DIRECT, 5.0, probe=True)], 31.0)
+    assert policy.decide(HOME, 31.0).shares == ((over(1), 1.0),)
+
+
 def test_ties_at_a_cold_start_are_broken_by_lot():
     """Twenty nodes that see the same five relays do not all begin on one of them."""
     arms = [arm(over(n)) for n in range(1, 6)]

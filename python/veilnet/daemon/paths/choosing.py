@@ -28,7 +28,7 @@ from veilnet.daemon.nat.direct import DirectTries
 from veilnet.daemon.paths import course as courses
 from veilnet.daemon.paths.course import Course, Leg
 from veilnet.daemon.paths.openings import NO_PATH, Openings, refusal
-from veilnet.daemon.paths.ways import DEAD, MOST, SETTLING, PathIds, Way, arm_words
+from veilnet.daemon.paths.ways import DEAD, MOST, SETTLE_S, PathIds, Way, arm_words
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError, VeilError
 from veilnet.networks.endpoint import Endpoint
 from veilnet.paths import DIRECT, Sample, make_policy
@@ -252,9 +252,20 @@ class Paths:
         return Endpoint(*stats.endpoint)
 
     def rtt_of(self, session: Session) -> float | None:
-        """Return the round trip to the peer of *session*, None if it was never measured."""
+        """Return the round trip to the peer of *session*, None if it was never measured.
+
+        The least of the last minute: an idle link is asked so seldom that its mean keeps what a
+        busy moment did to one answer, a handshake's above all.
+        """
         self._read()
         stats = self._sessions.get(session.sid)
+        least = [
+            way.rtt_min_s
+            for way in self._stats.get(session.sid, ())
+            if way.rtt_min_s is not None and (stats is None or way.endpoint == stats.endpoint)
+        ]
+        if least:
+            return min(least)
         return session.rtt_s if stats is None or stats.rtt_s is None else stats.rtt_s
 
     # --- events ----------------------------------------------------------------------------------
@@ -367,6 +378,8 @@ class Paths:
         for way in course.to_give_up(now_s, idle_s=idle_s, trial_s=TRIAL_S):
             self.openings.close(course, way)
         goes_on = active or on_relay or len(course.ways) > 1
+        if any(way.settling for way in course.ways.values()):
+            return True, SETTLE_S
         return goes_on, ROUND_S if active or len(course.ways) > 1 else RESTING_S
 
     def _look_at_ways(self, course: Course, now_s: float) -> None:
@@ -392,14 +405,14 @@ class Paths:
             self._node.relaying.confirm(way.circuit)
         elif way.is_direct and way.path != 0:
             course.direct_pause_s = courses.FIRST_DIRECT_S
-            way.settling = SETTLING
+            way.settle(trio.current_time())
             self._node.channels.moved(session, Endpoint(*way.endpoint))
 
     def _revive(self, course: Course, now_s: float) -> None:
         """Ask ways that are dead, not yet proven or without an answer whether they live."""
         hurry = self.is_active(course, now_s)
         for way in course.ways.values():
-            if way.doubted(now_s, hurry=hurry) or way.unsettled():
+            if way.doubted(now_s, hurry=hurry) or way.to_settle():
                 way.probe_sent(now_s)
                 self._probe(course, way.path)
 

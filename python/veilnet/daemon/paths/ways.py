@@ -39,15 +39,20 @@ is not its fault."""
 SENT_FADES: Final = 0.8
 WELL: Final = 0.1
 """Who loses less carries well: at this the engine leaves."""
-TOLL_S: Final = 0.004
+TOLL_S: Final = 0.010
 """Counts as round trip for each relay of a way: a relay is somebody else's, and has to be clearly
-better than going straight, by more than a busy host's clocks are off."""
+better than going straight, by more than a busy host's clocks are off (ADR 25)."""
 PROBE_PATIENCE_S: Final = 1.0
 """A probe without an answer after this, or four round trips, found nothing."""
 UNJUDGED_S: Final = 1.0
 """Data that no report covers after this and a round trip more counts as lost."""
-SETTLING: Final = 6
-"""Probes, one a round, of a direct way that was just found: it was while many were sent at once."""
+SETTLING: Final = 4
+"""Probes of a direct way that was just found, before anybody judges it: it was found while many
+were sent at once, and what a policy hears first it takes long to forget ..."""
+SETTLE_S: Final = 0.1
+"""... one each such time ..."""
+SETTLE_MOST_S: Final = 1.0
+"""... and for no longer than this."""
 FIRST_DOUBT_S: Final = 2.0
 MAX_DOUBT_S: Final = 60.0
 """Between two questions whether a way lives that says nothing."""
@@ -81,7 +86,9 @@ class Way:
     lived_s: float = field(init=False)
     """When it was last alive, or else opened."""
     settling: int = 0
-    """So many probes more show what it is like, now that it is known to be there."""
+    """So many probes are to be sent before it is judged."""
+    settled_by_s: float = math.inf
+    """When it is judged all the same."""
     unanswered: int = 0
     """Probes of ours in a row that were not answered in time."""
     _counted: PathStats | None = None
@@ -161,6 +168,8 @@ class Way:
                 self.revive_pause_s = FIRST_DOUBT_S
         if self.on_duty:
             self.used_s = now_s
+        if self.carries or now_s >= self.settled_by_s:
+            self.settling = 0
 
     def doubted(self, now_s: float, *, hurry: bool) -> bool:
         """Whether to ask now if it lives: dead, never proven, left as bad, or without an answer.
@@ -179,9 +188,13 @@ class Way:
         self.revive_pause_s = min(2 * self.revive_pause_s, MAX_DOUBT_S)
         return True
 
-    def unsettled(self) -> bool:
+    def settle(self, now_s: float) -> None:
+        """Have it probed a few times before it is judged."""
+        self.settling, self.settled_by_s = SETTLING, now_s + SETTLE_MOST_S
+
+    def to_settle(self) -> bool:
         """Whether to probe it now, so that its first round trip is not all that is known of it."""
-        if not self.settling or self.held or self.asked_s is not None or self.carries:
+        if not self.settling or self.held or self.asked_s is not None:
             return False
         self.settling -= 1
         return True
@@ -209,7 +222,7 @@ class Way:
         *most*: of all that the peer was sent it carried nearly everything, whatever its share.
         """
         stats, before = self.stats, self._counted
-        if stats is None:
+        if stats is None or self.settling:
             return []
         since_s = max(now_s - self._counted_s, 1e-3)
         self._counted, self._counted_s = stats, now_s
@@ -292,6 +305,9 @@ class Way:
         """Return the mean round trip of the probes since *before*, or that one was lost, if any."""
         if self.told_rtts:
             rtt_s = sum(self.told_rtts) / len(self.told_rtts)
+            if math.isfinite(self.settled_by_s):
+                # The first word on a new way: what it can do, not what was in its way.
+                self.settled_by_s, rtt_s = math.inf, min(self.told_rtts)
             self.told_rtts.clear()
             return [rtt_s]
         if stats.probes_answered > before.probes_answered and stats.rtt_s is not None and not dead:
