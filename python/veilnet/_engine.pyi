@@ -482,13 +482,6 @@ class Engine:
 
         *path* None is the path that carries most.
         """
-    def set_keepalive(self, sid: int, longest_s: float) -> None:
-        """Let the keepalives of an idle session come as seldom as every *longest_s* seconds.
-
-        They come at random between 8 s and that; less than 28 s or more than 120 s it never is.
-        """
-    def hush(self, sid: int, silent_s: float) -> None:
-        """Send no keepalive of a session for *silent_s* seconds, at most 130."""
     def sources(self) -> list[str]:
         """Return the addresses of this host that peers called, and that their paths leave from."""
     def underlay_changed(

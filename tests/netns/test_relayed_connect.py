@@ -126,8 +126,8 @@ def test_two_relays_in_a_row(world):
 
 
 def test_the_link_to_a_home_is_not_idle(world):
-    """Relayed channels close after five seconds here; links to relays stay, and are found by."""
-    config = {"idle_close_s": 60 * IDLE_S, "relayed_idle_close_s": IDLE_S}
+    """Channels close after five seconds here; links to relays stay, and a peer is found by them."""
+    config = {"idle_close_s": IDLE_S, "relayed_idle_close_s": IDLE_S}
     backbone, (_, left, right) = crossing(world, "one", "left", "right", **config)
     backbone.part(left.host, right.host)
     for node, other in ((left, "right"), (right, "left")):

@@ -583,5 +583,4 @@ _ACTS: Final[Mapping[type, Callable[..., Any]]] = {
     nat_messages.CallGo: Gossip._call,  # noqa: SLF001
     nat_messages.CallRefused: Gossip._call,  # noqa: SLF001
     nat_messages.SilenceTest: Gossip._call,  # noqa: SLF001
-    nat_messages.SilenceLimit: Gossip._call,  # noqa: SLF001
 }

@@ -104,10 +104,6 @@ class Session:
     """When others were last told where it is."""
     seen: tuple[tuple[str, int], ...] | None = None
     """Where it is now, if they are still to be told."""
-    silence_told_s: int = 28
-    """How long a silence of an idle link is for our sake, as the peer was told ..."""
-    silence_heard_s: int = 28
-    """... and for its sake, as it told us; the shorter holds."""
     placing: bool = False
     """Whether its peer is about to be told where it is seen."""
     recovering: bool = False

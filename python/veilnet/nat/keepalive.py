@@ -6,8 +6,7 @@ silent for S, then the peer sends   came through -> survived(S): longer ones are
                                                     several peers, with two: shorter ones are tried
 nothing known                       3-5 s while in use, 8-28 s idle, log-uniform
 S died                              never longer than what survived, or half of S
-28 s survived                       longer ones count once two peers agree: idle silences grow to
-                                    96 s
+28 s survived                       idle silences grow with what survived, to 2 minutes
 nothing left to try, now and then   relax: a little more than what died, in case that was not true
 ```
 One answer for all links: they share the translator.
@@ -33,8 +32,6 @@ PART: Final = 0.8
 """Of what survived is used: the next silence may be longer than it was meant to be."""
 ENOUGH: Final = 1.3
 """Between what survives and what does not, nothing is looked for any more."""
-AGREEING: Final = 2
-"""So many have to agree on what decides for all links, where there are so many."""
 HOPE: Final = 1.5
 """So much beyond what was looked for is looked for after `relax`."""
 
@@ -50,12 +47,9 @@ class Keepalive:
         """The shortest after which nothing did."""
         self.doubters: frozenset[Hashable] = frozenset()
         """With whom the silence that is tested just now was not survived."""
-        self.believers: frozenset[Hashable] = frozenset()
-        """With whom it was, where that has to be agreed on."""
         self._limit_s = math.inf
         """What is tested next is shorter."""
         self._doubt_s: float | None = None
-        self._belief_s: float | None = None
 
     @property
     def is_short(self) -> bool:
@@ -71,9 +65,11 @@ class Keepalive:
         return min(MOST_S, max(IDLE_S[1], PART * self.survived_s))
 
     def pause_s(self, *, active: bool) -> float:
-        """Return how long to be silent now, where the engine's own keepalives do not do."""
+        """Return how long to be silent now."""
         low, high = ACTIVE_S if active else IDLE_S
         longest_s = self.longest_s
+        if not active and not self.is_short:
+            high = max(high, longest_s)
         pause_s = low * math.exp(math.log(high / low) * self._rng.random())
         if pause_s > longest_s:
             pause_s = longest_s * (0.8 + 0.2 * self._rng.random())
@@ -81,13 +77,11 @@ class Keepalive:
 
     def test_s(self) -> float | None:
         """Return the silence to try next; None: enough is known."""
-        again_s = self._belief_s if self._doubt_s is None else self._doubt_s
-        if again_s is not None:
-            return again_s
+        if self._doubt_s is not None:
+            return self._doubt_s
         if math.isinf(self._limit_s):
-            if self.survived_s >= MOST_S:
-                return None
-            return min(2 * self.survived_s or FIRST_TEST_S, MOST_S)
+            longer_s = 2 * self.survived_s or FIRST_TEST_S
+            return longer_s if longer_s <= MOST_S else None
         if not self.survived_s:
             shorter_s = self._limit_s / 2
             return shorter_s if shorter_s >= LEAST_TEST_S else None
@@ -95,21 +89,9 @@ class Keepalive:
             return None
         return math.sqrt(self._limit_s * self.survived_s)
 
-    def survived(self, silent_s: float, *, by: Hashable = None) -> None:
-        """Something came after that silence.
-
-        Beyond what everybody bears two have to say so, in `by`: one may have kept the translator
-        awake by what nobody here sees.
-        """
-        doubted = self._doubt_s is not None
+    def survived(self, silent_s: float) -> None:
+        """Something came after that silence."""
         self._doubt_s, self.doubters = None, frozenset()
-        if silent_s > IDLE_S[1]:
-            self._belief_s, self.believers = silent_s, self.believers | {by}
-            if len(self.believers) < AGREEING:
-                if doubted:  # by another: nothing as long is safe
-                    self._disbelieve(silent_s)
-                return
-        self._belief_s, self.believers = None, frozenset()
         self.survived_s = max(self.survived_s, silent_s)
         if self.died_s <= self.survived_s:
             # It was something else, or is another translator: step by step, links depend on it.
@@ -120,9 +102,6 @@ class Keepalive:
 
         *by*: with whom it was tested; *needed*: how many different ones have to say so.
         """
-        if self._belief_s is not None:
-            self._disbelieve(silent_s)
-            return
         again = self._doubt_s is not None
         self._doubt_s, self.doubters = silent_s, self.doubters | {by}
         if not again or len(self.doubters) < needed:
@@ -131,11 +110,6 @@ class Keepalive:
         self.died_s = self._limit_s = min(self.died_s, silent_s)
         if self.survived_s >= self.died_s:
             self.survived_s = 0.0
-
-    def _disbelieve(self, silent_s: float) -> None:
-        """Try shorter ones: of two one says that this was survived, and one that it was not."""
-        self._belief_s, self.believers = None, frozenset()
-        self._limit_s = min(self._limit_s, silent_s)
 
     def relax(self) -> None:
         """Have longer silences tested again than those that once died; links keep what is safe."""

@@ -44,8 +44,8 @@ class Ledger:
 
     __slots__ = (
         "active", "arms", "asked", "born_s", "burnt", "clock_s", "credit", "decided_s", "direct",
-        "direct_is_new", "gone", "grudges", "moved", "opinion", "priced", "standby", "suspicion",
-        "swings", "table", "unsettled",
+        "direct_is_new", "direct_was_judged", "gone", "grudges", "moved", "opinion", "priced",
+        "standby", "suspicion", "swings", "table", "unsettled",
     )  # fmt: skip
 
     def __init__(self, now_s: float) -> None:
@@ -66,6 +66,7 @@ class Ledger:
         self.standby = -1
         self.direct_is_new = False
         """Whether a direct path was found while others carry, and nobody has judged it yet."""
+        self.direct_was_judged = False
         self.suspicion: tuple[int, float] | None = None
         """Column and cost of a data sample so bad that a probe has to stand beside it."""
         self.asked = 0
@@ -147,7 +148,10 @@ class Ledger:
         if not had_direct or self.direct < 0:
             # One that was known before is judged by that.
             self.direct_is_new = (
-                self.direct >= 0 and table[COUNT, self.direct] == 0 and bool(self.active)
+                self.direct >= 0
+                and table[COUNT, self.direct] == 0
+                and bool(self.active)
+                and not self.direct_was_judged
             )
         self.table = table
         total = float(table[SHARE].sum())

@@ -332,7 +332,7 @@ class Veil:
         direct = ledger.direct
         if not ledger.direct_is_new or ledger.table[rows.COUNT, direct] == 0:
             return False
-        ledger.direct_is_new = False
+        ledger.direct_is_new, ledger.direct_was_judged = False, True
         carried = sum(shares[i] * costs[i] for i in ledger.active)
         # What was heard of it, without what is expected of arms that nobody knows.
         heard = float(ledger.table[rows.LEVEL, direct] + ledger.table[rows.BIAS, direct])

@@ -2,7 +2,7 @@
 
 ```
 channel, end - end      Call -> CallAnswer | CallRefused;  CallGo      (`nat.punching`)
-link, end - end         SilenceTest, SilenceLimit                      (`nat.keepalive`)
+link, end - end         SilenceTest                                    (`nat.keepalive`)
 ```
 `protocol.messages` enters them in the one registry.  Messages of a call name the path that is to
 become the direct way: its id belongs to the caller, as with PathOpen.
@@ -24,7 +24,6 @@ CANDIDATES_MAX: Final = 8
 ATTEMPTS_MAX: Final = 4
 MAPPING_MAX: Final = 5
 SILENCE_MAX_MS: Final = 120_000
-SILENCE_LIMIT_S: Final = (28, 120)
 
 
 @frozen(kw_only=True)
@@ -77,17 +76,7 @@ class SilenceTest:
     after_ms: int
 
 
-@frozen(kw_only=True)
-class SilenceLimit:
-    """For the sender's sake the link, when idle, may be silent so long; the receiver may say less.
-
-    Until it is said, 28 s.
-    """
-
-    longest_s: int
-
-
-NatMessage = Call | CallAnswer | CallGo | CallRefused | SilenceTest | SilenceLimit
+NatMessage = Call | CallAnswer | CallGo | CallRefused | SilenceTest
 
 _PATH: Final = Integer(LAST_PATH, FIRST_PATH)
 _ENDPOINTS: Final = ListOf(EndpointPair(), CANDIDATES_MAX)
@@ -119,6 +108,5 @@ TABLE: Final[dict[int, tuple[type[Any], dict[int, tuple[str, Codec[Any]]]]]] = {
     98: (CallGo, {1: ("path", _PATH), 2: ("rtt_us", U32)}),
     99: (CallRefused, {1: ("path", _PATH), 2: ("code", U16)}),
     100: (SilenceTest, {1: ("after_ms", Integer(SILENCE_MAX_MS, 1))}),
-    101: (SilenceLimit, {1: ("longest_s", Integer(SILENCE_LIMIT_S[1], SILENCE_LIMIT_S[0]))}),
 }
 """Type number -> class and layout, as in `protocol.messages`."""

@@ -17,7 +17,7 @@ use crate::ports::Ports;
 use crate::prefix::Prefix;
 use crate::receive::Hop;
 use crate::routes::Routes;
-use crate::session::{Counters, KEEPALIVE_NS, Session};
+use crate::session::{Counters, Session};
 use crate::stats::{EngineStats, SessionStats};
 use crate::sys::crypto::Mask;
 use crate::sys::tun::Tun;
@@ -461,7 +461,6 @@ impl Core {
             silent_told_ns: None,
             stale_told_ns: None,
             keepalive_ns: 0,
-            keepalive_longest_ns: KEEPALIVE_NS.1,
             timer_ns: now_ns,
         });
         session.path_ids.insert(FIRST_PATH);

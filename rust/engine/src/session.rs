@@ -16,10 +16,8 @@ pub const MASK_SILENCE_NS: u64 = 1_000_000_000;
 pub const SILENT_NS: u64 = 1_500_000_000;
 /// What must not go unheard (silence, keys at their limit) is told again after this.
 pub const TELL_AGAIN_NS: u64 = 5_000_000_000;
-/// Keepalives come log-uniformly between these: no clock to recognise.  Where the translators in
-/// front of both ends are known to bear more, up to `KEEPALIVE_MOST_NS`.
+/// Keepalives come log-uniformly between these: no clock to recognise.
 pub const KEEPALIVE_NS: (f64, f64) = (8e9, 28e9);
-pub const KEEPALIVE_MOST_NS: f64 = 120e9;
 /// The other end takes over within so long, if the one that sends them does not.
 const STAND_IN_NS: f64 = 2e9;
 
@@ -72,8 +70,6 @@ pub struct Session {
     pub silent_told_ns: Option<u64>,
     pub stale_told_ns: Option<u64>,
     pub keepalive_ns: u64,
-    /// The longest gap between two keepalives.
-    pub keepalive_longest_ns: f64,
     /// The earliest of this session's deadlines.
     pub timer_ns: u64,
 }
@@ -90,17 +86,7 @@ impl Session {
     /// Note that a probe goes one way and its answer the other: the next is due later, and is the
     /// business of who sent this one (*ours*) unless that end is gone.
     pub fn kept_alive(&mut self, ours: bool, now_ns: u64) {
-        self.keepalive_ns = now_ns + keepalive_gap(self.keepalive_longest_ns, ours);
-    }
-
-    /// Have keepalives come as seldom as this, and no later than that from now on.
-    pub fn set_keepalive(&mut self, longest_ns: f64, now_ns: u64) {
-        self.keepalive_longest_ns = longest_ns.clamp(KEEPALIVE_NS.1, KEEPALIVE_MOST_NS);
-        if self.keepalive_ns != 0 {
-            let gap = keepalive_gap(self.keepalive_longest_ns, true);
-            self.keepalive_ns = self.keepalive_ns.min(now_ns + gap);
-            self.timer_ns = self.timer_ns.min(self.keepalive_ns);
-        }
+        self.keepalive_ns = now_ns + keepalive_gap(ours);
     }
 
     /// Note that something was sent, and whether the peer must answer it.
@@ -181,8 +167,8 @@ impl Session {
     }
 }
 
-fn keepalive_gap(longest_ns: f64, ours: bool) -> u64 {
-    let (low, high) = (KEEPALIVE_NS.0, longest_ns);
+fn keepalive_gap(ours: bool) -> u64 {
+    let (low, high) = KEEPALIVE_NS;
     if ours {
         (low * (high / low).powf(chance())) as u64
     } else {

@@ -17,7 +17,6 @@ use veilnet_wire::{Kind, OVERHEAD};
 
 /// Keepalives have random sizes: beside packets there is nothing to hide.
 const KEEPALIVE_PAD: usize = 64;
-const HUSH_MOST_NS: u64 = 130_000_000_000;
 const PROBES: usize = 8;
 const PROBE_LIFE_NS: u64 = 5_000_000_000;
 /// Without traffic for so long a path is not searched or confirmed.
@@ -95,24 +94,6 @@ impl Core {
             self.close_session(sid, now_ns);
         }
         self.flush(now_ns);
-    }
-
-    /// Let a session's keepalives come as seldom as this; between 28 s and two minutes.
-    pub fn set_keepalive(&mut self, sid: u32, longest_ns: f64, now_ns: u64) -> Result<()> {
-        let session = self.session_mut(sid)?;
-        session.set_keepalive(longest_ns, now_ns);
-        let due_ns = session.timer_ns;
-        self.next_ns = self.next_ns.min(due_ns);
-        Ok(())
-    }
-
-    /// Send no keepalive of a session for so long, two minutes and a little at most: a test of how
-    /// long silence may last.
-    pub fn hush(&mut self, sid: u32, silent_ns: u64, now_ns: u64) -> Result<()> {
-        let session = self.session_mut(sid)?;
-        let until = now_ns + silent_ns.min(HUSH_MOST_NS);
-        session.keepalive_ns = session.keepalive_ns.max(until);
-        Ok(())
     }
 
     /// Send a probe because Python asked, over the path that carries most if none is named.

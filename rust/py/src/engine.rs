@@ -295,18 +295,6 @@ impl Engine {
         self.attempt(py, move |core, now| core.probe_now(sid, path, now))
     }
 
-    fn set_keepalive(&self, py: Python<'_>, sid: u32, longest_s: f64) -> PyResult<()> {
-        self.attempt(py, move |core, now| {
-            core.set_keepalive(sid, longest_s * 1e9, now)
-        })
-    }
-
-    fn hush(&self, py: Python<'_>, sid: u32, silent_s: f64) -> PyResult<()> {
-        self.attempt(py, move |core, now| {
-            core.hush(sid, (silent_s.max(0.0) * 1e9) as u64, now)
-        })
-    }
-
     fn sources(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         let found = self.call(py, |core, _| core.sources())?;
         Ok(found

@@ -7,16 +7,14 @@ import random
 from types import SimpleNamespace
 
 import pytest
-import trio
 
-from tests.unit.daemon.nodes import pair, running, session_of, until
+from tests.unit.daemon.nodes import running, until
 from veilnet.daemon.nat import silences
 from veilnet.daemon.nat.silences import Silences
-from veilnet.nat.classify import Mapping
 from veilnet.networks.endpoint import Endpoint
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol.messages import Ping
-from veilnet.protocol.nat_messages import SilenceLimit, SilenceTest
+from veilnet.protocol.nat_messages import SilenceTest
 
 OWN, COMMONS = b"own", b"commons"
 
@@ -32,12 +30,7 @@ class Links:
         self.strangers = SimpleNamespace(holds=lambda each: each.sid in self.havens)
         self.relaying = SimpleNamespace(uses=lambda each: each.sid in self.used)
         self.sessions = SimpleNamespace(carriers=lambda: self.links)
-        self.allowed = {}
-        self.engine = SimpleNamespace(
-            probe=self.probed.append, set_keepalive=self.allowed.__setitem__
-        )
-        self.mapping = Mapping.INDEPENDENT
-        self.gossip = SimpleNamespace(nat=lambda _: SimpleNamespace(mapping=self.mapping))
+        self.engine = SimpleNamespace(probe=self.probed.append)
         self.made = Silences(self)
 
     def add(self, network, *, host, initiator=True, haven=False, used=False, data_s=math.inf):
@@ -51,12 +44,8 @@ class Links:
             initiator=initiator,
             endpoint=Endpoint(host, 9),
             retiring=False,
-            silence_told_s=28,
-            silence_heard_s=28,
-            said=[],
             stats=SimpleNamespace(data_s=data_s, sent_s=100.0, heard_s=100.0),
         )
-        session.link = SimpleNamespace(send=session.said.append)
         self.links.append(session)
         self.havens |= {sid} if haven else set()
         self.used |= {sid} if used else set()
@@ -163,74 +152,6 @@ def test_without_a_member_two_havens_teach(node):
     assert node.made.keepalive.is_short
 
 
-def survives(node):
-    """Have the next test hold; return whom with and its length."""
-    session, silent_s, by, _ = node.tested()
-    node.made.keepalive.survived(silent_s, by=by)
-    return session, silent_s
-
-
-def test_a_long_silence_is_agreed_on_by_two_and_told(node):
-    """Beyond 28 s two have to say that it was survived; then each end hears of it."""
-    both = [node.add(OWN, host=f"20.1.0.{number}") for number in (1, 2)]
-    while node.made.keepalive.survived_s < 20.0:
-        survives(node)
-    assert [each.said for each in both] == [[], []]
-    (first, once_s), (second, again_s) = survives(node), survives(node)
-    assert first is not second
-    assert once_s == again_s == 40.0
-    node.made.look(2.0)
-    assert [each.said for each in both] == [[SilenceLimit(longest_s=32)]] * 2
-    # Nothing changes until the peer allows it too; the shorter holds.
-    assert set(node.allowed.values()) == {28}
-    node.made.limited(first, 120)
-    assert node.allowed == {first.sid: 32, second.sid: 28}
-    node.made.limited(first, 30)
-    assert node.allowed[first.sid] == 30
-
-
-def test_beyond_what_all_bear_nothing_is_tested_with_one(node):
-    """While it is silent nobody else could reach us."""
-    node.add(OWN, host="20.1.0.1")
-    while node.made.keepalive.survived_s < 20.0:
-        survives(node)
-    assert node.tested() is None
-
-
-def test_one_liar_makes_no_silence_longer(node):
-    """It keeps the translator awake by what we do not see; another says what is true."""
-    for number in (1, 2):
-        node.add(OWN, host=f"20.1.0.{number}")
-    while node.made.keepalive.survived_s < 20.0:
-        survives(node)
-    for _ in range(60):
-        if (found := node.tested()) is None:
-            continue  # enough is known; later more is hoped for
-        session, silent_s, by, needed = found
-        if session.sid == 1:
-            node.made.keepalive.survived(silent_s, by=by)
-        else:
-            node.made.keepalive.died(silent_s, by=by, needed=needed)
-    assert node.made.keepalive.longest_s == 28.0
-
-
-@pytest.mark.parametrize(
-    ("mapping", "host", "ours_s"),
-    [(Mapping.OPEN, "20.1.0.1", 120), (Mapping.UNKNOWN, "20.1.0.1", 28),
-     (Mapping.INDEPENDENT, "2001:db8::1", 28)],
-)  # fmt: skip
-def test_who_is_told_tells(node, mapping, host, ours_s):
-    """Who has no translator allows two minutes; of another IP version nothing is known."""
-    session = node.add(OWN, host=host)
-    node.mapping = mapping
-    node.made.keepalive.survived(20.0)
-    for by in (1, 2):
-        node.made.keepalive.survived(80.0, by=by)
-    node.made.limited(session, 100)
-    assert node.allowed == {session.sid: min(100, ours_s)}
-    assert session.said == ([SilenceLimit(longest_s=ours_s)] if ours_s != 28 else [])
-
-
 async def test_strangers_get_an_answer_only_where_they_reserved(tmp_path, monkeypatch):
     """And never in the places that members have."""
     monkeypatch.setattr(silences, "STRANGERS_ANSWERS_MAX", 1)
@@ -258,12 +179,3 @@ async def test_strangers_get_an_answer_only_where_they_reserved(tmp_path, monkey
         lookup.link.send(SilenceTest(after_ms=60_000))
         await lookup.link.ask(Ping(payload=b"?"), timeout_s=5)
         assert (len(made._answering), len(made._answering_strangers)) == (0, 1)
-
-
-async def test_the_engine_is_silent_for_as_long_as_a_test_lasts(tmp_path):
-    """Longer than its own keepalives let a link be, and than an end waits that stands in."""
-    async with pair(tmp_path) as (alice, bob):
-        session = session_of(alice, bob)
-        await trio.sleep(3.0)  # what a new session says is said
-        made = alice.paths.direct.punching.silences
-        assert await made._came(session, 31.0)

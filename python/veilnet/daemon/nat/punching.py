@@ -149,9 +149,6 @@ class Punchings:
         if isinstance(message, messages.SilenceTest):
             self.silences.asked(session, message.after_ms / 1000)
             return
-        if isinstance(message, messages.SilenceLimit):
-            self.silences.limited(session, message.longest_s)
-            return
         if not isinstance(message, messages.NatMessage):
             return
         course, now_s = self._node.paths.course(session), trio.current_time()

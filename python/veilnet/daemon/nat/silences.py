@@ -3,9 +3,8 @@
 ```
 translated, link direct   in use lately        a probe after 3-5 s without a datagram of ours
                           idle, short patience a probe sooner than the translator forgets
-                          idle                 the engine's own, 8-28 s, or to 96 s if both ends may
+                          idle                 the engine's own, 8-28 s
 idle link, now and then   SilenceTest(S), S seconds of silence, the peer's probe: did it come?
-longer than 28 s came     SilenceLimit(S): each end tells the other, and the shorter holds
 ```
 | who | link kept | tested with | answered |
 |---|---|---|---|
@@ -30,7 +29,7 @@ import trio
 
 from veilnet.errors import BrokenEngineError, ClosedError, LocalProtocolError
 from veilnet.nat.classify import Mapping
-from veilnet.nat.keepalive import AGREEING, IDLE_S, MOST_S, Keepalive
+from veilnet.nat.keepalive import Keepalive
 from veilnet.nat.place import is_private, place_of
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import nat_messages
@@ -54,14 +53,14 @@ TEST_PAUSE_S: Final = 20.0
 AGAIN_S: Final = 1.0
 """After a silence that was too long: until a shorter one is known to be safe, links are at risk."""
 LONG_PAUSE_S: Final = 300.0
-HOPE_PAUSE_S: Final = 3_600.0
-"""Before more is hoped for where silences are long already: each such test leaves a link deaf."""
-HUSH_S: Final = 1.0
-"""So much longer than a test lasts the engine sends no keepalive of its own."""
+LONGEST_TEST_S: Final = 28.0
+"""The engine's own keepalives let no silence last longer."""
 SLACK_S: Final = 1.2
 """What asking for a silence takes of it."""
 ANSWERS_MAX: Final = 256
 STRANGERS_ANSWERS_MAX: Final = 64
+AGREEING: Final = 2
+"""So many have to agree that a silence was too long, where there are so many."""
 _GONE: Final = (LocalProtocolError, ClosedError)
 _TRANSLATED: Final = (Mapping.INDEPENDENT, Mapping.SEQUENTIAL, Mapping.RANDOM)
 
@@ -114,9 +113,7 @@ class Silences:
             if session.sid in counters and self._is_ours(session)
         ]
         self._pauses = {session.sid: self._pauses.get(session.sid, 0.0) for session, _ in links}
-        mapping = self._node.gossip.nat(4).mapping
         for session, stats in links:
-            self._limit(session, mapping)
             if session.sid != self._testing:
                 self._keep(session, stats)
         if self._testing is None and now_s >= self._test_due_s:
@@ -149,37 +146,6 @@ class Silences:
             self._pauses[session.sid] = 0.0
             self._probe(session)
 
-    # --- how long a silence both ends allow ------------------------------------------------------
-
-    def _limit(self, session: Session, mapping: Mapping) -> None:
-        """Tell the peer how long a silence we allow, if that has changed."""
-        ours_s = self._allowed_s(session, mapping)
-        if ours_s != session.silence_told_s:
-            with contextlib.suppress(*_GONE):
-                session.link.send(nat_messages.SilenceLimit(longest_s=ours_s))
-                session.silence_told_s = ours_s
-                self._engine_keeps(session)
-
-    def _allowed_s(self, session: Session, mapping: Mapping) -> int:
-        """Return how long a silence may be for our sake: what was tested is one translator's."""
-        if mapping is Mapping.OPEN:
-            return int(MOST_S)
-        if mapping not in _TRANSLATED or ":" in session.endpoint.host:
-            return int(IDLE_S[1])
-        return max(int(IDLE_S[1]), int(self.keepalive.longest_s))
-
-    def limited(self, session: Session, longest_s: int) -> None:
-        """Take the peer's word how long a silence it allows, and give ours."""
-        if session.mode is vnh1.Mode.FULL and not is_stand_in(session.endpoint):
-            session.silence_heard_s = longest_s
-            self._limit(session, self._node.gossip.nat(4).mapping)
-            with contextlib.suppress(*_GONE):
-                self._engine_keeps(session)
-
-    def _engine_keeps(self, session: Session) -> None:
-        longest_s = min(session.silence_told_s, session.silence_heard_s)
-        self._node.engine.set_keepalive(session.sid, longest_s)
-
     def _probe(self, session: Session) -> None:
         with contextlib.suppress(*_GONE):
             self._node.engine.probe(session.sid)
@@ -188,21 +154,14 @@ class Silences:
 
     def _test_one(self, links: list[tuple[Session, SessionStats]], now_s: float) -> None:
         silent_s = self.keepalive.test_s()
-        if silent_s is None:
-            pause_s = LONG_PAUSE_S if self.keepalive.is_short else HOPE_PAUSE_S
-            self._test_due_s = now_s + pause_s
-            self.keepalive.relax()
+        if silent_s is None or silent_s > LONGEST_TEST_S:
+            self._test_due_s = now_s + LONG_PAUSE_S
+            if silent_s is None:
+                self.keepalive.relax()
             return
         self._test_due_s = now_s + TEST_PAUSE_S * (1 + 0.5 * self._node.rng.random())
         witnesses, needed = self._witnesses([session for session, _ in links])
         done = self.keepalive.doubters if needed > 1 else frozenset()
-        long = silent_s > IDLE_S[1]
-        if long:
-            done |= self.keepalive.believers
-            # Who is asked may not reach us meanwhile: somebody else has to.
-            if needed < AGREEING:
-                self._test_due_s = now_s + LONG_PAUSE_S
-                return
         quiet = [
             session
             for session, stats in links
@@ -218,7 +177,6 @@ class Silences:
 
     def _witnesses(self, links: list[Session]) -> tuple[dict[int, Hashable], int]:
         """Return whose word counts, by session, and how many must agree: members', else havens'."""
-        links = [each for each in links if ":" not in each.endpoint.host]  # IPv6 has none
         members: dict[int, Hashable] = {
             each.sid: each.peer_id for each in links if self._is_member(each)
         }
@@ -246,7 +204,7 @@ class Silences:
             return
         log.debug("silence tested", silent_s=round(silent_s, 1), came=came)
         if came:
-            self.keepalive.survived(silent_s, by=by)
+            self.keepalive.survived(silent_s)
         else:
             self.keepalive.died(silent_s, by=by, needed=needed)
             self._probe(session)  # whoever sends to us meanwhile reaches us again
@@ -257,7 +215,6 @@ class Silences:
         rtt_s = session.rtt_s or 0.1
         began_s = trio.current_time()
         session.link.send(nat_messages.SilenceTest(after_ms=round(silent_s * 1000)))
-        self._node.engine.hush(session.sid, silent_s + SLACK_S + rtt_s + HUSH_S)
         await trio.sleep_until(began_s + silent_s - 0.1)
         before = self._node.statistics().get(session.sid)
         await trio.sleep_until(began_s + silent_s + SLACK_S + rtt_s)
@@ -291,7 +248,6 @@ class Silences:
 
     async def _answer(self, session: Session, after_s: float, answering: set[int]) -> None:
         try:
-            self._node.engine.hush(session.sid, after_s + HUSH_S)
             with trio.move_on_after(after_s):
                 await session.link.closed.wait()
                 return

@@ -370,6 +370,8 @@ class Paths:
         active = self.is_active(course, now_s)
         on_relay = is_circuit(counters.endpoint)
         self._revive(course, now_s)
+        if any(way.settling for way in course.ways.values()):
+            return True, SETTLE_S  # too soon to judge anybody
         if not course.usable_direct():
             self.direct.look(course, now_s)
         if active or (on_relay and course.usable_direct()):
@@ -378,8 +380,6 @@ class Paths:
         for way in course.to_give_up(now_s, idle_s=idle_s, trial_s=TRIAL_S):
             self.openings.close(course, way)
         goes_on = active or on_relay or len(course.ways) > 1
-        if any(way.settling for way in course.ways.values()):
-            return True, SETTLE_S
         return goes_on, ROUND_S if active or len(course.ways) > 1 else RESTING_S
 
     def _look_at_ways(self, course: Course, now_s: float) -> None:

@@ -48,11 +48,13 @@ UNJUDGED_S: Final = 1.0
 """Data that no report covers after this and a round trip more counts as lost."""
 SETTLING: Final = 4
 """Probes of a direct way that was just found, before anybody judges it: it was found while many
-were sent at once, and what a policy hears first it takes long to forget ..."""
+were sent at once, and what a policy hears first it takes long to forget."""
+SETTLED: Final = 2
+"""Of which so many have to come back: a way that loses most says nothing for itself."""
 SETTLE_S: Final = 0.1
-"""... one each such time ..."""
+"""Between two of them ..."""
 SETTLE_MOST_S: Final = 1.0
-"""... and for no longer than this."""
+"""... and so long at most it takes."""
 FIRST_DOUBT_S: Final = 2.0
 MAX_DOUBT_S: Final = 60.0
 """Between two questions whether a way lives that says nothing."""
@@ -305,11 +307,13 @@ class Way:
         """Return the mean round trip of the probes since *before*, or that one was lost, if any."""
         if self.told_rtts:
             rtt_s = sum(self.told_rtts) / len(self.told_rtts)
+            few = False
             if math.isfinite(self.settled_by_s):
                 # The first word on a new way: what it can do, not what was in its way.
                 self.settled_by_s, rtt_s = math.inf, min(self.told_rtts)
+                few = len(self.told_rtts) < SETTLED
             self.told_rtts.clear()
-            return [rtt_s]
+            return [] if few else [rtt_s]
         if stats.probes_answered > before.probes_answered and stats.rtt_s is not None and not dead:
             self.unanswered = 0
             return [stats.rtt_s]
