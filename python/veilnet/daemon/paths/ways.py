@@ -306,14 +306,12 @@ class Way:
     ) -> list[float | None]:
         """Return the mean round trip of the probes since *before*, or that one was lost, if any."""
         if self.told_rtts:
-            rtt_s = sum(self.told_rtts) / len(self.told_rtts)
-            few = False
+            told, self.told_rtts = self.told_rtts, []
             if math.isfinite(self.settled_by_s):
                 # The first word on a new way: what it can do, not what was in its way.
-                self.settled_by_s, rtt_s = math.inf, min(self.told_rtts)
-                few = len(self.told_rtts) < SETTLED
-            self.told_rtts.clear()
-            return [] if few else [rtt_s]
+                self.settled_by_s = math.inf
+                return [min(told)] if len(told) >= SETTLED else []
+            return [sum(told) / len(told)]
         if stats.probes_answered > before.probes_answered and stats.rtt_s is not None and not dead:
             self.unanswered = 0
             return [stats.rtt_s]
