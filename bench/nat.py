@@ -266,13 +266,13 @@ def cell(trials: Sequence[Trial]) -> str:
     return f"{'R' if usable else '-'} {usable}/{n}"
 
 
-def earlier(path: Path) -> dict[Pair, list[Trial]]:
-    """Return the trials that another run has written."""
-    found: dict[Pair, list[Trial]] = {}
-    for name, pair in json.loads(path.read_text())["matrix"].items():
+def add_earlier(path: Path, run: Run) -> None:
+    """Add the trials that another run has written, and those that it could not make."""
+    document = json.loads(path.read_text())
+    for name, pair in document["matrix"].items():
         one, other = name.split(" x ")
-        found[one, other] = [Trial(**trial) for trial in pair["trials"]]
-    return found
+        run.done[one, other] += [Trial(**trial) for trial in pair["trials"]]
+    run.failures += document["failures"]
 
 
 def document_of(run: Run, options: argparse.Namespace) -> dict[str, Any]:
@@ -295,7 +295,7 @@ def document_of(run: Run, options: argparse.Namespace) -> dict[str, Any]:
             for (a, b), trials in run.done.items()
         },
         "rows": rows(run.done),
-        "goals": goals(run.done, real_rtts=options.rtt),
+        "goals": goals(run.done, failed=len(run.failures), real_rtts=options.rtt),
     }
 
 
@@ -389,8 +389,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="veilnet-bench-") as folder:
             run.play(Path(folder))
     for path in options.also:
-        for pair, trials in earlier(path).items():
-            run.done[pair] += trials
+        add_earlier(path, run)
     document = document_of(run, options)
     if options.json:
         write(options.json, document)
