@@ -3,8 +3,9 @@
 ```
 python ladder_programs.py seek  PORT PEER SECRET [public]    the LAN step; prints what it finds
 python ladder_programs.py map   PORT                         the port mapping step; prints its line
-python ladder_programs.py gate  ADDRESS WAN MODE LIFE        a gateway: pcp, natpmp, deaf, upnp
+python ladder_programs.py gate  ADDRESS WAN MODE LIFE [MAP]  a gateway: pcp, natpmp, deaf, upnp
 ```
+With MAP, "FAMILY TABLE NAME" of a map of nft, what it grants by PCP leads where it says.
 Each prints JSON lines, and ends at the end of its input.
 """
 
@@ -16,6 +17,7 @@ import random
 import re
 import socket
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -140,8 +142,9 @@ def ask_for_port(port):
 class Gateway:
     """What the protocols share: mappings by protocol-independent words, told as they change."""
 
-    def __init__(self, address, wan, mode, life):
+    def __init__(self, address, wan, mode, life, leads=""):
         self.address, self.wan, self.mode, self.life = address, IPv4Address(wan), mode, int(life)
+        self.leads = leads
         self.began = time.monotonic()
 
     @property
@@ -176,6 +179,9 @@ class Gateway:
         nonce, protocol, inside, outside = struct.unpack_from("!12sB3xHH", data, 24)
         result = 0 if IPv6Address(client).ipv4_mapped == IPv4Address(source[0]) else 12
         given = min(life, self.life)
+        if self.leads and given and not result:
+            element = f"{{ {outside} : {source[0]} . {inside} }}"
+            subprocess.run(["nft", f"add element {self.leads} {element}"], check=True)
         tell(by="PCP", client=source[0], protocol=protocol, inside=inside, life=life, result=result)
         header = struct.pack("!BBBBII12x", 2, 128 | opcode, 0, result, given, self.epoch)
         wan = IPv6Address(f"::ffff:{self.wan}").packed

@@ -141,7 +141,7 @@ def test_who_is_asked_again_costs_no_session(bases):
     for _ in range(2):
         began = world.loop.now
         world.ask(
-            one, network.people.endpoint(other), FindNodes(target=bytes(32)), full=False,
+            one, network.people.endpoint(other), FindNodes(target=bytes(32)),
             answered=lambda _, began=began: took.append(world.loop.now - began),
             silent=lambda: took.append(-1.0),
         )  # fmt: skip
@@ -157,7 +157,7 @@ def test_who_is_away_costs_patience(bases):
     away = next(n for n in range(len(network.people)) if n not in network.up)
     given_up: list[float] = []
     network.world.ask(
-        one, network.people.endpoint(away), FindNodes(target=bytes(32)), full=False,
+        one, network.people.endpoint(away), FindNodes(target=bytes(32)),
         answered=lambda _: given_up.append(-1.0),
         silent=lambda: given_up.append(network.loop.now),
     )  # fmt: skip

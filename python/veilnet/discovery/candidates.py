@@ -64,6 +64,7 @@ class Candidate:
         "step",
         "teller",
         "told",
+        "unproven",
     )
 
     def __init__(
@@ -87,6 +88,8 @@ class Candidate:
         """Questions to all that it, and those it told of, told of."""
         self.own = 0
         """Questions to those that it told of itself."""
+        self.unproven = False
+        """Nobody could be reached under the id that it gave."""
         self.kept = self.lost = 0
         """How many of those it told of answered, and did not."""
         self.told: list[tuple[bytes, int, Candidate]] = []
@@ -95,8 +98,8 @@ class Candidate:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether several were asked that it told of, and nobody was there."""
-        return self.lost >= DOUBT and not self.kept
+        """Whether several were asked that it told of, and nobody was there, or it is not who it said."""
+        return self.unproven or (self.lost >= DOUBT and not self.kept)
 
     @property
     def value(self) -> int:
@@ -222,6 +225,13 @@ class Candidates:
     def unanswered(self, candidate: Candidate) -> None:
         """Note that one did not answer."""
         if candidate.teller is not None:
+            candidate.teller.lost += 1
+
+    def unproven(self, candidate: Candidate) -> None:
+        """Note that one that answered did not prove its id: whoever told of it told of nobody."""
+        candidate.unproven = True
+        if candidate.teller is not None:
+            candidate.teller.kept -= 1
             candidate.teller.lost += 1
 
     def resize(self, bits: int) -> None:

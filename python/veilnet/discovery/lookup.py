@@ -7,7 +7,8 @@ approach   FindNodes, on disjoint paths: no contact is asked on two of them.  Fo
            does not stand in the way
 region     FindValue or HaveValue, by rank and in turns: contacts that share `bits` bits with the
            locator, of which everybody knows some; every answer names others
-store      Store, over a full session, to the first by rank that answered
+store      Store, over a full session, to the first by rank that answered; who cannot open one
+           under the id that it gave does not count, and others are looked for in its place
 ```
 Invariants: a contact is asked once in approach and once in the region; at most `MAX_ASKS` in all,
 however the answers go on; `bits` is the median of what many answers said, less at most
@@ -45,7 +46,10 @@ if TYPE_CHECKING:
     from veilnet.protocol.dht_messages import Question
 
 MAX_ASKS: Final = 96
-"""Of lookup sessions; stores come on top, at most twice as many as are wanted."""
+"""Of lookup sessions; stores come on top."""
+STORES_PER_WANTED: Final = 3
+"""At most so many are asked to keep a blob for each that is wanted: a fifth of all may lie, and near
+a locator more than half of those that answer."""
 AGREE: Final = 3
 """So many answers with the same blob, from as many prefixes, end a search for it."""
 MAX_BLOBS_KEPT: Final = 16
@@ -195,7 +199,9 @@ class Lookup(abc.ABC):
     def unanswered(self, query: int) -> None:
         """Take note that there will be no answer."""
         candidate, step, _ = self.flying.pop(query)
-        if step is not Step.STORE:
+        if step is Step.STORE:
+            self.candidates.unproven(candidate)
+        else:
             self.candidates.unanswered(candidate)
 
     def turn(self, now: float) -> Turn:
@@ -354,6 +360,8 @@ class PutLookup(Lookup):
         self.sent = 0
         self._queue: list[Candidate] | None = None
         """Whom to send it to, the next one last; None: still searching."""
+        self._tried = 0
+        """How many were asked to keep it."""
         self.have = 0
         """How many have it."""
         self._storers: list[Candidate] | None = None
@@ -381,6 +389,7 @@ class PutLookup(Lookup):
             return None
         candidate = self._queue.pop()
         candidate.step = Step.STORE
+        self._tried += 1
         return candidate, Step.STORE, self.inquiry(Step.STORE)
 
     def is_satisfied(self) -> bool:
@@ -391,28 +400,31 @@ class PutLookup(Lookup):
             return True
         if self.candidates.first or self._is_asking_known():
             return False
-        return self._is_refreshed() or 2 * len(self._able()) >= 3 * self.want
+        return self._is_refreshed() or 2 * self._hoped() >= 3 * self.want
 
     def lacks(self) -> bool:
         """Fewer storers than wanted answered."""
         if self._queue is not None:
             return False
         self._storers = None
-        return len(self._able()) < self.want
+        return self._hoped() < self.want
 
     def is_content(self) -> bool:
         """With enough that could keep it."""
-        return self._queue is None and len(self._able()) >= self.want
+        return self._queue is None and self._hoped() >= self.want
 
     def carry_on(self) -> bool:
-        """Begin to send once the region is known."""
-        if self._queue is not None or self.have >= self.want:
-            return False
-        if self._is_refreshed():
+        """Begin to send once the region is known; search again if too few took it."""
+        if self.have >= self.want:
             return False
         self._storers = None
-        able = [one for one in self._able() if not one.has]
-        self._queue = able[: 2 * self.want][::-1]
+        if self._queue is not None:
+            self._queue = None
+            return self._tried < STORES_PER_WANTED * self.want and self.asked < MAX_ASKS
+        if self._is_refreshed():
+            return False
+        room = STORES_PER_WANTED * self.want - self._tried
+        self._queue = self._able()[: max(0, room)][::-1]
         return bool(self._queue)
 
     def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
@@ -443,9 +455,16 @@ class PutLookup(Lookup):
         """Tell whether three of four had it still, which will do until the next time."""
         return bool(self._known) and 4 * self.have >= 3 * self.want
 
+    def _hoped(self) -> int:
+        """Return how many have it, or could still be asked to."""
+        return self.have + len(self._able())
+
     def _able(self) -> list[Candidate]:
-        """Return those of the region that answered and keep things, by rank."""
+        """Return those of the region that answered and keep things, and were not asked to, by rank."""
         if self._storers is None:
-            ranked = self.candidates.ranked()
-            self._storers = [one for one in ranked if one.packed[-1] & STORES]
+            self._storers = [
+                one
+                for one in self.candidates.ranked()
+                if one.packed[-1] & STORES and not one.has and one.step is not Step.STORE
+            ]
         return self._storers

@@ -6,7 +6,7 @@
                    inviter, and whatever else runs at public places
 ```
 They have joined by invites of `inviter`, which may be killed then.  If both kinds are hairpin they
-live in two networks behind one router.
+live in two networks behind one router, which keeps them apart.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _JOIN_S: Final = 30.0
 class NatScene:
     """The two members and their inviter; a context manager that takes all of it away again.
 
-    *name* tells scenes in one lab apart; *config* is that of all three.  The inviter knows
-    *strangers*, if there are any.
+    *name* tells scenes in one lab apart; *config* is that of all three; *one_roof*: both live behind
+    the same NAT, of *kind_a*.  The inviter knows *strangers*, if there are any.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class NatScene:
         name: str = "",
         strangers: Strangers | None = None,
         config: Mapping[str, object] | None = None,
+        one_roof: bool = False,
     ) -> None:
         self._lab = lab
         self._config = {"log_level": "debug"} | dict(config or {})
@@ -57,8 +58,8 @@ class NatScene:
         folder.mkdir()
         prefix = f"{name}-" if name else ""
         self.nat_a = Nat(lab, internet, f"{prefix}nat-a", kind_a, at=WEST)
-        shared = kind_a == kind_b == "hairpin"
-        self.nat_b = self.nat_a if shared else Nat(lab, internet, f"{prefix}nat-b", kind_b, at=EAST)
+        one_roof = one_roof or kind_a == kind_b == "hairpin"
+        self.nat_b = self.nat_a if one_roof else Nat(lab, internet, f"{prefix}nat-b", kind_b, at=EAST)
         host, _ = internet.place(f"{prefix}inviter")
         self.inviter = Node(host, folder, name="inviter")
         self.a, self.b = (

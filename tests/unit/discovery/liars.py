@@ -67,6 +67,15 @@ class Endless(Liar):
         return b"".join(made)
 
 
+class Nameless(Liar):
+    """Honest, but that the id it gives is not its own: no full session comes to be."""
+
+    def answer(self, sender: tuple[str, int], message: Any, *, full: bool) -> Any:
+        """Return what the honest return, and nothing where it would have to prove itself."""
+        said = Node.answer(self, sender, message, full=full)
+        return None if full else said
+
+
 def corrupt(
     crowd: Crowd, nodes: list[Node], share: float, kind: Callable[..., Liar] = Liar
 ) -> list[Liar]:

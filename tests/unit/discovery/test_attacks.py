@@ -4,10 +4,10 @@ from ipaddress import ip_network
 import pytest
 
 from tests.unit.discovery.crowd import Crowd, address
-from tests.unit.discovery.liars import Endless, Liar, corrupt
+from tests.unit.discovery.liars import Endless, Liar, Nameless, corrupt
 from veilnet.discovery.contact import STORES, Contact, Horizon
 from veilnet.discovery.events import Answered, Ask, Asked, Failed, Find, Found
-from veilnet.discovery.lookup import MAX_ASKS, MAX_BLOBS_KEPT
+from veilnet.discovery.lookup import MAX_ASKS, MAX_BLOBS_KEPT, STORES_PER_WANTED
 from veilnet.protocol.dht_messages import FindNodes, Nodes, Store, StoreRefused, Values
 
 TRUE = b"true"
@@ -53,6 +53,27 @@ def test_a_fifth_of_all_nodes_may_lie(crowd, kind):
     for liar in liars:
         liar.junk = (b"junk",) * 4
     assert rate(crowd, [node for node in nodes if node not in liars], 8) == 8
+
+
+def test_who_does_not_prove_its_id_is_replaced_as_a_storer(crowd):
+    """Half of all cannot be reached under their ids: others are searched until enough have it."""
+    nodes = list(crowd.nodes.values())
+    nameless = corrupt(crowd, nodes, 0.5, Nameless)
+    honest = [node for node in nodes if node not in nameless]
+    places = {node.endpoint for node in nameless}
+    puts = [crowd.put(crowd.rng.choice(honest), crowd.rng.randbytes(32), TRUE) for _ in range(8)]
+    # Near some locators not so many of the ninety are honest, or known.
+    assert sum(stored.count == 20 for stored in puts) >= 6
+    assert not {one.endpoint for stored in puts for one in stored.storers} & places
+
+
+def test_where_nobody_proves_an_id_a_store_ends(crowd):
+    """Each of them costs a handshake: there are at most so many."""
+    nodes = list(crowd.nodes.values())
+    corrupt(crowd, nodes[1:], 1.0, Nameless)
+    assert isinstance(crowd.put(nodes[0], bytes(32), TRUE), Failed)
+    tried = sum(isinstance(message, Store) for node in nodes for message in node.asked)
+    assert 20 < tried <= 20 * STORES_PER_WANTED
 
 
 def test_twenty_liars_around_a_locator_do_not_hide_it(crowd):

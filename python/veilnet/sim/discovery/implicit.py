@@ -48,10 +48,15 @@ class Implicit:
         self._bits = people.region_bits(number)
         self._kept: dict[bytes, dict[bytes, bytes]] = {}
 
+    @property
+    def id(self) -> bytes:
+        """The id that its key proves."""
+        return self._people.id(self._number)
+
     def answer(self, sender: Endpoint, session: Hashable, message: Any, *, full: bool) -> Any:  # noqa: ANN401
         """Return what a machine with this table would."""
         del session
-        own: dict[str, Any] = {"id": self._people.id(self._number), "flags": 3, "bits": self._bits}
+        own: dict[str, Any] = {"id": self.id, "flags": 3, "bits": self._bits}
         match message:
             case FindNodes():
                 return Nodes(contacts=self._near(message.target, sender), **own)

@@ -5,7 +5,8 @@
 | `crony`  | the liars nearest to what is wanted, by the ids they have                   |
 | `forger` | liars under ids made up, nearer to what is wanted than anybody can be        |
 
-Both say that they stored what they were given, and that they still have it.
+Both say that they stored what they were given, and that they still have it.  To store takes a full
+session, which no forger can open under an id that it made up.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Liar:
 
     def __init__(self, all_of_them: Liars, own_id: bytes) -> None:
         self._all = all_of_them
-        self._id = own_id
+        self.id = own_id
 
     def answer(self, sender: Endpoint, session: Hashable, message: Any, *, full: bool) -> Any:  # noqa: ANN401
         """Return the lie."""
@@ -103,5 +104,5 @@ class Liar:
         return None
 
     def _says(self, target: bytes) -> tuple[dict[str, Any], bytes]:
-        said = {"id": self._all.said_id(self._id, target), "flags": 3, "bits": MAX_BITS}
+        said = {"id": self._all.said_id(self.id, target), "flags": 3, "bits": MAX_BITS}
         return said, self._all.named(target)

@@ -63,6 +63,11 @@ class Machine:
         return f"<Machine {self.number} at {self.world.endpoint_of(self.number)}>"
 
     @property
+    def id(self) -> bytes:
+        """The id that its key proves."""
+        return self.kademlia.own_id
+
+    @property
     def contact(self) -> Contact:
         """How others know this node."""
         endpoint = self.world.endpoint_of(self.number)
@@ -169,7 +174,7 @@ class Machine:
             self.number,
             ask.contact.endpoint,
             ask.message,
-            full=ask.full,
+            whom=ask.contact.id if ask.full else None,
             answered=lambda message: self._back(Answered(ask.query, message)),
             silent=lambda: self._back(Unanswered(ask.query)),
         )

@@ -7,7 +7,7 @@ asker                                      the one asked
   |-- question -->                      <-- answer--|     1 round trip
 ```
 A datagram that gets lost is sent again after 0.5 s, then 1 s.  Who gets nothing for `PATIENCE_S`
-stops waiting.
+stops waiting.  A full session proves who is there: nobody opens one under an id that is made up.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ _HELLOS: Final = 3  # within the patience
 class Node(Protocol):
     """One who can be asked."""
 
+    @property
+    def id(self) -> bytes:
+        """The id that its key proves."""
+        ...
+
     def answer(self, sender: Endpoint, session: Hashable, message: Any, *, full: bool) -> Any:  # noqa: ANN401
         """Return the answer to *message*, or nothing for silence."""
         ...
@@ -48,7 +53,7 @@ class _Out:
     asker: int
     number: int
     message: Any
-    full: bool
+    whom: bytes | None
     size: int
     rtt: float
     give_up: float
@@ -95,11 +100,14 @@ class World:
         endpoint: Endpoint,
         message: Any,  # noqa: ANN401
         *,
-        full: bool,
+        whom: bytes | None = None,
         answered: Callable[[Any], None],
         silent: Callable[[], None],
     ) -> None:
-        """Bring *message* from *asker* to *endpoint*; one of the two is called later."""
+        """Bring *message* from *asker* to *endpoint*; one of the two is called later.
+
+        *whom*: the id that has to be there, for a full session; None: a lookup session.
+        """
         now = self.loop.now
         number = number_of(endpoint)
         node = self.node(number)
@@ -109,6 +117,7 @@ class World:
             self.loop.at(now + self.patience_s, silent)
             return
         rtt = self.internet.rtt_s(asker, number)
+        full = whom is not None
         delay, key = 0.0, (asker, number, full)
         kept = self._sessions.get(key)
         if kept is None or kept[0] < now or kept[1] is not node:
@@ -123,18 +132,19 @@ class World:
         if delay + rtt > self.patience_s:
             self.loop.at(give_up, silent)
             return
-        out = _Out(asker, number, message, full, size, rtt, give_up, answered, silent)
+        out = _Out(asker, number, message, whom, size, rtt, give_up, answered, silent)
         self.loop.at(now + delay + rtt / 2, self._arrive, out)
 
     def _arrive(self, out: _Out) -> None:
         node = self.node(out.number)
         there = self.meters[out.number]
         found = None
-        if node is not None:
+        if node is not None and out.whom in (None, node.id):
             there.received["questions"] += out.size
-            session = (out.asker, out.number, out.full)
+            full = out.whom is not None
+            session = (out.asker, out.number, full)
             sender = self.endpoint_of(out.asker)
-            found = node.answer(sender, session, out.message, full=out.full)
+            found = node.answer(sender, session, out.message, full=full)
         if found is None:
             self.loop.at(out.give_up, out.silent)
             return
