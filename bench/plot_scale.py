@@ -16,6 +16,8 @@ _PANELS = (
     ("growth", "success_percent", "% of lookups that found it"),
     ("state", "table_bytes", "bytes of routing state"),
     ("growth", "lookup_bytes", "bytes per lookup, both ways"),
+    ("living", "leaf_bytes_per_s", "bytes/s of a leaf, both ways, coming and going"),
+    ("living", "server_bytes_per_s", "bytes/s of a node that stores, the same"),
 )
 _LEAST, _MOST = 2.0, 6.0
 
@@ -34,13 +36,13 @@ def _points(document: dict[str, Any], title: str, metric: str) -> dict[str, list
 
 
 def draw(path: Path, document: dict[str, Any]) -> None:
-    """Write four panels over the number of nodes to *path*."""
+    """Write the panels over the number of nodes to *path*."""
     body = []
     for number, (title, metric, words) in enumerate(_PANELS):
         left = _LEFT + number % 2 * (_WIDE + _GAP_X)
         top = _TOP + number // 2 * (_HIGH + _GAP_Y)
         body += _panel(_points(document, title, metric), metric, words, left, top)
-    width, height = _LEFT + 2 * (_WIDE + _GAP_X), _TOP + 2 * (_HIGH + _GAP_Y)
+    width, height = _LEFT + 2 * (_WIDE + _GAP_X), _TOP + len(_PANELS) // 2 * (_HIGH + _GAP_Y)
     legend = "".join(
         f'<circle cx="{_LEFT + 4 + 110 * i}" cy="36" r="4" fill="{colour}"/>'
         f'<text x="{_LEFT + 14 + 110 * i}" y="40">{name}</text>'

@@ -136,7 +136,7 @@ def test_behind_one_router_the_lan_is_taken(meet):
 
 
 def test_a_mapped_port_is_taken(meet):
-    """One symmetric NAT grants a port, by PCP: through it the other end comes, symmetric as well."""
+    """One of two symmetric NATs grants a port, by PCP: the other end comes in at it."""
     gates = []
 
     def grant(scene):

@@ -98,7 +98,7 @@ class Candidate:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether several were asked that it told of, and nobody was there, or it is not who it said."""
+        """Whether it is not who it said, or none of several that it told of was there."""
         return self.unproven or (self.lost >= DOUBT and not self.kept)
 
     @property

@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 MAX_ASKS: Final = 96
 """Of lookup sessions; stores come on top."""
 STORES_PER_WANTED: Final = 3
-"""At most so many are asked to keep a blob for each that is wanted: a fifth of all may lie, and near
-a locator more than half of those that answer."""
+"""At most so many are asked to keep a blob for each that is wanted: if a fifth of all lie, half of
+those that answer near a locator may."""
 AGREE: Final = 3
 """So many answers with the same blob, from as many prefixes, end a search for it."""
 MAX_BLOBS_KEPT: Final = 16
@@ -460,7 +460,7 @@ class PutLookup(Lookup):
         return self.have + len(self._able())
 
     def _able(self) -> list[Candidate]:
-        """Return those of the region that answered and keep things, and were not asked to, by rank."""
+        """Return those of the region that could still be asked to keep it, by rank."""
         if self._storers is None:
             self._storers = [
                 one

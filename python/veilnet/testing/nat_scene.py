@@ -33,8 +33,8 @@ _JOIN_S: Final = 30.0
 class NatScene:
     """The two members and their inviter; a context manager that takes all of it away again.
 
-    *name* tells scenes in one lab apart; *config* is that of all three; *one_roof*: both live behind
-    the same NAT, of *kind_a*.  The inviter knows *strangers*, if there are any.
+    *name* tells scenes in one lab apart; *config* is that of all three; *one_roof*: both live
+    behind the same NAT, of *kind_a*.  The inviter knows *strangers*, if there are any.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class NatScene:
         prefix = f"{name}-" if name else ""
         self.nat_a = Nat(lab, internet, f"{prefix}nat-a", kind_a, at=WEST)
         one_roof = one_roof or kind_a == kind_b == "hairpin"
-        self.nat_b = self.nat_a if one_roof else Nat(lab, internet, f"{prefix}nat-b", kind_b, at=EAST)
+        self.nat_b = (
+            self.nat_a if one_roof else Nat(lab, internet, f"{prefix}nat-b", kind_b, at=EAST)
+        )
         host, _ = internet.place(f"{prefix}inviter")
         self.inviter = Node(host, folder, name="inviter")
         self.a, self.b = (

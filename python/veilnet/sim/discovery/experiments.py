@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Final
 
 from attrs import frozen
 
+from veilnet.daemon.ladder.saved import SAMPLE
+from veilnet.discovery.cache import MAX_CONTACTS, ContactCache
 from veilnet.discovery.contact import RELAYS, STORES, Contact
 from veilnet.discovery.kademlia import Kademlia
 from veilnet.errors import UsageError
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 EXPERIMENTS: Final = ("state", "growth", "living", "sybils", "lost", "cache", "byte")
 MACHINES: Final = (100, 1_000, 10_000)
 MODELS: Final = (10_000, 100_000, 1_000_000)
-LIVING: Final = 200
+LIVING: Final = (100, 300, 1_000)
 STALE: Final = 0.1
 """Of the contacts in the tables of a living network fewer are away: its machines look."""
 GONE: Final = 0.11
@@ -180,7 +182,11 @@ def state(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
 
 def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """Machines that come, join, keep up and go; the second half of the time is measured."""
-    nodes = 100 if plan.quick else LIVING
+    for nodes in LIVING[:1] if plan.quick else LIVING:
+        yield Sample(f"living/{nodes}", "machines", seed, _lived(plan, trace, seed, nodes))
+
+
+def _lived(plan: Plan, trace: Trace, seed: int, nodes: int) -> dict[str, float]:
     hours = 1.0 if plan.quick else 1.5
     network = Living(Life(nodes), trace, seed=seed)
     network.loop.run(network.loop.now + hours / 2 * HOUR_S)
@@ -200,9 +206,7 @@ def living(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
         "stale_percent": 100 * network.stale(),
         "contacts": statistics.fmean(len(m.known()) for m in network.machines.values()),
     }
-    count = plan.of(1_000)
-    values |= summary(*network.lookups(count))
-    yield Sample(f"living/{nodes}", "machines", seed, values)
+    return values | summary(*network.lookups(plan.of(1_000)))
 
 
 def sybils(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
@@ -232,18 +236,19 @@ def lost(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     """Much of the network vanishes at once."""
     for name, share, after_s in (("lost30", 0.3, 60.0), ("lost50", 0.5, 180.0)):
         _, values = lookups_in(
-            trace, Setting(plan.nodes), seed=seed, system="machines",
+            trace, Setting(plan.nodes, upkeep=True), seed=seed, system="machines",
             published=plan.of(100), count=plan.of(1_000), lost=share, after_s=after_s,
         )  # fmt: skip
         yield Sample(f"{name}/{plan.nodes}", "machines", seed, values)
 
 
+WEEK_S: Final = 7 * 86_400
 KEPT_ADDRESS: Final = 0.25
 """Of all who were met a week ago, so many still have that address; of these 38 % are away."""
 
 
 def cache(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
-    """Nodes return that know 200 contacts of a week ago and nothing else."""
+    """Nodes return that know what a cache of a week ago gives in one climb, and nothing else."""
     network = Network(Setting(1_000), trace, seed=seed, system="machines")
     network.publish(plan.of(100))
     rng = random.Random(f"cache {seed}")  # noqa: S311 - a simulation
@@ -258,22 +263,22 @@ def cache(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:
     if back:
         values["rejoin_p50_s"] = statistics.median(result[1] for result in back)
         values["rejoin_bytes"] = statistics.median(result[2] for result in back)
-    values["least_kept_percent"] = 100 * (1 - 0.05 ** (1 / 200)) / (1 - churn.away)
+    values["least_kept_percent"] = 100 * (1 - 0.05 ** (1 / SAMPLE)) / (1 - churn.away)
     yield Sample("cache/1000", "machines", seed, values)
 
 
-def _week_old(network: Network, rng: random.Random, churn: Churn) -> list[bytes]:
-    """Return 200 packed contacts of a week ago: few are where they were, and under other ids."""
+def _week_old(network: Network, rng: random.Random, churn: Churn) -> list[Contact]:
+    """Return what a cache of a week ago gives: few are where they were, and under other ids."""
     alive = sorted(network.up)
-    contacts = []
-    for _ in range(200):
+    cache = ContactCache()
+    for _ in range(MAX_CONTACTS):
         if rng.random() < KEPT_ADDRESS * (1 - churn.away):
-            there = rng.choice(alive)
-            packed = network.packed(there)
-            contacts.append(rng.randbytes(32) + packed[32:])
+            packed = network.packed(rng.choice(alive))
+            contact = Contact.unpack(rng.randbytes(32) + packed[32:])
         else:
-            contacts.append(network.nobody(rng))
-    return contacts
+            contact = network.nobody(rng)
+        cache.note((contact,), rng.randrange(WEEK_S))
+    return ContactCache.decode(cache.encode()).contacts(SAMPLE, rng)
 
 
 def byte(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:

@@ -22,6 +22,7 @@ from veilnet.discovery.events import (
     Stored,
     Unanswered,
 )
+from veilnet.discovery.kademlia import PROBE_S, SELF_S, SWEEP_S, YOUNG_PROBES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable
@@ -204,3 +205,12 @@ def filled_at_once(kademlia: Kademlia, buckets: Iterable[Iterable[bytes]], now: 
         entries += of_bucket
     table._entries, table._counts, table._heard = b"".join(entries), counts, now  # noqa: SLF001
     table._trim()  # noqa: SLF001
+
+
+def in_its_stride(kademlia: Kademlia, now: float) -> None:
+    """Let the upkeep of *kademlia* be that of a node that has run for hours."""
+    rng = kademlia.rng
+    kademlia._probes = YOUNG_PROBES  # noqa: SLF001 - it counts what this one never did
+    kademlia._next_probe = now + rng.random() * PROBE_S  # noqa: SLF001
+    kademlia._next_self = now + rng.random() * SELF_S  # noqa: SLF001
+    kademlia._next_sweep = now + rng.random() * SWEEP_S  # noqa: SLF001

@@ -14,13 +14,19 @@ from attrs import frozen
 
 from veilnet.discovery.contact import RELAYS, STORES, Contact
 from veilnet.discovery.events import Found, Sighted, Stored
-from veilnet.discovery.kademlia import Kademlia
+from veilnet.discovery.kademlia import PROBE_S, Kademlia
 from veilnet.sim.discovery.churn import AWAY
 from veilnet.sim.discovery.implicit import Implicit
 from veilnet.sim.discovery.internet import Internet
 from veilnet.sim.discovery.liars import Kind, Liars
 from veilnet.sim.discovery.loop import Loop
-from veilnet.sim.discovery.machine import Machine, Outcome, filled, filled_at_once
+from veilnet.sim.discovery.machine import (
+    Machine,
+    Outcome,
+    filled,
+    filled_at_once,
+    in_its_stride,
+)
 from veilnet.sim.discovery.population import Population
 from veilnet.sim.discovery.world import World
 
@@ -49,6 +55,8 @@ class Setting:
     ground: tuple[bytes, ...] = ()
     """Locators next to which 20 liars each have ground their ids."""
     one_prefix: bool = False
+    upkeep: bool = False
+    """Whether machines look after their tables: what happens within a minute does not need it."""
     loss: float = 0.01
 
 
@@ -156,8 +164,7 @@ class Network:
             rng=random.Random(self.seed << 32 ^ number),  # noqa: S311 - a simulation
             now=self.loop.now,
             flags=STORES | RELAYS,
-            # No upkeep: what is looked at is minutes long.
-            probe_interval_s=0.0,
+            probe_interval_s=PROBE_S if self.setting.upkeep else 0.0,
         )
         buckets = (map(self.packed, bucket) for bucket in self.people.table(number))
         if self.setting.one_prefix:
@@ -167,6 +174,9 @@ class Network:
             filled_at_once(kademlia, buckets, self.loop.now)
         answers = self.system == "machines"
         machine = Machine(self.world, number, kademlia, answers=answers)
+        if self.setting.upkeep:
+            in_its_stride(kademlia, self.loop.now)
+            machine.arm()
         if answers:
             self.world.nodes[number] = machine
         return machine
@@ -219,12 +229,12 @@ class Network:
 
     # Who comes back after long
 
-    def nobody(self, rng: random.Random) -> bytes:
-        """Return a packed contact at whose address nobody is any more."""
-        endpoint = f"99.{rng.randrange(256)}.{rng.randrange(256)}.255", 4_433
-        return Contact(rng.randbytes(32), endpoint, STORES).packed
+    def nobody(self, rng: random.Random) -> Contact:
+        """Return a contact at whose address nobody is any more."""
+        endpoint = f"{rng.randrange(96, 100)}.{rng.randrange(256)}.{rng.randrange(256)}.255", 4_433
+        return Contact(rng.randbytes(32), endpoint, STORES)
 
-    def newcomer(self, known: Sequence[bytes]) -> Machine:
+    def newcomer(self, known: Sequence[Contact]) -> Machine:
         """Return a machine that has no table and knows *known* alone."""
         away = [n for n, evil in enumerate(self.people.evil) if not evil and n not in self.up]
         number = self.rng.choice(away)
@@ -234,7 +244,7 @@ class Network:
             now=self.loop.now,
         )
         machine = self.world.nodes[number] = Machine(self.world, number, kademlia)
-        machine.learn([Contact.unpack(packed) for packed in known])
+        machine.learn(known)
         return machine
 
     def rejoin(self, machine: Machine, *, limit_s: float = 60.0) -> tuple[bool, float, int]:
