@@ -73,7 +73,7 @@ def _hard(done: Done) -> dict[str, Any]:
 
 
 def _usable(done: Done, failed: int) -> dict[str, Any]:
-    pairs = list(itertools.product(KINDS, repeat=2))
+    pairs = [(one, other) for one in KINDS for other in KINDS]
     by_pair = [done.get(pair, ()) for pair in pairs]
     whole = [trials for trials in by_pair if trials and all(trial.usable for trial in trials)]
     n = sum(map(len, by_pair))

@@ -11,6 +11,7 @@ from veilnet.discovery.events import (
     Answered,
     Ask,
     Asked,
+    Enough,
     Failed,
     Find,
     Found,
@@ -100,6 +101,10 @@ class Machine:
         wanted = self._new(done)
         self._sighted[wanted] = sighted
         self._handle(Get(wanted, locator, check))
+
+    def enough(self, wanted: int) -> None:
+        """End a search with what it has, as the daemon does at the first blob."""
+        self._handle(Enough(wanted))
 
     def put(
         self,
