@@ -8,7 +8,9 @@ import pytest
 
 from tests.unit.nat.world import EASY, KINDS, Machine, Nat, World
 from veilnet.nat import attempt, budget, punching
+from veilnet.nat.attempt import Side
 from veilnet.nat.budget import ProbeBudget
+from veilnet.nat.classify import Mapping
 from veilnet.nat.punching import Punching, Shut, State
 from veilnet.protocol.nat_messages import Call, CallRefused
 
@@ -138,6 +140,47 @@ def test_a_climbing_port_is_foretold():
     made, met = meeting("port", "sequential")
     assert met
     assert made.machines[0].probes < attempt.FORETOLD + 100
+
+
+@pytest.mark.parametrize("stride", [0, 1, -1, 7, 2**15 - 1, -(2**15)])
+def test_a_stride_that_a_peer_made_up_costs_what_any_costs(stride):
+    """Guesses are real ports of the vouched address, each once, and no more than for anybody."""
+    guesses = attempt_with(stride=stride)
+    ports = [port for _, port in guesses]
+    assert {host for host, _ in guesses} == {"100.2.0.1"}
+    assert len(ports) == len(set(ports)) <= attempt.BURST
+    assert all(attempt.FIRST_PORT <= port < 2**16 for port in ports)
+
+
+def attempt_with(*, stride):
+    """Return all that a third attempt sends to a sequential translator said to be of *stride*."""
+    place = ("100.2.0.1", 50_000)
+    made = attempt.Attempt(
+        number=3, caller=True, own=Side(mapping=Mapping.INDEPENDENT),
+        peer=Side(public=(place,), mapping=Mapping.SEQUENTIAL, stride=stride),
+        vouched=place, ttl=5, rtt_s=0.1, rng=random.Random(1), budget=ProbeBudget(), at_s=0.0,
+    )  # fmt: skip
+    sent = []
+    while not made.over(now := made.deadline()):
+        sent += [each for step in made.tick(now) for each in step.endpoints]
+    return sent
+
+
+@pytest.mark.parametrize("caller", [True, False])
+def test_the_ends_take_turns_at_being_first(caller):
+    """Who of the two sends for real first in one attempt sends second in the next."""
+    began = []
+    for number in (1, 2):
+        made = attempt.Attempt(
+            number=number, caller=caller, own=Side(), peer=Side(public=(("100.2.0.1", 4_000),)),
+            vouched=None, ttl=5, rtt_s=0.1, rng=random.Random(1), budget=ProbeBudget(), at_s=0.0,
+        )  # fmt: skip
+        while not made.over(now := made.deadline()):
+            if any(step.ttl is None for step in made.tick(now)):
+                began.append(now)
+                break
+    assert (began[0] < began[1]) == caller
+    assert began[0] != began[1]
 
 
 def test_both_call_at_once():
