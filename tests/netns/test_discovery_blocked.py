@@ -43,3 +43,18 @@ def test_where_udp_is_blocked_one_tcp_connection_carries(scene):
     answer = scene.b.tell("connect", wait_s=CALL_S + 5, peer="a", timeout_s=CALL_S)
     assert answer["path"]["kind"] == "relayed"
     assert ping(scene.a.host, scene.b.address()) == 3
+    explained(scene)
+
+
+def explained(scene):
+    """Both ends say why; the one that is cut off says how it got in, and what can be done."""
+    said = scene.b.run("doctor").stdout
+    assert "nat: blocked: UDP does not get out" in said
+    assert "reachable: over tcp\n" in said
+    assert "Let UDP out in the firewall" in said
+    assert "first contact: by " in said
+
+    def reason():
+        return scene.a.ask("peer", "show", "b")["direct"]["reason"]
+
+    eventually(lambda: "UDP does not get through there" in reason())

@@ -107,6 +107,16 @@ def test_they_meet_over_a_stranger(meet, kind_a, kind_b):
     assert ping(scene.a.host, scene.b.address()) == 3
     assert ping(scene.b.host, scene.a.address()) == 3
 
+    def shown():
+        return scene.a.ask("peer", "show", "b")["direct"]
+
+    eventually(lambda: "nobody can foretell it" in shown()["reason"], timeout_s=DIRECT_S)
+    said = shown()
+    assert said["state"] == "relayed"
+    assert {said["own_nat"], said["peer_nat"]} == {"random", "sequential"}
+    assert any(place.startswith(scene.nat_b.address) for place in said["candidates"])
+    assert 0 < said["again_s"] <= 3_600
+
 
 def direct_places(scene):
     """Let a call b; return where each of the two sends to once both send directly."""
