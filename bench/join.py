@@ -163,7 +163,11 @@ class Scene:
         open_s = min(_ping(a.host, address, count=5))
         self._part(a, peer)
         (first_s,) = _ping(a.host, address, count=1)
-        return Trial((first_s - open_s) / open_s)
+        took = (first_s - open_s) / open_s
+        if took > LIMIT_RTTS:
+            print(f"{took:.2f} RTT of {open_s:.3f} s. {a.logs(lines=30)}", file=sys.stderr)
+            print(peer.logs(lines=30), file=sys.stderr)
+        return Trial(took)
 
     @staticmethod
     def _part(a: Node, peer: Node) -> None:
