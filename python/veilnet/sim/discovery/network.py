@@ -15,6 +15,7 @@ from attrs import frozen
 from veilnet.discovery.contact import RELAYS, STORES, Contact
 from veilnet.discovery.events import Found, Sighted, Stored
 from veilnet.discovery.kademlia import PROBE_S, Kademlia
+from veilnet.discovery.publisher import RETRY_S
 from veilnet.sim.discovery.churn import AWAY
 from veilnet.sim.discovery.implicit import Implicit
 from veilnet.sim.discovery.internet import Internet
@@ -202,16 +203,31 @@ class Network:
             self.world.nodes.pop(number, None)
 
     def publish(self, count: int, locators: Sequence[bytes] = (), *, limit_s: float = 120.0) -> int:
-        """Have *count* descriptors published, under *locators* first; return how many storers."""
+        """Have *count* descriptors published, under *locators* first; return how many storers.
+
+        What nobody kept is tried again after a while, as a publisher does.
+        """
         outcomes: list[Outcome] = []
         for number in range(count):
             told = f"descriptor {self.seed} {len(self.published)}".encode()
             locator = locators[number] if number < len(locators) else hashlib.sha256(told).digest()
             blob = self.rng.randbytes(BLOB_BYTES)
             self.published[locator] = blob
-            self.machine(self.somebody()).put(locator, blob, outcomes.append)
+            self._put(self.machine(self.somebody()), locator, blob, outcomes)
         self.loop.run(self.loop.now + limit_s, done=lambda: len(outcomes) == count)
         return sum(found.count for found in outcomes if isinstance(found, Stored))
+
+    def _put(
+        self, machine: Machine, locator: bytes, blob: bytes, outcomes: list[Outcome]
+    ) -> None:
+        def done(outcome: Outcome) -> None:
+            if isinstance(outcome, Stored):
+                outcomes.append(outcome)
+            else:
+                again = self.loop.now + RETRY_S
+                self.loop.at(again, self._put, machine, locator, blob, outcomes)
+
+        machine.put(locator, blob, done)
 
     def lookups(self, count: int, *, each_s: float = 0.05, limit_s: float = 60.0) -> list[Lookup]:
         """Run *count* lookups of what was published, one begun every *each_s*."""
