@@ -175,7 +175,9 @@ class Scene:
 
         Raises: TimedOut: others call again and again.
         """
-        for _ in range(_PARTINGS):
+        for again in range(_PARTINGS):
+            # Who was called meanwhile has given no ticket before its channel is two seconds old.
+            time.sleep(_TICKET_S if again else 0.0)
             names = [
                 str(each["name"]) for each in a.look()["peers"] if each["state"] == "connected"
             ]
