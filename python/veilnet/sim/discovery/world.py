@@ -116,6 +116,11 @@ class World:
             self.meters[asker].sent["sessions"] += _HELLOS * hello
             self.loop.at(now + self.patience_s, silent)
             return
+        if whom not in (None, node.id):
+            # The handshake is for somebody who is not there.
+            self.meters[asker].sent["sessions"] += wire.LOOKUP_SENT_BYTES
+            self.loop.at(now + self.patience_s, silent)
+            return
         rtt = self.internet.rtt_s(asker, number)
         full = whom is not None
         delay, key = 0.0, (asker, number, full)
