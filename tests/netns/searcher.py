@@ -3,7 +3,7 @@
 Run before the daemon's own program (`Node.foreground`).  It reads a named pipe ``wanted`` in the
 state folder and answers with ``found.json``::
 
-    {"put": [[locator, blob, storers], ...], "get": [[seed, locator, blob], ...]}          hex; ADDRESS:PORT
+    {"put": [[locator, blob, storers], ...], "get": [[seed, locator, blob], ...]}
     {"put": [storers, ...], "get": [[found, hops, asked], ...]}
 """
 

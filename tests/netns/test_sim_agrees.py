@@ -33,7 +33,7 @@ from veilnet.testing.nat import Nat
 pytestmark = [needs_nft, pytest.mark.slow]
 
 NODES = 20
-PUTS, GETS, STORERS = 12, 120, 6
+PUTS, GETS, STORERS = 12, 60, 6
 FULL_S, SEARCHES_S = 60.0, 120.0
 _IP = 14
 
@@ -145,7 +145,7 @@ def simulated_searches(blobs):
         ended = []
         machine.get(locator, blob.__eq__, ended.append, lambda seen, m=machine: m.enough(seen.id))
         # Until the sessions of this one are over: the next stands in its place.
-        network.loop.run(network.loop.now + 90.0)
+        network.loop.run(network.loop.now + 61.0)
         found = isinstance(ended[0], Found)
         searches.append([found, ended[0].hops if found else 0, ended[0].asked])
         del network.world.nodes[machine.number]
