@@ -85,12 +85,11 @@ def town(tmp_path_factory):
         internet, folder, at = Internet(lab), tmp_path_factory.mktemp("town"), []
         nodes = []
         for number in range(NODES):
-            host, _ = internet.place(f"node{number + 1}")
+            host, uplink = internet.place(f"node{number + 1}")
             nodes.append(node := Node(host, folder))
             node.configure(contacts=at[:1], relay="off" if number else "all")
             node.start("--name", node.name)
-            public = status(node)["discovery"]["public"]
-            at.append(next(place for place in public if "[" not in place))
+            at.append(f"{uplink.address4}:{status(node)['port']}")
         for node in nodes:
             eventually(lambda node=node: contacts(node) >= NODES - 1, timeout_s=FULL_S)
         yield lab, internet, at
@@ -144,11 +143,12 @@ def simulated_searches(blobs):
         machine = network.newcomer([Contact(UNKNOWN_ID, seed.endpoint)])
         ended = []
         machine.get(locator, blob.__eq__, ended.append, lambda seen, m=machine: m.enough(seen.id))
-        # Until the sessions of this one are over: the next stands in its place.
-        network.loop.run(network.loop.now + 61.0)
+        network.loop.run(network.loop.now + 30.0, done=lambda ended=ended: bool(ended))
         found = isinstance(ended[0], Found)
         searches.append([found, ended[0].hops if found else 0, ended[0].asked])
+        # The next stands in its place: its sessions have to be over.
         del network.world.nodes[machine.number]
+        network.loop.run(network.loop.now + 61.0)
     return [one.count for one in stored], searches
 
 
@@ -162,10 +162,7 @@ def test_lookups_that_succeed_go_as_far_as_in_the_simulation(town, tmp_path):
     blobs = [(rng.randbytes(32), rng.randbytes(900)) for _ in range(PUTS)]
     _, _, at = town
     leaf = leaf_of(town, tmp_path, "searcher")
-    leaf.state.mkdir(mode=0o700)
     os.mkfifo(leaf.state / "wanted")
-    leaf.foreground("--name", "searcher", prelude=PRELUDE)
-    eventually(lambda: contacts(leaf) >= NODES, timeout_s=FULL_S)
     wanted = {
         "put": [[locator.hex(), blob.hex(), STORERS] for locator, blob in blobs],
         "get": [
@@ -173,8 +170,11 @@ def test_lookups_that_succeed_go_as_far_as_in_the_simulation(town, tmp_path):
             for number in range(GETS)
         ],
     }
-    (leaf.state / "wanted").write_text(json.dumps(wanted))
-    eventually((leaf.state / "found.json").exists, timeout_s=SEARCHES_S)
+    with leaf.foreground("--name", "searcher", prelude=PRELUDE) as process:
+        eventually(lambda: contacts(leaf) >= NODES, timeout_s=FULL_S)
+        (leaf.state / "wanted").write_text(json.dumps(wanted))
+        eventually((leaf.state / "found.json").exists, timeout_s=SEARCHES_S)
+        process.terminate()
     said = json.loads((leaf.state / "found.json").read_text())
     stored, searches = simulated_searches(blobs)
     real, simulated = (
