@@ -155,7 +155,7 @@ def simulated_searches(blobs):
 def test_lookups_that_succeed_go_as_far_as_in_the_simulation(town, tmp_path):
     """Who knows one node alone finds what six keep: always, in as many hops, within a fifth of one.
 
-    As many storers; and questions until it is seen, within a third: how many are out by then is a
+    As many storers; and questions until it is seen, within a sixth: how many are out by then is a
     matter of milliseconds.
     """
     rng = random.Random(5)
@@ -184,5 +184,5 @@ def test_lookups_that_succeed_go_as_far_as_in_the_simulation(town, tmp_path):
     print(f"found, hops, asked: real {real}, simulated {simulated}")  # noqa: T201 - the figures
     assert real[0] == simulated[0] == 1.0
     assert real[1] == pytest.approx(simulated[1], abs=0.2)
-    assert real[2] == pytest.approx(simulated[2], rel=1 / 3)
+    assert real[2] == pytest.approx(simulated[2], rel=1 / 6)
     assert statistics.fmean(said["put"]) == pytest.approx(statistics.fmean(stored), abs=0.5)
