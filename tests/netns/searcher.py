@@ -3,7 +3,7 @@
 Run before the daemon's own program (`Node.foreground`).  It reads a named pipe ``wanted`` in the
 state folder and answers with ``found.json``::
 
-    {"put": [[locator, blob], ...], "get": [[seed, locator, blob], ...]}          hex; ADDRESS:PORT
+    {"put": [[locator, blob, storers], ...], "get": [[seed, locator, blob], ...]}
     {"put": [storers, ...], "get": [[found, hops, asked], ...]}
 """
 
@@ -27,14 +27,16 @@ def arm(folder):
 
     run = Dht.run
 
-    async def put(dht, locator, blob):
-        done = await dht.run_put(Put(dht.next_id(), bytes.fromhex(locator), bytes.fromhex(blob)))
+    async def put(dht, locator, blob, storers):
+        wanted = Put(dht.next_id(), bytes.fromhex(locator), bytes.fromhex(blob), storers)
+        done = await dht.run_put(wanted)
         return done.count if isinstance(done, Stored) else 0
 
     async def get(dht, seed, locator, blob):
         alone = Dht(dht._node, dht._node.commons)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run, alone)
+            alone.machine.look_around(dht.machine.horizon)
             alone.learned([Endpoint.parse(seed)])
             try:
                 found = await alone.get(bytes.fromhex(locator), bytes.fromhex(blob).__eq__)

@@ -1,7 +1,7 @@
 """What a lookup costs, whom it asks, how far it goes: real nodes beside the simulation of as many.
 
 ```
- leaf --- NAT --- 24 strangers at public places, all of the commons
+ leaf --- NAT --- 20 nodes at public places, strangers to each other, all of the commons
 ```
 The simulation (`veilnet.sim.discovery`) runs the machines of the daemon in a world of its own: its
 routing, what a session and a message weigh and who is asked are assumptions, until this agrees.
@@ -20,19 +20,20 @@ import pytest
 
 from tests.netns.scenes import eventually, needs_nft, status
 from tests.netns.searcher import PRELUDE
+from veilnet.discovery.contact import UNKNOWN_ID, Contact
 from veilnet.discovery.events import Found
 from veilnet.errors import VeilError
 from veilnet.sim.discovery.network import Network, Setting, look
 from veilnet.sim.traces import generated
-from veilnet.testing import Internet, Lab, Node, Strangers
+from veilnet.testing import Internet, Lab, Node
 from veilnet.testing.capture import Capture
 from veilnet.testing.internet import WEST
 from veilnet.testing.nat import Nat
 
 pytestmark = [needs_nft, pytest.mark.slow]
 
-NODES = 24
-PUTS, GETS = 6, 36
+NODES = 20
+PUTS, GETS, STORERS = 12, 60, 6
 FULL_S, SEARCHES_S = 60.0, 120.0
 _IP = 14
 
@@ -79,16 +80,24 @@ def searched(node, name):
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    """The Internet with its strangers, and where each of them is."""
+    """The Internet with its nodes, and where each of them is; all know the first."""
     with Lab() as lab:
-        internet = Internet(lab)
-        folder = tmp_path_factory.mktemp("town")
-        strangers = Strangers(internet, folder, count=NODES, relays=1)
-        at = [
-            next(place for place in status(node)["discovery"]["public"] if "[" not in place)
-            for node in strangers.nodes
-        ]
+        internet, folder, at = Internet(lab), tmp_path_factory.mktemp("town"), []
+        nodes = []
+        for number in range(NODES):
+            host, uplink = internet.place(f"node{number + 1}")
+            nodes.append(node := Node(host, folder))
+            node.configure(contacts=at[:1], relay="off" if number else "all")
+            node.start("--name", node.name)
+            at.append(f"{uplink.address4}:{status(node)['port']}")
+        for node in nodes:
+            eventually(lambda node=node: contacts(node) >= NODES - 1, timeout_s=FULL_S)
         yield lab, internet, at
+
+
+def contacts(node):
+    """Return how many nodes it knows of."""
+    return status(node)["discovery"]["contacts"]
 
 
 def leaf_of(town, folder, name):
@@ -102,10 +111,10 @@ def leaf_of(town, folder, name):
 
 
 def test_a_lookup_costs_what_the_simulation_says(town, tmp_path):
-    """Within a third where sessions are new; and who is asked, within two of twenty-four."""
+    """Within a third where sessions are new; and who is asked, within two of twenty."""
     leaf = leaf_of(town, tmp_path, "leaf")
     leaf.up("--name", "leaf")
-    eventually(lambda: status(leaf)["discovery"]["contacts"] >= NODES, timeout_s=FULL_S)
+    eventually(lambda: contacts(leaf) >= NODES, timeout_s=FULL_S)
     # What it publishes asks them too, whenever its relay is found.
     eventually(lambda: all(each["storers"] for each in published(leaf)), timeout_s=FULL_S)
     # Sessions of before are over: the first search needs new ones, the second does not.
@@ -125,51 +134,55 @@ def simulated_searches(blobs):
     network = Network(setting, generated("planetlab", seed=0), seed=1, system="machines")
     stored, searches = [], []
     for locator, blob in blobs:
-        network.machine(network.somebody()).put(locator, blob, stored.append)
+        machine = network.machine(network.somebody())
+        machine.put(locator, blob, stored.append, want_storers=STORERS)
         network.loop.run(network.loop.now + 20.0)
     for number in range(GETS):
         locator, blob = blobs[number % PUTS]
         seed = network.contact(sorted(network.up)[number % NODES])
-        machine = network.newcomer([seed])
+        machine = network.newcomer([Contact(UNKNOWN_ID, seed.endpoint)])
         ended = []
         machine.get(locator, blob.__eq__, ended.append, lambda seen, m=machine: m.enough(seen.id))
-        network.loop.run(network.loop.now + 20.0, done=lambda ended=ended: bool(ended))
+        network.loop.run(network.loop.now + 30.0, done=lambda ended=ended: bool(ended))
         found = isinstance(ended[0], Found)
         searches.append([found, ended[0].hops if found else 0, ended[0].asked])
+        # The next stands in its place: its sessions have to be over.
         del network.world.nodes[machine.number]
+        network.loop.run(network.loop.now + 61.0)
     return [one.count for one in stored], searches
 
 
 def test_lookups_that_succeed_go_as_far_as_in_the_simulation(town, tmp_path):
-    """Who knows one node alone finds what is there: always, in as many hops, within a third of one.
+    """Who knows one node alone finds what six keep: always, in as many hops, within a fifth of one.
 
-    As many storers, within two; and questions until it is seen, within a half: how many more are
-    out by then is a matter of milliseconds.
+    As many storers; and questions until it is seen, within a sixth: how many are out by then is a
+    matter of milliseconds.
     """
     rng = random.Random(5)
     blobs = [(rng.randbytes(32), rng.randbytes(900)) for _ in range(PUTS)]
     _, _, at = town
     leaf = leaf_of(town, tmp_path, "searcher")
-    leaf.state.mkdir(mode=0o700)
     os.mkfifo(leaf.state / "wanted")
-    leaf.foreground("--name", "searcher", prelude=PRELUDE)
-    eventually(lambda: status(leaf)["discovery"]["contacts"] >= NODES, timeout_s=FULL_S)
     wanted = {
-        "put": [[locator.hex(), blob.hex()] for locator, blob in blobs],
+        "put": [[locator.hex(), blob.hex(), STORERS] for locator, blob in blobs],
         "get": [
             [at[number % NODES], *(part.hex() for part in blobs[number % PUTS])]
             for number in range(GETS)
         ],
     }
-    (leaf.state / "wanted").write_text(json.dumps(wanted))
-    eventually((leaf.state / "found.json").exists, timeout_s=SEARCHES_S)
+    with leaf.foreground("--name", "searcher", prelude=PRELUDE) as process:
+        eventually(lambda: contacts(leaf) >= NODES, timeout_s=FULL_S)
+        (leaf.state / "wanted").write_text(json.dumps(wanted))
+        eventually((leaf.state / "found.json").exists, timeout_s=SEARCHES_S)
+        process.terminate()
     said = json.loads((leaf.state / "found.json").read_text())
     stored, searches = simulated_searches(blobs)
     real, simulated = (
         [statistics.fmean(one[part] for one in rows) for part in range(3)]
         for rows in (said["get"], searches)
     )
+    print(f"found, hops, asked: real {real}, simulated {simulated}")  # noqa: T201 - the figures
     assert real[0] == simulated[0] == 1.0
-    assert real[1] == pytest.approx(simulated[1], abs=1 / 3)
-    assert real[2] == pytest.approx(simulated[2], rel=1 / 2)
-    assert statistics.fmean(said["put"]) == pytest.approx(statistics.fmean(stored), abs=2)
+    assert real[1] == pytest.approx(simulated[1], abs=0.2)
+    assert real[2] == pytest.approx(simulated[2], rel=1 / 6)
+    assert statistics.fmean(said["put"]) == pytest.approx(statistics.fmean(stored), abs=0.5)

@@ -72,7 +72,7 @@ def test_liars_next_to_a_locator(bases):
 @pytest.mark.parametrize(("share", "after_s", "least"), [(0.3, 60.0, 99.0), (0.5, 180.0, 97.0)])
 def test_much_of_the_network_vanishes(bases, share, after_s, least):
     """Of lookups begun soon after 30 % or 50 % of all nodes were lost at once, most succeed."""
-    figures = _figures(bases, Setting(NODES), lost=share, after_s=after_s)
+    figures = _figures(bases, Setting(NODES, upkeep=True), lost=share, after_s=after_s)
     assert figures["success_percent"] >= least
 
 

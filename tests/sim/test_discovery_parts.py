@@ -11,7 +11,7 @@ from veilnet.discovery.kademlia import Kademlia
 from veilnet.discovery.routing import FAR_K, NEAR_BUCKETS
 from veilnet.errors import ConfigError, UsageError
 from veilnet.protocol import messages
-from veilnet.protocol.dht_messages import FindNodes, Nodes
+from veilnet.protocol.dht_messages import FindNodes, Nodes, Store
 from veilnet.sim.discovery import wire
 from veilnet.sim.discovery.churn import AWAY, HOUR_S, Churn
 from veilnet.sim.discovery.experiments import Plan, check, percentile, run
@@ -165,6 +165,21 @@ def test_who_is_away_costs_patience(bases):
     network.loop.run(began + 10)
     assert given_up == [began + network.world.patience_s]
     assert 0 < network.world.meters[one].total() < 1_500
+
+
+def test_a_full_session_needs_the_true_id(bases):
+    """Under an id that is not its own nobody answers: at the cost of a handshake's beginning."""
+    network = Network(Setting(100, loss=0.0), bases, seed=1, system="machines")
+    one, other = sorted(network.up)[:2]
+    said: list[bool] = []
+    store = Store(locator=bytes(32), owner=bytes(16), blob=b"blob")
+    for whom in (network.people.id(other), bytes(32)):
+        network.world.ask(
+            one, network.people.endpoint(other), store, whom=whom,
+            answered=lambda _: said.append(True), silent=lambda: said.append(False),
+        )  # fmt: skip
+        network.loop.run(network.loop.now + 10)
+    assert said == [True, False]
 
 
 def test_the_first_byte_takes_its_stages():

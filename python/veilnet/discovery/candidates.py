@@ -53,8 +53,10 @@ class Candidate:
         "has",
         "heads",
         "hops",
+        "is_unproven",
         "kept",
         "lost",
+        "near",
         "own",
         "packed",
         "path",
@@ -64,7 +66,6 @@ class Candidate:
         "step",
         "teller",
         "told",
-        "unproven",
     )
 
     def __init__(
@@ -88,8 +89,10 @@ class Candidate:
         """Questions to all that it, and those it told of, told of."""
         self.own = 0
         """Questions to those that it told of itself."""
-        self.unproven = False
-        """Nobody could be reached under the id that it gave."""
+        self.is_unproven = False
+        """It could not be reached under the id that it gave."""
+        self.near: int | None = None
+        """Its distance, if it counts among those of its path that answered."""
         self.kept = self.lost = 0
         """How many of those it told of answered, and did not."""
         self.told: list[tuple[bytes, int, Candidate]] = []
@@ -99,7 +102,12 @@ class Candidate:
     @property
     def is_doubtful(self) -> bool:
         """Whether it is not who it said, or none of several that it told of was there."""
-        return self.unproven or (self.lost >= DOUBT and not self.kept)
+        return self.is_unproven or (self.lost >= DOUBT and not self.kept)
+
+    @property
+    def id(self) -> bytes:
+        """The id that it goes by."""
+        return self.packed[:ID_BYTES]
 
     @property
     def value(self) -> int:
@@ -212,7 +220,9 @@ class Candidates:
         if candidate.teller is not None:
             candidate.teller.kept += 1
         path = self.paths[candidate.path]
-        insort(path.near, candidate.value ^ path.aim)
+        if candidate.near is None:
+            candidate.near = candidate.value ^ path.aim
+            insort(path.near, candidate.near)
         if self.is_inside(candidate):
             path.arrived.append(candidate)
             if candidate.step is Step.APPROACH:
@@ -227,12 +237,13 @@ class Candidates:
         if candidate.teller is not None:
             candidate.teller.lost += 1
 
-    def unproven(self, candidate: Candidate) -> None:
-        """Note that one that answered did not prove its id: whoever told of it told of nobody."""
-        candidate.unproven = True
-        if candidate.teller is not None:
-            candidate.teller.kept -= 1
-            candidate.teller.lost += 1
+    def disbelieve(self, candidate: Candidate) -> None:
+        """Note that one did not show that it has the id under which it answered."""
+        candidate.is_unproven = True
+        if candidate.near is not None:
+            # Where it said to be nobody has arrived.
+            self.paths[candidate.path].near.remove(candidate.near)
+            candidate.near = None
 
     def resize(self, bits: int) -> None:
         """Let the region be all that share *bits* bits."""

@@ -7,7 +7,8 @@ a peer asks         Asked                    ->  Reply
 hearsay             Learned
 ```
 The shell opens a session for each `Ask` (a lookup session, a full one for a Store), sends the
-message and reports `Answered` or, after about 3 s, `Unanswered`, once for each.
+message and reports `Answered` or, after some seconds (at most 9, for a Store), `Unanswered`, once
+for each.
 """
 
 from __future__ import annotations
@@ -79,9 +80,13 @@ class Answered:
 
 @frozen
 class Unanswered:
-    """Query *query* will not be answered."""
+    """Query *query* will not be answered.
+
+    *unproven*: no full session came to be with whom it was for, under the id that it gave.
+    """
 
     query: int
+    unproven: bool = False
 
 
 @frozen
@@ -169,6 +174,8 @@ class Stored:
     sent: int = 0
     """How many of them it was sent to."""
     asked: int = 0
+    lost: int = 0
+    """How many did not take it."""
 
 
 @frozen

@@ -268,7 +268,7 @@ class Kademlia:
             case Answered():
                 self._answered(event, now, actions)
             case Unanswered():
-                self._unanswered(event.query, now, actions)
+                self._unanswered(event.query, now, actions, unproven=event.unproven)
             case Asked():
                 self._asked(event, now, actions)
             case Find() | Get() | Put():
@@ -362,7 +362,7 @@ class Kademlia:
         while True:
             chosen = None
             while self._may_ask(lookup, now):
-                chosen = lookup.next()
+                chosen = lookup.next(now)
                 if chosen is None:
                     break
                 candidate, step, question = chosen
@@ -382,6 +382,9 @@ class Kademlia:
         fresh = [since for _, _, since in lookup.flying.values() if now - since < stall_s]
         wake = [min(fresh) + stall_s + 0.001] if fresh else []
         wake += [] if lookup.ends_at is None else [lookup.ends_at]
+        if not lookup.flying:
+            # The questions of others leave no room: later.
+            wake.append(now + stall_s)
         lookup.wake = min(wake, default=None)
 
     def _may_ask(self, lookup: Lookup, now: float) -> bool:
@@ -478,7 +481,9 @@ class Kademlia:
         """
         return bool(packed[-1] & STORES) or self.horizon.is_near(packed[ADDRESS][:16])
 
-    def _unanswered(self, number: int, now: float, actions: list[Action]) -> None:
+    def _unanswered(
+        self, number: int, now: float, actions: list[Action], *, unproven: bool = False
+    ) -> None:
         query = self._queries.pop(number, None)
         if query is None:
             return
@@ -486,7 +491,7 @@ class Kademlia:
             # Who would not open a full session may still answer questions.
             self.table.unanswered(query.packed, now)
         if query.lookup is not None:
-            query.lookup.unanswered(number)
+            query.lookup.unanswered(number, unproven=unproven)
             self._drive(query.lookup, now, actions)
 
     # others

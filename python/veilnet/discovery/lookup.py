@@ -7,8 +7,8 @@ approach   FindNodes, on disjoint paths: no contact is asked on two of them.  Fo
            does not stand in the way
 region     FindValue or HaveValue, by rank and in turns: contacts that share `bits` bits with the
            locator, of which everybody knows some; every answer names others
-store      Store, over a full session, to the first by rank that answered; who cannot open one
-           under the id that it gave does not count, and others are looked for in its place
+store      Store, over a full session, to the first by rank that answered; whoever does not take
+           it is replaced, if need be by others that are looked for then
 ```
 Invariants: a contact is asked once in approach and once in the region; at most `MAX_ASKS` in all,
 however the answers go on; `bits` is the median of what many answers said, less at most
@@ -34,6 +34,7 @@ from veilnet.protocol.dht_messages import (
     Have,
     HaveValue,
     Store,
+    StoreRefused,
     StoreTaken,
     Values,
 )
@@ -168,7 +169,7 @@ class Lookup(abc.ABC):
         """Return how many questions are asked at once where it is *alpha* as a rule."""
         return alpha
 
-    def next(self) -> tuple[Candidate, Step, Question] | None:
+    def next(self, now: float) -> tuple[Candidate, Step, Question] | None:  # noqa: ARG002 - a store
         """Return whom to ask what, None: nobody, before there is another answer."""
         if self.asked >= MAX_ASKS or self.is_satisfied():
             return None
@@ -196,12 +197,12 @@ class Lookup(abc.ABC):
                 self.candidates.add(contact, candidate.path, candidate)
         return self.absorb(candidate, message)
 
-    def unanswered(self, query: int) -> None:
-        """Take note that there will be no answer."""
+    def unanswered(self, query: int, *, unproven: bool = False) -> None:
+        """Take note that there will be no answer; *unproven*: it did not show the id it gave."""
         candidate, step, _ = self.flying.pop(query)
-        if step is Step.STORE:
-            self.candidates.unproven(candidate)
-        else:
+        if unproven:
+            self.candidates.disbelieve(candidate)
+        elif step is not Step.STORE:
             self.candidates.unanswered(candidate)
 
     def turn(self, now: float) -> Turn:
@@ -358,12 +359,14 @@ class PutLookup(Lookup):
         self.want = want
         self.owner = owner
         self.sent = 0
+        self.lost = 0
+        """How many did not take it."""
         self._queue: list[Candidate] | None = None
         """Whom to send it to, the next one last; None: still searching."""
         self._tried = 0
         """How many were asked to keep it."""
-        self.have = 0
-        """How many have it."""
+        self._ids: set[bytes] = set()
+        """Of those who have it."""
         self._storers: list[Candidate] | None = None
         self._known: list[Candidate] = []
         for packed in known:
@@ -372,71 +375,91 @@ class PutLookup(Lookup):
                 self._known.append(candidate)
         self.candidates.first = self._known[::-1]
 
+    @property
+    def have(self) -> int:
+        """How many have it: by id, for one node may stand at many addresses."""
+        return len(self._ids)
+
     def inquiry(self, step: Step) -> Question:
         """Ask whether it is there, or to keep it."""
         if step is Step.STORE:
             return Store(locator=self.target, owner=self.owner, blob=self.blob)
         return HaveValue(locator=self.target, digest=self.digest, bits=self.bits)
 
-    def next(self) -> tuple[Candidate, Step, Question] | None:
+    def next(self, now: float) -> tuple[Candidate, Step, Question] | None:
         """Return whom to ask what: those that had it, then the region, then to keep it."""
         if self._queue is None:
             # Nobody else is asked before it is clear that too few have it still.
             waiting = not self.candidates.first and self._is_asking_known()
-            return None if waiting else super().next()
-        sending = sum(step is Step.STORE for _, step, _ in self.flying.values())
-        if not self._queue or self.have + sending >= self.want:
+            return None if waiting else super().next(now)
+        stores = [(one, since) for one, step, since in self.flying.values() if step is Step.STORE]
+        # Who takes long is not waited for: a storer too many does no harm.
+        sending = sum(now - since < self.stall_s for _, since in stores)
+        if self.have + sending >= self.want:
             return None
-        candidate = self._queue.pop()
-        candidate.step = Step.STORE
-        self._tried += 1
-        return candidate, Step.STORE, self.inquiry(Step.STORE)
+        busy = self._ids.union(one.id for one, _ in stores)
+        for candidate in reversed(self._queue):
+            if candidate.id not in busy:
+                self._queue.remove(candidate)
+                candidate.step = Step.STORE
+                self._tried += 1
+                return candidate, Step.STORE, self.inquiry(Step.STORE)
+        return None
+
+    def unanswered(self, query: int, *, unproven: bool = False) -> None:
+        """Take note that there will be no answer: whoever should have kept it does not."""
+        _, step, _ = self.flying[query]
+        self.lost += step is Step.STORE
+        super().unanswered(query, unproven=unproven)
 
     def is_satisfied(self) -> bool:
         """Once enough have it, or enough are known that could."""
-        if self._queue is not None:
-            return self.have >= self.want or not (self._queue or self.flying)
         if self.have >= self.want:
             return True
+        if self._queue is not None:
+            return not (self._queue or self.flying)
         if self.candidates.first or self._is_asking_known():
             return False
-        return self._is_refreshed() or 2 * self._hoped() >= 3 * self.want
+        return self._is_refreshed() or 2 * len(self._able()) >= 3 * (self.want - self.have)
 
     def lacks(self) -> bool:
         """Fewer storers than wanted answered."""
         if self._queue is not None:
             return False
         self._storers = None
-        return self._hoped() < self.want
+        return len(self._able()) < self.want - self.have
 
     def is_content(self) -> bool:
-        """With enough that could keep it."""
-        return self._queue is None and self._hoped() >= self.want
+        """With enough that could keep it, or most that should."""
+        if self._queue is None:
+            return len(self._able()) >= self.want - self.have
+        return self._will_do()
 
     def carry_on(self) -> bool:
         """Begin to send once the region is known; search again if too few took it."""
         if self.have >= self.want:
             return False
         self._storers = None
+        room = STORES_PER_WANTED * self.want - self._tried
         if self._queue is not None:
             self._queue = None
-            return self._tried < STORES_PER_WANTED * self.want and self.asked < MAX_ASKS
+            return room > 0 and (self.asked < MAX_ASKS or bool(self._able()))
         if self._is_refreshed():
             return False
-        room = STORES_PER_WANTED * self.want - self._tried
         self._queue = self._able()[: max(0, room)][::-1]
         return bool(self._queue)
 
     def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:
         """Note who has it."""
         self._storers = None
-        if isinstance(message, StoreTaken):
-            self.sent += 1
+        took = isinstance(message, StoreTaken)
+        self.sent += took
+        self.lost += isinstance(message, StoreRefused)
         # Who never took it and says that it has it lies: twenty such answers would end the search.
         kept = isinstance(message, Have) and message.have and candidate in self._known
-        if kept or isinstance(message, StoreTaken):
+        if (kept or took) and candidate.id not in self._ids:
             candidate.has = True
-            self.have += 1
+            self._ids.add(candidate.id)
         return []
 
     def result(self) -> Found | Stored | Failed:
@@ -445,19 +468,19 @@ class PutLookup(Lookup):
         if not storers:
             return self._failed(Reason.NOT_STORED)
         contacts = tuple(Contact.unpack(one.packed) for one in storers)
-        return Stored(self.id, len(storers), contacts, self.sent, self.asked)
+        return Stored(self.id, len(storers), contacts, self.sent, self.asked, self.lost)
 
     def _is_asking_known(self) -> bool:
         known = {id(one) for one in self._known}
         return any(id(one) in known for one, _, _ in self.flying.values())
 
     def _is_refreshed(self) -> bool:
-        """Tell whether three of four had it still, which will do until the next time."""
-        return bool(self._known) and 4 * self.have >= 3 * self.want
+        """Tell whether most of those that took it had it still."""
+        return bool(self._known) and self._will_do()
 
-    def _hoped(self) -> int:
-        """Return how many have it, or could still be asked to."""
-        return self.have + len(self._able())
+    def _will_do(self) -> bool:
+        """Tell whether three of four have it, which is enough until the next time."""
+        return 4 * self.have >= 3 * self.want
 
     def _able(self) -> list[Candidate]:
         """Return those of the region that could still be asked to keep it, by rank."""
@@ -465,6 +488,8 @@ class PutLookup(Lookup):
             self._storers = [
                 one
                 for one in self.candidates.ranked()
-                if one.packed[-1] & STORES and not one.has and one.step is not Step.STORE
+                if one.packed[-1] & STORES
+                and one.step is not Step.STORE
+                and one.id not in self._ids
             ]
         return self._storers

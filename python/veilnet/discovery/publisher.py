@@ -185,11 +185,14 @@ class Publisher:
         pause = REFRESH_S if key[0] == "where" else NAME_REFRESH_S
         one.lookup = None
         if isinstance(result, Stored):
-            one.known, one.stored, one.failures = result.storers, result.count, 0
+            one.known, one.stored = result.storers, result.count
+        if isinstance(result, Stored) and result.count >= result.lost:
+            one.failures = 0
             one.due = now + pause * self._rng.uniform(0.8, 1.1)
         else:
+            # Where most did not take it somebody may be in the way: it is tried again.
             one.failures += 1
-            one.stored = 0
+            one.stored = result.count if isinstance(result, Stored) else 0
             pause = min(RETRY_S * 2.0 ** min(one.failures - 1, 10), RETRY_MAX_S)
             one.due = now + pause * self._rng.uniform(0.8, 1.2)
         return True

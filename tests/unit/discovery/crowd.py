@@ -119,7 +119,8 @@ class Crowd:
         if target is not None and target.online:
             reply = target.answer(node.endpoint, ask.message, full=ask.full)
         if reply is None:
-            self.at(TIMEOUT_S, lambda: self._feed(node, Unanswered(ask.query)))
+            lost = Unanswered(ask.query, unproven=ask.full)
+            self.at(TIMEOUT_S, lambda: self._feed(node, lost))
         else:
             pause = RTT_S * self.rng.uniform(0.5, 1.5)
             self.at(pause, lambda: self._feed(node, Answered(ask.query, reply)))

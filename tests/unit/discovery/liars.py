@@ -67,6 +67,23 @@ class Endless(Liar):
         return b"".join(made)
 
 
+class Double(Liar):
+    """Goes by the id of an honest one, the first of its friends: a session with that one is its."""
+
+    def answer(self, sender: tuple[str, int], message: Any, *, full: bool) -> Any:
+        """Return what the honest one returns."""
+        self.asked.append(message)
+        return self.friends[0].answer(sender, message, full=full)
+
+
+class Silent(Double):
+    """The same, but that no session comes to be."""
+
+    def answer(self, sender: tuple[str, int], message: Any, *, full: bool) -> Any:
+        """Return what the honest one returns, but to a Store."""
+        return None if full else super().answer(sender, message, full=full)
+
+
 class Nameless(Liar):
     """Honest, but that the id it gives is not its own: no full session comes to be."""
 

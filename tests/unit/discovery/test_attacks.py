@@ -1,10 +1,12 @@
+import itertools
 import math
 from ipaddress import ip_network
 
 import pytest
 
-from tests.unit.discovery.crowd import Crowd, address
-from tests.unit.discovery.liars import Endless, Liar, Nameless, corrupt
+from tests.unit.discovery.crowd import TIMEOUT_S, Crowd, address
+from tests.unit.discovery.liars import Double, Endless, Liar, Nameless, Silent, corrupt
+from veilnet.discovery.candidates import Candidates, Step
 from veilnet.discovery.contact import STORES, Contact, Horizon
 from veilnet.discovery.events import Answered, Ask, Asked, Failed, Find, Found
 from veilnet.discovery.lookup import MAX_ASKS, MAX_BLOBS_KEPT, STORES_PER_WANTED
@@ -65,6 +67,66 @@ def test_who_does_not_prove_its_id_is_replaced_as_a_storer(crowd):
     # Near some locators not so many of the ninety are honest, or known.
     assert sum(stored.count == 20 for stored in puts) >= 6
     assert not {one.endpoint for stored in puts for one in stored.storers} & places
+
+
+def test_one_node_at_many_addresses_is_one_storer(crowd):
+    """Who has an honest one's id for its own adds nothing: storers are counted by id."""
+    honest, *others = crowd.nodes.values()
+    doubles = corrupt(crowd, others, 0.5, Double)
+    for double in doubles:
+        double.friends = [honest]
+    asker = next(node for node in others if node not in doubles)
+    locator = honest.machine.own_id[:4] + crowd.rng.randbytes(28)
+    stored = crowd.put(asker, locator, TRUE)
+    ids = [contact.id for contact in stored.storers]
+    assert honest.machine.own_id in ids
+    assert len(set(ids)) == len(ids) == stored.count
+    again = crowd.put(asker, locator, TRUE, known=stored.storers)
+    assert len({contact.id for contact in again.storers}) == again.count
+
+
+def test_two_that_claim_one_id_are_tried_one_after_the_other(crowd, monkeypatch):
+    """A handshake with the true one would wait for that with a silent one, and fail with it."""
+    honest, *others = crowd.nodes.values()
+    silent = corrupt(crowd, others, 0.3, Silent)
+    for one in silent:
+        one.friends = [honest]
+    asker = next(node for node in others if node not in silent)
+    sent = []
+    deliver = crowd._deliver
+
+    def noted(node, ask):
+        if ask.full and ask.contact.id == honest.machine.own_id:
+            sent.append((crowd.now, ask.contact.endpoint))
+        deliver(node, ask)
+
+    monkeypatch.setattr(crowd, "_deliver", noted)
+    locator = honest.machine.own_id[:4] + crowd.rng.randbytes(28)
+    stored = crowd.put(asker, locator, TRUE)
+    assert honest.endpoint in {contact.endpoint for contact in stored.storers}
+    assert len(sent) > 1
+    assert all(now >= before + TIMEOUT_S for (before, _), (now, _) in itertools.pairwise(sent))
+
+
+def test_where_liars_said_to_be_nobody_has_arrived():
+    """Twenty that answered from the region end the way; once disbelieved they do so no more."""
+    target = bytes(31) + b"\x01"
+    candidates = Candidates(target, horizon=Horizon(), paths=1, k=20, bits=8, regional=True)
+    liars = []
+    for number in range(20):
+        packed = Contact(bytes(30) + number.to_bytes(2, "big"), address(number), STORES).packed
+        liar = candidates.add(packed, 0, candidates.root)
+        candidates.charge(liar, Step.REGION)
+        candidates.answered(liar, packed)
+        liars.append(liar)
+    far = candidates.add(Contact(b"\xff" * 32, address(99), STORES).packed, 0, candidates.root)
+    told = candidates.add(Contact(b"\xfe" * 32, address(98), STORES).packed, 0, liars[0])
+    assert candidates.next(approach_first=True) is None
+    for liar in liars:
+        candidates.disbelieve(liar)
+    # What a liar told comes last, though it is nearer.
+    assert candidates.next(approach_first=True) == (far, Step.APPROACH)
+    assert candidates.next(approach_first=True) == (told, Step.APPROACH)
 
 
 def test_where_nobody_proves_an_id_a_store_ends(crowd):

@@ -13,6 +13,7 @@ from veilnet.discovery.locator import DAY_S, MARGIN_S
 from veilnet.discovery.publisher import (
     REFRESH_S,
     RETRY_MAX_S,
+    RETRY_S,
     SETTLE_MAX_S,
     SETTLE_S,
     Content,
@@ -160,6 +161,17 @@ def test_failures_are_tried_again_ever_more_seldom(world):
     assert 24 <= pauses[0] <= 37
     assert all(RETRY_MAX_S * 0.8 <= pause <= RETRY_MAX_S * 1.2 + 1 for pause in pauses[-2:])
     assert world.publisher.storers == 0
+
+
+def test_where_most_did_not_take_it_it_is_tried_again(world):
+    """Few storers are what a small commons has; many that refused are somebody in the way."""
+    (put,) = world.say(HERE)
+    world.publisher.done(Stored(put.id, 3, STORERS[:3], sent=3, lost=40), world.now)
+    assert world.publisher.storers == 3
+    (again,) = world.later(RETRY_S * 1.3)
+    assert again.known == STORERS[:3]
+    world.publisher.done(Stored(again.id, 3, STORERS[:3], sent=0, lost=0), world.now)
+    assert world.later(REFRESH_S * 0.75) == []
 
 
 def test_ends_of_other_lookups_are_not_ours(world):

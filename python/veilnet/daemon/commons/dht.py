@@ -183,6 +183,9 @@ class Dht:
         try:
             answer = await self._answer(ask)
             event = events.Answered(ask.query, answer)
+        except _UnprovenError as error:
+            event = events.Unanswered(ask.query, unproven=True)
+            log.debug("not stored", at=str(ask.contact.endpoint), reason=str(error))
         except BrokenEngineError:
             raise
         except VeilError as error:
@@ -194,8 +197,17 @@ class Dht:
         endpoint, strangers = ask.contact.endpoint, self._node.strangers
         if not ask.full or strangers is None:
             return await self.asking.ask(endpoint, ask.message)
-        session = await strangers.open(PeerId(ask.contact.id), (endpoint,))
+        try:
+            session = await strangers.open(PeerId(ask.contact.id), (endpoint,))
+        except BrokenEngineError:
+            raise
+        except VeilError as error:
+            raise _UnprovenError(error.message) from error
         return await session.link.ask(ask.message, timeout_s=STORE_S)
+
+
+class _UnprovenError(Exception):
+    """No full session came to be under the id that a contact gave."""
 
 
 def _found(ended: End) -> events.Found:

@@ -103,18 +103,21 @@ class CommonsLinks:
         """Return a full session with a node of the commons.
 
         *begun*: told of a new one once it carries control, before the node has confirmed it.
+        Units: *timeout_s* seconds for the handshake; as long again if somebody else's goes first.
 
         Cancellation: the handshake is given up, unless it is another caller's.
         Raises: PeerUnreachable, or what the handshake failed with.
         """
         if peer_id == self.commons.peer_id:
             raise PeerUnreachable("that node of the commons is this one")
-        deadline = trio.current_time() + timeout_s
+        waited_until = trio.current_time() + 2 * timeout_s
         while (session := self.link(peer_id)) is None:
             under_way = self._opening.get(peer_id)
             if under_way is None:
+                # Somebody else's call may have gone elsewhere: this one has all of its time.
+                deadline = trio.current_time() + timeout_s
                 return await self._call(peer_id, endpoints, deadline, begun)
-            with trio.move_on_at(deadline):
+            with trio.move_on_at(waited_until):
                 await under_way.wait()
                 continue
             raise PeerUnreachable("a node of the commons does not answer")

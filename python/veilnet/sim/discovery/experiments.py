@@ -15,7 +15,7 @@ from attrs import frozen
 
 from veilnet.daemon.ladder.saved import SAMPLE
 from veilnet.discovery.cache import MAX_CONTACTS, ContactCache
-from veilnet.discovery.contact import RELAYS, STORES, Contact
+from veilnet.discovery.contact import RELAYS, STORES, UNKNOWN_ID, Contact
 from veilnet.discovery.kademlia import Kademlia
 from veilnet.errors import UsageError
 from veilnet.sim.discovery.churn import AWAY, HOUR_S, Churn
@@ -278,7 +278,9 @@ def _week_old(network: Network, rng: random.Random, churn: Churn) -> list[Contac
         else:
             contact = network.nobody(rng)
         cache.note((contact,), rng.randrange(WEEK_S))
-    return ContactCache.decode(cache.encode()).contacts(SAMPLE, rng)
+    saved = ContactCache.decode(cache.encode()).contacts(SAMPLE, rng)
+    # The places are what the ladder passes on: who restarts has another id.
+    return [Contact(UNKNOWN_ID, contact.endpoint) for contact in saved]
 
 
 def byte(plan: Plan, trace: Trace, seed: int) -> Iterator[Sample]:

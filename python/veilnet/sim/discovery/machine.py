@@ -114,9 +114,10 @@ class Machine:
         *,
         known: tuple[Contact, ...] = (),
         owner: bytes = b"",
+        want_storers: int = 20,
     ) -> None:
         """Publish *blob*, or see to it that *known* still have it."""
-        self._handle(Put(self._new(done), locator, blob, known=known, owner=owner))
+        self._handle(Put(self._new(done), locator, blob, want_storers, known, owner))
 
     def learn(self, contacts: Iterable[Contact]) -> None:
         """Hear of *contacts*."""
@@ -182,7 +183,7 @@ class Machine:
             ask.message,
             whom=ask.contact.id if ask.full else None,
             answered=lambda message: self._back(Answered(ask.query, message)),
-            silent=lambda: self._back(Unanswered(ask.query)),
+            silent=lambda: self._back(Unanswered(ask.query, unproven=ask.full)),
         )
 
     def _back(self, event: Answered | Unanswered) -> None:

@@ -165,6 +165,7 @@ class Network:
             rng=random.Random(self.seed << 32 ^ number),  # noqa: S311 - a simulation
             now=self.loop.now,
             flags=STORES | RELAYS,
+            announce=self.setting.upkeep,
             probe_interval_s=PROBE_S if self.setting.upkeep else 0.0,
         )
         buckets = (map(self.packed, bucket) for bucket in self.people.table(number))
@@ -217,9 +218,7 @@ class Network:
         self.loop.run(self.loop.now + limit_s, done=lambda: len(outcomes) == count)
         return sum(found.count for found in outcomes if isinstance(found, Stored))
 
-    def _put(
-        self, machine: Machine, locator: bytes, blob: bytes, outcomes: list[Outcome]
-    ) -> None:
+    def _put(self, machine: Machine, locator: bytes, blob: bytes, outcomes: list[Outcome]) -> None:
         def done(outcome: Outcome) -> None:
             if isinstance(outcome, Stored):
                 outcomes.append(outcome)

@@ -25,8 +25,8 @@ SEAL_BYTES: Final = 32
 CHUNK_BYTES: Final = 17
 ACK_BYTES: Final = UDP_BYTES + SEAL_BYTES + CHUNK_BYTES
 
-LOOKUP_S: Final = 60.0
-"""So long a lookup session is kept; asking again within it costs no new one."""
+ASKED_S: Final = 55.0
+"""So long after it began a session is asked; asking again within it costs no new one."""
 LOOKUP_SENT_BYTES: Final = 230 + 2 * 780 + 3 * UDP_BYTES
 LOOKUP_RECEIVED_BYTES: Final = 160 + 2 * 640 + 3 * UDP_BYTES
 FULL_BYTES: Final = 10_500

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from attrs import frozen
+from attrs import define, frozen
 
 from veilnet.sim.discovery import wire
 from veilnet.sim.discovery.population import number_of
@@ -46,12 +46,21 @@ class Node(Protocol):
         ...
 
 
+@define(eq=False)
+class _Session:
+    """What an asker has with one node."""
+
+    node: Node
+    ends_s: float
+
+
 @frozen(eq=False)
 class _Out:
     """A question on its way."""
 
     asker: int
     number: int
+    session: _Session
     message: Any
     whom: bytes | None
     size: int
@@ -84,7 +93,7 @@ class World:
         self.meters: defaultdict[int, wire.Meter] = defaultdict(wire.Meter)
         self.sizes = wire.Sizes()
         self._otherwise = otherwise
-        self._sessions: dict[tuple[int, int, bool], tuple[float, Node]] = {}
+        self._sessions: dict[tuple[int, int, bool], _Session] = {}
 
     def node(self, number: int) -> Node | None:
         """Return who is there now, if anybody is."""
@@ -116,15 +125,20 @@ class World:
             self.meters[asker].sent["sessions"] += _HELLOS * hello
             self.loop.at(now + self.patience_s, silent)
             return
+        if whom not in (None, node.id):
+            # The handshake is for somebody who is not there.
+            self.meters[asker].sent["sessions"] += wire.LOOKUP_SENT_BYTES
+            self.loop.at(now + self.patience_s, silent)
+            return
         rtt = self.internet.rtt_s(asker, number)
         full = whom is not None
         delay, key = 0.0, (asker, number, full)
         kept = self._sessions.get(key)
-        if kept is None or kept[0] < now or kept[1] is not node:
+        if kept is None or kept.ends_s < now or kept.node is not node:
             delay = (3 if full else 2) * rtt + self._lost(2) + self._lost(4)
+            kept = self._sessions[key] = _Session(node, now + delay + wire.ASKED_S)
             self._pay_session(asker, number, full=full)
         delay += self._lost(1)
-        self._sessions[key] = (now + delay + rtt + wire.LOOKUP_S, node)
         size = wire.sent_bytes(self.sizes.of(message))
         self.meters[asker].sent["questions"] += size
         self.meters[asker].asked += 1
@@ -132,7 +146,7 @@ class World:
         if delay + rtt > self.patience_s:
             self.loop.at(give_up, silent)
             return
-        out = _Out(asker, number, message, whom, size, rtt, give_up, answered, silent)
+        out = _Out(asker, number, kept, message, whom, size, rtt, give_up, answered, silent)
         self.loop.at(now + delay + rtt / 2, self._arrive, out)
 
     def _arrive(self, out: _Out) -> None:
@@ -142,9 +156,8 @@ class World:
         if node is not None and out.whom in (None, node.id):
             there.received["questions"] += out.size
             full = out.whom is not None
-            session = (out.asker, out.number, full)
             sender = self.endpoint_of(out.asker)
-            found = node.answer(sender, session, out.message, full=full)
+            found = node.answer(sender, out.session, out.message, full=full)
         if found is None:
             self.loop.at(out.give_up, out.silent)
             return
