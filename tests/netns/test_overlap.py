@@ -7,15 +7,13 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
-
 import pytest
 
 from tests.netns.scenes import World, needs_ping, pair, ping, status
 
 pytestmark = needs_ping
 
-TAKEN = "100.64.0.0/10"
+TAKEN, THERE = "100.64.0.0/10", "100.64.0.9"
 
 
 def test_a_route_of_the_host_is_left_alone_and_ipv4_stays_off(tmp_path):
@@ -32,10 +30,8 @@ def test_a_route_of_the_host_is_left_alone_and_ipv4_stays_off(tmp_path):
         assert "warnings" not in status(bob)["networks"][0]
         assert ping(left, bob.address(version=6)) == 3
         assert ping(right, alice.address(version=6)) == 3
-        with left.capture("eth0") as capture:
-            assert ping(left, bob.address(), wait_s=1) == 0
-        wanted = ip_address(bob.address()).packed
-        assert any(frame.data[30:34] == wanted for frame in capture.frames)
+        right.netlink("addr", "add", index=right.index("lo"), address=THERE, prefixlen=32)
+        assert ping(left, THERE) == 3
 
 
 @pytest.mark.parametrize("version", [4, 6])
