@@ -36,7 +36,7 @@ from veilnet.networks.members import MAX_LACKING, batches, part_of
 from veilnet.networks.refusal import Refused
 from veilnet.protocol import handshake as vnh1
 from veilnet.protocol import messages, nat_messages
-from veilnet.protocol.circuit import is_carrier, is_stand_in
+from veilnet.protocol.circuit import is_carrier, is_circuit, is_stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -225,9 +225,10 @@ class Gossip:
         return classify(own, local=here, blocked=bool(here) and self._is_blocked())
 
     def _is_blocked(self) -> bool:
-        """Whether all that works goes over TCP."""
+        """Whether all that works goes over TCP; what goes over a relay goes as the link to that."""
         carriers = self._node.sessions.carriers()
-        return bool(carriers) and all(is_carrier(session.endpoint) for session in carriers)
+        links = [each.endpoint for each in carriers if not is_circuit(each.endpoint)]
+        return bool(links) and all(map(is_carrier, links))
 
     def forget(self, session: Session) -> None:
         """Forget what the peer of an ended session said of us; strangers' word lasts a while."""
