@@ -81,7 +81,6 @@ def meet(street, tmp_path):
         ("symmetric_random", "address"),
         ("address", "symmetric_sequential"),
         ("port", "symmetric_random"),
-        ("leaky", "leaky"),
         ("double", "double"),
         ("hairpin", "hairpin"),
         ("ipv6_only", "ipv6_only"),

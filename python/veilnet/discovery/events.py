@@ -7,8 +7,7 @@ a peer asks         Asked                    ->  Reply
 hearsay             Learned
 ```
 The shell opens a session for each `Ask` (a lookup session, a full one for a Store), sends the
-message and reports `Answered` or, after some seconds (at most 9, for a Store), `Unanswered`, once
-for each.
+message and reports `Answered` or, after some seconds, `Unanswered`, once for each.
 """
 
 from __future__ import annotations
@@ -51,8 +50,9 @@ class Get:
 class Put:
     """See to it that *want_storers* nodes keep *blob*: asks by digest, sends where it is lacking.
 
-    *known*: who had it before, if so; *owner*: 16 secret bytes, the same for each new blob under
-    this locator, so that it takes the place of the one before (made up here if empty).
+    *known*: who had it before, if so, or had the one before if it has *changed*; *owner*: 16
+    secret bytes, the same for each new blob under this locator, so that it takes the place of the
+    one before (made up here if empty).
     """
 
     id: int
@@ -61,6 +61,7 @@ class Put:
     want_storers: int = 20
     known: tuple[Contact, ...] = ()
     owner: bytes = b""
+    changed: bool = False
 
 
 @frozen
@@ -175,7 +176,7 @@ class Stored:
     """How many of them it was sent to."""
     asked: int = 0
     lost: int = 0
-    """How many did not take it."""
+    """How many ids were asked to keep it, and do not."""
 
 
 @frozen

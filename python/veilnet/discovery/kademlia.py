@@ -85,6 +85,8 @@ LOOKUPS_QUERIES: Final = MAX_QUERIES - 128
 """... of them for lookups: upkeep asks beside them."""
 CROWDED: Final = 32
 """With so many questions out, whoever they are for, no lookup asks more at once than the others."""
+TURNS_MAX: Final = 16
+"""Stages of one search that may begin one after the other without a question."""
 MAX_SEEDS: Final = 64
 MAX_KNOWN: Final = 40
 VOTES: Final = 31
@@ -330,7 +332,7 @@ class Kademlia:
             raise LocalProtocolError(f"a blob has 1 to {MAX_BLOB_BYTES} bytes, an owner 16 or none")
         known = [one.packed for one in event.known[:MAX_KNOWN] if self.horizon.allows(one.packed)]
         owner = event.owner or owner_of(self._secret, event.locator)
-        lookup.start(event.blob, max(1, event.want_storers), owner, known)
+        lookup.start(event.blob, max(1, event.want_storers), owner, known, changed=event.changed)
 
     def _lookup(self, kind: type[L], lookup_id: int, target: bytes, now: float) -> L:
         return kind(
@@ -359,12 +361,14 @@ class Kademlia:
         if lookup.ends_at is not None and lookup.ends_at <= now:
             self._finish(lookup, actions)
             return
-        while True:
+        turns = 0
+        while turns < TURNS_MAX:
             chosen = None
             while self._may_ask(lookup, now):
                 chosen = lookup.next(now)
                 if chosen is None:
                     break
+                turns = 0
                 candidate, step, question = chosen
                 query = self._ask(candidate.packed, question, actions, lookup)
                 lookup.flying[query] = (candidate, step, now)
@@ -377,7 +381,11 @@ class Kademlia:
                 case Turn.WAIT:
                     break
                 case Turn.ASK:
-                    continue
+                    turns += 1
+        else:
+            # However a search errs, it does not hold the others up.
+            self._finish(lookup, actions)
+            return
         stall_s = lookup.stall_s
         fresh = [since for _, _, since in lookup.flying.values() if now - since < stall_s]
         wake = [min(fresh) + stall_s + 0.001] if fresh else []

@@ -34,7 +34,6 @@ from veilnet.protocol.dht_messages import (
     Have,
     HaveValue,
     Store,
-    StoreRefused,
     StoreTaken,
     Values,
 )
@@ -51,6 +50,8 @@ MAX_ASKS: Final = 96
 STORES_PER_WANTED: Final = 3
 """At most so many are asked to keep a blob for each that is wanted: if a fifth of all lie, half of
 those that answer near a locator may."""
+PUT_S: Final = 60.0
+"""So long after the first answer a store ends with whom it has."""
 AGREE: Final = 3
 """So many answers with the same blob, from as many prefixes, end a search for it."""
 MAX_BLOBS_KEPT: Final = 16
@@ -352,28 +353,31 @@ class GetLookup(Lookup):
 class PutLookup(Lookup):
     """Storers of a blob: those that have it, and those that it is sent to."""
 
-    def start(self, blob: bytes, want: int, owner: bytes, known: Iterable[bytes]) -> None:
-        """Say what to store where; *known* had it before."""
+    def start(
+        self, blob: bytes, want: int, owner: bytes, known: Iterable[bytes], *, changed: bool
+    ) -> None:
+        """Say what to store where; *known* had it before, or what was there if it has *changed*."""
         self.blob = blob
+        self.changed = changed
         self.digest = digest_of(blob)
         self.want = want
         self.owner = owner
         self.sent = 0
-        self.lost = 0
-        """How many did not take it."""
         self._queue: list[Candidate] | None = None
         """Whom to send it to, the next one last; None: still searching."""
         self._tried = 0
         """How many were asked to keep it."""
+        self._asked_ids: set[bytes] = set()
         self._ids: set[bytes] = set()
         """Of those who have it."""
         self._storers: list[Candidate] | None = None
-        self._known: list[Candidate] = []
+        self._known: dict[Candidate, bytes] = {}
+        """Who had it before, and under which id."""
         for packed in known:
             candidate = self.candidates.add(packed, 0, self.candidates.root)
             if candidate is not None:
-                self._known.append(candidate)
-        self.candidates.first = self._known[::-1]
+                self._known[candidate] = candidate.id
+        self.candidates.first = list(self._known)[::-1]
 
     @property
     def have(self) -> int:
@@ -392,25 +396,31 @@ class PutLookup(Lookup):
             # Nobody else is asked before it is clear that too few have it still.
             waiting = not self.candidates.first and self._is_asking_known()
             return None if waiting else super().next(now)
-        stores = [(one, since) for one, step, since in self.flying.values() if step is Step.STORE]
+        stores = [since for _, step, since in self.flying.values() if step is Step.STORE]
         # Who takes long is not waited for: a storer too many does no harm.
-        sending = sum(now - since < self.stall_s for _, since in stores)
+        sending = sum(now - since < self.stall_s for since in stores)
         if self.have + sending >= self.want:
             return None
-        busy = self._ids.union(one.id for one, _ in stores)
+        busy = self._busy()
         for candidate in reversed(self._queue):
             if candidate.id not in busy:
                 self._queue.remove(candidate)
                 candidate.step = Step.STORE
                 self._tried += 1
+                self._asked_ids.add(candidate.id)
+                self._storers = None
                 return candidate, Step.STORE, self.inquiry(Step.STORE)
         return None
 
     def unanswered(self, query: int, *, unproven: bool = False) -> None:
         """Take note that there will be no answer: whoever should have kept it does not."""
-        _, step, _ = self.flying[query]
-        self.lost += step is Step.STORE
+        self._storers = None
         super().unanswered(query, unproven=unproven)
+
+    def settle(self, now: float) -> None:
+        """End in time: a change waits for it, and there will be another."""
+        if self.ends_at is None:
+            self.ends_at = now + PUT_S
 
     def is_satisfied(self) -> bool:
         """Once enough have it, or enough are known that could."""
@@ -454,9 +464,9 @@ class PutLookup(Lookup):
         self._storers = None
         took = isinstance(message, StoreTaken)
         self.sent += took
-        self.lost += isinstance(message, StoreRefused)
         # Who never took it and says that it has it lies: twenty such answers would end the search.
-        kept = isinstance(message, Have) and message.have and candidate in self._known
+        known = not self.changed and self._known.get(candidate) == candidate.id
+        kept = known and isinstance(message, Have) and message.have
         if (kept or took) and candidate.id not in self._ids:
             candidate.has = True
             self._ids.add(candidate.id)
@@ -468,11 +478,18 @@ class PutLookup(Lookup):
         if not storers:
             return self._failed(Reason.NOT_STORED)
         contacts = tuple(Contact.unpack(one.packed) for one in storers)
-        return Stored(self.id, len(storers), contacts, self.sent, self.asked, self.lost)
+        lost = len(self._asked_ids - self._ids)
+        return Stored(self.id, len(storers), contacts, self.sent, self.asked, lost)
 
     def _is_asking_known(self) -> bool:
-        known = {id(one) for one in self._known}
-        return any(id(one) in known for one, _, _ in self.flying.values())
+        return any(
+            one in self._known and step is Step.REGION for one, step, _ in self.flying.values()
+        )
+
+    def _busy(self) -> set[bytes]:
+        """Return the ids that have it, or are being asked to keep it."""
+        asked = (one.id for one, step, _ in self.flying.values() if step is Step.STORE)
+        return self._ids.union(asked)
 
     def _is_refreshed(self) -> bool:
         """Tell whether most of those that took it had it still."""
@@ -485,11 +502,10 @@ class PutLookup(Lookup):
     def _able(self) -> list[Candidate]:
         """Return those of the region that could still be asked to keep it, by rank."""
         if self._storers is None:
+            busy = self._busy()
             self._storers = [
                 one
                 for one in self.candidates.ranked()
-                if one.packed[-1] & STORES
-                and one.step is not Step.STORE
-                and one.id not in self._ids
+                if one.packed[-1] & STORES and one.step is not Step.STORE and one.id not in busy
             ]
         return self._storers

@@ -77,6 +77,8 @@ class _Record:
     failures: int = 0
     lookup: int | None = None
     stored: int = 0
+    changed: bool = False
+    """Whether *known* had what was there before, and not yet this."""
 
 
 class Publisher:
@@ -185,16 +187,17 @@ class Publisher:
         pause = REFRESH_S if key[0] == "where" else NAME_REFRESH_S
         one.lookup = None
         if isinstance(result, Stored):
-            one.known, one.stored = result.storers, result.count
-        if isinstance(result, Stored) and result.count >= result.lost:
-            one.failures = 0
-            one.due = now + pause * self._rng.uniform(0.8, 1.1)
+            one.known, one.stored, one.changed = result.storers, result.count, False
+            if result.count >= result.lost:
+                one.failures = 0
+                one.due = now + pause * self._rng.uniform(0.8, 1.1)
+                return True
         else:
-            # Where most did not take it somebody may be in the way: it is tried again.
-            one.failures += 1
-            one.stored = result.count if isinstance(result, Stored) else 0
-            pause = min(RETRY_S * 2.0 ** min(one.failures - 1, 10), RETRY_MAX_S)
-            one.due = now + pause * self._rng.uniform(0.8, 1.2)
+            one.stored, pause = 0, RETRY_MAX_S
+        # Where most did not take it somebody may be in the way: it is tried again.
+        one.failures += 1
+        pause = min(RETRY_S * 2.0 ** min(one.failures - 1, 10), pause)
+        one.due = now + pause * self._rng.uniform(0.8, 1.2)
         return True
 
     def _settled_at(self) -> float:
@@ -212,14 +215,14 @@ class Publisher:
         )
         if one is None or one.content != said or one.expires_s - unix_s < RENEW_S:
             fresh = self._sealed(kind, day, said, now, unix_s)
-            one = evolve(fresh, known=one.known) if one is not None else fresh
+            one = evolve(fresh, known=one.known, changed=True) if one is not None else fresh
             self._records[kind, day] = one
         elif one.due > now:
             return None
         one.lookup = self._next_id()
         owner = places.owner_of(self._private, one.where)
         storers = STORERS if kind == "where" else NAME_STORERS
-        return Put(one.lookup, one.where, one.blob, storers, one.known, owner)
+        return Put(one.lookup, one.where, one.blob, storers, one.known, owner, changed=one.changed)
 
     def _sealed(self, kind: str, day: int, content: Content, now: float, unix_s: int) -> _Record:
         self._seq = max(self._seq + 1, unix_s)

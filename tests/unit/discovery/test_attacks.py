@@ -6,10 +6,11 @@ import pytest
 
 from tests.unit.discovery.crowd import TIMEOUT_S, Crowd, address
 from tests.unit.discovery.liars import Double, Endless, Liar, Nameless, Silent, corrupt
+from veilnet.discovery import kademlia
 from veilnet.discovery.candidates import Candidates, Step
 from veilnet.discovery.contact import STORES, Contact, Horizon
 from veilnet.discovery.events import Answered, Ask, Asked, Failed, Find, Found
-from veilnet.discovery.lookup import MAX_ASKS, MAX_BLOBS_KEPT, STORES_PER_WANTED
+from veilnet.discovery.lookup import MAX_ASKS, MAX_BLOBS_KEPT, STORES_PER_WANTED, PutLookup
 from veilnet.protocol.dht_messages import FindNodes, Nodes, Store, StoreRefused, Values
 
 TRUE = b"true"
@@ -106,6 +107,29 @@ def test_two_that_claim_one_id_are_tried_one_after_the_other(crowd, monkeypatch)
     assert honest.endpoint in {contact.endpoint for contact in stored.storers}
     assert len(sent) > 1
     assert all(now >= before + TIMEOUT_S for (before, _), (now, _) in itertools.pairwise(sent))
+
+
+def test_one_id_at_many_places_while_a_store_is_slow_ends(monkeypatch):
+    """Too few have it, the last one is slow, and its id was given elsewhere as well."""
+    crowd = Crowd(4)
+    asker, *others = crowd.grown(24)
+    (slow, *doubles) = corrupt(crowd, others, 0.2, Silent)
+    slow.__class__ = Nameless
+    for double in doubles:
+        double.friends = [slow]
+    turns = []
+    turn = PutLookup.turn
+
+    def counted(self, now):
+        turns.append(now)
+        return turn(self, now)
+
+    monkeypatch.setattr(PutLookup, "turn", counted)
+    monkeypatch.setattr(kademlia, "TURNS_MAX", 10_000)
+    stored = crowd.put(asker, bytes(32), TRUE)
+    assert stored.count == len(others) - len(doubles) - 1
+    assert stored.lost == 1
+    assert len(turns) < 200
 
 
 def test_where_liars_said_to_be_nobody_has_arrived():

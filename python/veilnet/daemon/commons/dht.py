@@ -199,10 +199,11 @@ class Dht:
             return await self.asking.ask(endpoint, ask.message)
         try:
             session = await strangers.open(PeerId(ask.contact.id), (endpoint,))
-        except BrokenEngineError:
-            raise
-        except VeilError as error:
+        except PeerUnreachable as error:
             raise _UnprovenError(error.message) from error
+        if self._node.blocked.place(session.endpoint) != endpoint:
+            # Whoever answers at this place goes by the id of another.
+            raise PeerUnreachable("the node of that id is elsewhere")
         return await session.link.ask(ask.message, timeout_s=STORE_S)
 
 

@@ -120,7 +120,7 @@ class CommonsLinks:
             with trio.move_on_at(waited_until):
                 await under_way.wait()
                 continue
-            raise PeerUnreachable("a node of the commons does not answer")
+            raise TimedOut("others call that node of the commons, and get no answer")
         return session
 
     async def _call(
