@@ -50,7 +50,6 @@ class Candidate:
     __slots__ = (
         "charged",
         "group",
-        "has",
         "heads",
         "hops",
         "is_unproven",
@@ -81,8 +80,6 @@ class Candidate:
         self.step: Step | None = None
         """What it was asked last."""
         self.replied = False
-        self.has = False
-        """It keeps the blob that is to be stored."""
         self.place = b""
         """By which it is sorted in the region."""
         self.charged = 0

@@ -453,8 +453,8 @@ class Kademlia:
             else:
                 # It may just be without an address: silence is forgiven a few times, too.
                 self.table.unanswered(packed, now)
-            if isinstance(message, Nodes):
-                # On the way most are honest; next to a locator all may be who wants it hidden.
+            # On the way most are honest; next to a locator all may be who wants it hidden.
+            if isinstance(message, Nodes) or self._is_far(query.lookup, message):
                 self._votes = (self._votes + bytes((message.bits,)))[-VOTES:]
             for contact in told:
                 self.table.heard_of(contact)
@@ -481,6 +481,17 @@ class Kademlia:
             and not packed.startswith(self.own_id)
             and self._serves(packed)
         ]
+
+    @staticmethod
+    def _is_far(lookup: Lookup | None, message: Values | Have) -> bool:
+        """Tell whether the answerer is not of the region that is searched, as large as it says.
+
+        Who does not know yet how large it is asks anybody as of the region.
+        """
+        if lookup is None:
+            return False
+        aim = int.from_bytes(lookup.target, "big")
+        return shared_bits(int.from_bytes(message.id, "big"), aim) < message.bits
 
     def _serves(self, packed: bytes) -> bool:
         """Tell whether a contact is of use to others than those whom it called.

@@ -368,8 +368,8 @@ class PutLookup(Lookup):
         self._tried = 0
         """How many were asked to keep it."""
         self._asked_ids: set[bytes] = set()
-        self._ids: set[bytes] = set()
-        """Of those who have it."""
+        self._holders: dict[bytes, Candidate] = {}
+        """Who has it, by id: one node may stand at many addresses."""
         self._storers: list[Candidate] | None = None
         self._known: dict[Candidate, bytes] = {}
         """Who had it before, and under which id."""
@@ -381,8 +381,15 @@ class PutLookup(Lookup):
 
     @property
     def have(self) -> int:
-        """How many have it: by id, for one node may stand at many addresses."""
-        return len(self._ids)
+        """How many have it."""
+        return len(self._near())
+
+    def _near(self) -> list[Candidate]:
+        """Return who has it and is where it will be looked for.
+
+        Regions shrink where the commons grows, or when it was not yet known how large they are.
+        """
+        return [one for one in self._holders.values() if one.shared > self.bits - 2]
 
     def inquiry(self, step: Step) -> Question:
         """Ask whether it is there, or to keep it."""
@@ -467,18 +474,17 @@ class PutLookup(Lookup):
         # Who never took it and says that it has it lies: twenty such answers would end the search.
         known = not self.changed and self._known.get(candidate) == candidate.id
         kept = known and isinstance(message, Have) and message.have
-        if (kept or took) and candidate.id not in self._ids:
-            candidate.has = True
-            self._ids.add(candidate.id)
+        if kept or took:
+            self._holders.setdefault(candidate.id, candidate)
         return []
 
     def result(self) -> Found | Stored | Failed:
         """Return who has it."""
-        storers = [one for one in self.candidates if one.has]
+        storers = self._near()
         if not storers:
             return self._failed(Reason.NOT_STORED)
         contacts = tuple(Contact.unpack(one.packed) for one in storers)
-        lost = len(self._asked_ids - self._ids)
+        lost = len(self._asked_ids - self._holders.keys())
         return Stored(self.id, len(storers), contacts, self.sent, self.asked, lost)
 
     def _is_asking_known(self) -> bool:
@@ -489,7 +495,7 @@ class PutLookup(Lookup):
     def _busy(self) -> set[bytes]:
         """Return the ids that have it, or are being asked to keep it."""
         asked = (one.id for one, step, _ in self.flying.values() if step is Step.STORE)
-        return self._ids.union(asked)
+        return {*self._holders, *asked}
 
     def _is_refreshed(self) -> bool:
         """Tell whether most of those that took it had it still."""
@@ -500,12 +506,16 @@ class PutLookup(Lookup):
         return 4 * self.have >= 3 * self.want
 
     def _able(self) -> list[Candidate]:
-        """Return those of the region that could still be asked to keep it, by rank."""
+        """Return those of the region that could still be asked to keep it, by rank.
+
+        First those who were known: they may have what was there before.
+        """
         if self._storers is None:
             busy = self._busy()
-            self._storers = [
+            able = [
                 one
                 for one in self.candidates.ranked()
                 if one.packed[-1] & STORES and one.step is not Step.STORE and one.id not in busy
             ]
+            self._storers = sorted(able, key=lambda one: one not in self._known)
         return self._storers

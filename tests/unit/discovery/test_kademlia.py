@@ -105,6 +105,36 @@ def test_who_was_never_sent_a_blob_and_says_that_it_has_it_is_not_believed(town,
     assert (again.count, again.sent) == (20, 20)
 
 
+def test_who_knows_nobody_yet_stores_where_it_will_be_looked_for(town, folk):
+    """A node that has just come learns from the first answers how large a region is."""
+    for _ in range(5):
+        young = town.node()
+        for other in town.rng.sample(folk, 4):
+            young.machine.table.heard_of(other.contact.packed)
+        locator = town.rng.randbytes(32)
+        stored = town.put(young, locator, b"blob")
+        bits = folk[0].machine.bits(town.now)
+        assert stored.count == 20
+        assert all(
+            shared_bits(number(contact.id), number(locator)) > bits - 2
+            for contact in stored.storers
+        )
+        del town.nodes[young.endpoint]
+
+
+def test_storers_outside_of_what_the_region_is_now_are_replaced(town, folk):
+    """The commons has grown: who would not be asked any more does not count as having it."""
+    locator = town.rng.randbytes(32)
+    aim = number(locator)
+    far = [node for node in folk if shared_bits(number(node.machine.own_id), aim) == 0][:20]
+    for node in far:
+        node.machine.storage.put(locator, b"blob", owner=bytes(16), prefix=b"", now=town.now)
+    known = tuple(node.contact for node in far)
+    stored = town.put(folk[0], locator, b"blob", owner=bytes(16), known=known)
+    assert stored.sent == stored.count == 20
+    assert not {contact.id for contact in stored.storers} & {node.machine.own_id for node in far}
+
+
 def test_a_refresh_with_few_storers_left_finds_new_ones(town, folk):
     """Those that went are replaced."""
     locator = town.rng.randbytes(32)
@@ -122,7 +152,7 @@ def test_a_new_blob_of_one_owner_replaces_the_old(town, folk):
     """What was said before is not found any more once all have the new."""
     locator, owner = town.rng.randbytes(32), b"o" * 16
     first = town.put(folk[0], locator, b"old", owner=owner)
-    town.put(folk[1], locator, b"new", owner=owner, known=first.storers)
+    town.put(folk[0], locator, b"new", owner=owner, known=first.storers, changed=True)
     assert town.get(folk[2], locator).blobs == (b"new",)
 
 
