@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -217,6 +218,20 @@ def test_a_closed_pipe_is_no_error(host):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_full_disk_behind_the_output_is_said(host):
+    """`veilnet config show > /dev/full` names what is in the way, and is no bug."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "veilnet", "config", "show", *host.arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert "the output cannot be written: No space left" in done.stderr
 
 
 def test_the_command_line_is_quick_to_load():

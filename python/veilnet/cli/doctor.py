@@ -203,6 +203,8 @@ def translators(found: Mapping[str, Any], port: int) -> list[Check]:
     count = f"{found['observers']} place{'' if found['observers'] == 1 else 's'}"
     said = f"seen at {seen} from {count}" + ("" if found["nat_sure"] else ", which is not sure")
     words, hint = _TRANSLATORS[found["nat"]]
+    if found["nat"] == "unknown" and found["public"]:
+        words, hint = _TOO_FEW
     known = None if found["nat"] == "unknown" else True
     if found["mapped"]:
         said, hint = f"{said}; the router forwards {', '.join(found['mapped'])}", ""
@@ -214,6 +216,10 @@ def translators(found: Mapping[str, Any], port: int) -> list[Check]:
 _FORWARD = (
     "For direct ways: switch UPnP or NAT-PMP on in the router, or forward a UDP port to port "
     "{port} of this host and start with --endpoint YOUR-PUBLIC-ADDRESS:PORT"
+)
+_TOO_FEW = (
+    "too few have said where this node is seen to tell whether its port is the same for all",
+    "Nodes in other networks settle it: those of the commons, or another member elsewhere",
 )
 _TRANSLATORS = {
     "open": ("nothing translates this node's address", ""),

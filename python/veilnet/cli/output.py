@@ -10,6 +10,7 @@ from typing import Any
 
 from veilnet.cli.options import Globals
 from veilnet.cli.program import command
+from veilnet.errors import UsageError
 
 
 def _safe(text: str) -> str:
@@ -25,10 +26,15 @@ def _write(text: str) -> None:
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # What is buffered must not be tried again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise ReaderGone from None
+        if isinstance(error, BrokenPipeError):
+            raise ReaderGone from None
+        raise UsageError(
+            f"the output cannot be written: {error.strerror}",
+            hint="Is there room where it is redirected to?",
+        ) from error
 
 
 def line(text: str = "") -> None:

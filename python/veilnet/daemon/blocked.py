@@ -1,6 +1,7 @@
 """Where UDP leads nowhere: whether it does, and the way over TCP to the same node instead.
 
 ```
+unknown    nobody was called, or one node that is silent: that one is called over TCP too
 open       somebody of the Internet proved itself over UDP, in a call of ours or of its own
 dead       nobody did, at `MISSES` nodes of different prefixes: calls go to the same port over
            TCP, for a minute
@@ -13,6 +14,7 @@ Invariant: silent strangers cost other calls a minute over TCP at most, and noth
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -127,9 +129,14 @@ class Blocked:
             return await self._race(where, call)
         try:
             return await call(where)
-        except PeerUnreachable:
+        except PeerUnreachable as error:
             if not self.missed(where):
-                raise
+                # Where nobody ever answered, one node that is silent may be all there is to call.
+                if self._answered or not any(map(_block, where)):
+                    raise
+                with contextlib.suppress(PeerUnreachable):
+                    return await self._over_tcp(where, call)
+                raise error from None
         return await self._over_tcp(where, call)
 
     async def _over_tcp(

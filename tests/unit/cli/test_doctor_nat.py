@@ -48,3 +48,12 @@ def test_who_was_never_seen_is_told_so():
     reachable, nat = translators(SEEN | nothing, 41_000)
     assert reachable.ok is None
     assert nat.ok is None
+
+
+def test_whom_too_few_have_seen_is_not_told_that_nobody_has():
+    """One place sees no difference: others settle it, not another try."""
+    _, nat = translators(SEEN | {"nat": "unknown", "observers": 1, "nat_sure": False}, 41_000)
+    assert nat.ok is None
+    assert "too few have said" in nat.detail
+    assert "nobody" not in nat.detail
+    assert "another member elsewhere" in nat.hint

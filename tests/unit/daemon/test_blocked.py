@@ -114,10 +114,9 @@ async def test_a_verdict_expires_and_udp_is_tried_again(blocked, autojump_clock)
 
 
 async def test_where_udp_is_blocked_that_is_noticed_and_stays_known(blocked, autojump_clock):
-    """One miss more than a call; later every call takes a moment longer, and none waits for UDP."""
+    """Two calls wait for UDP; later every call takes a moment longer, and none waits for it."""
     calls, start = Calls(udp=False), trio.current_time()
-    with pytest.raises(PeerUnreachable):
-        await blocked.reach((ONE,), calls)
+    assert await blocked.reach((ONE,), calls) == "tcp"
     assert await blocked.reach((OTHER,), calls) == "tcp"
     assert trio.current_time() - start < 2 * UDP_S + 1
     for _ in range(3):
@@ -127,6 +126,24 @@ async def test_where_udp_is_blocked_that_is_noticed_and_stays_known(blocked, aut
             assert await blocked.reach((where,), calls) == "tcp"
             assert trio.current_time() - began < HEAD_START_S + TCP_S + 0.2
             assert blocked.udp_is_dead == is_dead
+
+
+async def test_one_silent_node_is_called_over_tcp_too_while_nobody_answered(
+    blocked, autojump_clock
+):
+    """It may be all that a new device knows; whose UDP works does not spend a connection on it."""
+    calls = Calls(udp=False)
+    assert await blocked.reach((ONE,), calls) == "tcp"
+    assert calls.made == ["udp", "tcp"]
+    assert not blocked.udp_is_dead
+    blocked.carriers.deaf = True
+    with pytest.raises(PeerUnreachable, match="silence"):
+        await blocked.reach((ONE,), calls)
+    blocked.answered(THIRD)
+    dialled = len(blocked.carriers.dialled)
+    with pytest.raises(PeerUnreachable, match="silence"):
+        await blocked.reach((ONE,), calls)
+    assert len(blocked.carriers.dialled) == dialled
 
 
 async def test_a_race_that_nobody_wins_fails(blocked, autojump_clock):
