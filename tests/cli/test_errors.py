@@ -205,17 +205,17 @@ def test_doctor_says_which_backend_and_why(host):
     assert "cryptography" in checks["crypto"]["detail"] or "liboqs" in checks["crypto"]["detail"]
 
 
+def written_to(output, host):
+    """Let `veilnet config show` write into *output*; return how it ended."""
+    argv = [sys.executable, "-m", "veilnet", "config", "show", *host.arguments]
+    return subprocess.run(argv, stdout=output, stderr=subprocess.PIPE, text=True, check=False)
+
+
 def test_a_closed_pipe_is_no_error(host):
     """`veilnet config show | true` ends quietly."""
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(
-        [sys.executable, "-m", "veilnet", "config", "show", *host.arguments],
-        stdout=writer,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = written_to(writer, host)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -223,13 +223,7 @@ def test_a_closed_pipe_is_no_error(host):
 def test_a_full_disk_behind_the_output_is_said(host):
     """`veilnet config show > /dev/full` names what is in the way, and is no bug."""
     with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "veilnet", "config", "show", *host.arguments],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+        done = written_to(full, host)
     assert done.returncode == 2
     assert "the output cannot be written: No space left" in done.stderr
 

@@ -490,8 +490,8 @@ class Kademlia:
         """
         if lookup is None:
             return False
-        aim = int.from_bytes(lookup.target, "big")
-        return shared_bits(int.from_bytes(message.id, "big"), aim) < message.bits
+        value = int.from_bytes(message.id, "big")
+        return shared_bits(value, lookup.candidates.aim) < message.bits
 
     def _serves(self, packed: bytes) -> bool:
         """Tell whether a contact is of use to others than those whom it called.

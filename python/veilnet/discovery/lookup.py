@@ -170,8 +170,9 @@ class Lookup(abc.ABC):
         """Return how many questions are asked at once where it is *alpha* as a rule."""
         return alpha
 
-    def next(self, now: float) -> tuple[Candidate, Step, Question] | None:  # noqa: ARG002 - a store
+    def next(self, now: float) -> tuple[Candidate, Step, Question] | None:
         """Return whom to ask what, None: nobody, before there is another answer."""
+        del now
         if self.asked >= MAX_ASKS or self.is_satisfied():
             return None
         self._turn += 1
@@ -364,7 +365,7 @@ class PutLookup(Lookup):
         self.owner = owner
         self.sent = 0
         self._queue: list[Candidate] | None = None
-        """Whom to send it to, the next one last; None: still searching."""
+        """Whom to send it to, in order; None: still searching."""
         self._tried = 0
         """How many were asked to keep it."""
         self._asked_ids: set[bytes] = set()
@@ -409,7 +410,7 @@ class PutLookup(Lookup):
         if self.have + sending >= self.want:
             return None
         busy = self._busy()
-        for candidate in reversed(self._queue):
+        for candidate in self._queue:
             if candidate.id not in busy:
                 self._queue.remove(candidate)
                 candidate.step = Step.STORE
@@ -463,7 +464,7 @@ class PutLookup(Lookup):
             return room > 0 and (self.asked < MAX_ASKS or bool(self._able()))
         if self._is_refreshed():
             return False
-        self._queue = self._able()[: max(0, room)][::-1]
+        self._queue = self._able()[: max(0, room)]
         return bool(self._queue)
 
     def absorb(self, candidate: Candidate, message: object) -> list[Sighted]:

@@ -183,12 +183,10 @@ class Dht:
         try:
             answer = await self._answer(ask)
             event = events.Answered(ask.query, answer)
-        except _UnprovenError as error:
-            event = events.Unanswered(ask.query, unproven=True)
-            log.debug("not stored", at=str(ask.contact.endpoint), reason=str(error))
         except BrokenEngineError:
             raise
         except VeilError as error:
+            event = events.Unanswered(ask.query, unproven=isinstance(error, _UnprovenError))
             log.debug("not answered", at=str(ask.contact.endpoint), reason=error.message)
         finally:
             self._handle(event)
@@ -207,7 +205,7 @@ class Dht:
         return await session.link.ask(ask.message, timeout_s=STORE_S)
 
 
-class _UnprovenError(Exception):
+class _UnprovenError(PeerUnreachable):
     """No full session came to be under the id that a contact gave."""
 
 

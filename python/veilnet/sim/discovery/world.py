@@ -120,14 +120,11 @@ class World:
         now = self.loop.now
         number = number_of(endpoint)
         node = self.node(number)
-        if node is None:
+        if node is None or whom not in (None, node.id):
+            # Nobody is there, or somebody for whom the handshake is not.
             hello = wire.LOOKUP_SENT_BYTES - 2 * (780 + wire.UDP_BYTES)
-            self.meters[asker].sent["sessions"] += _HELLOS * hello
-            self.loop.at(now + self.patience_s, silent)
-            return
-        if whom not in (None, node.id):
-            # The handshake is for somebody who is not there.
-            self.meters[asker].sent["sessions"] += wire.LOOKUP_SENT_BYTES
+            paid = _HELLOS * hello if node is None else wire.LOOKUP_SENT_BYTES
+            self.meters[asker].sent["sessions"] += paid
             self.loop.at(now + self.patience_s, silent)
             return
         rtt = self.internet.rtt_s(asker, number)
