@@ -298,6 +298,8 @@ class PathStats:
     probes_sent: int
     probes_answered: int
     heard_s: float | None
+    carried_s: float | None
+    """Since an inner packet of the peer came over it."""
     mtu_bytes: int
 
 @final

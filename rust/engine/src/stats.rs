@@ -48,6 +48,8 @@ pub struct PathStats {
     pub probes_sent: u64,
     pub probes_answered: u64,
     pub heard_ago: Option<u64>,
+    /// Since an inner packet of the peer came.
+    pub carried_ago: Option<u64>,
     pub mtu_bytes: usize,
 }
 
@@ -78,6 +80,7 @@ impl PathStats {
             probes_sent: m.probes_sent,
             probes_answered: m.probes_answered,
             heard_ago: p.heard_ns.map(|t| now_ns.saturating_sub(t)),
+            carried_ago: (p.carried_ns > 0).then(|| now_ns.saturating_sub(p.carried_ns)),
             mtu_bytes: p.mtu.size(),
         }
     }

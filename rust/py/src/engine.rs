@@ -636,6 +636,7 @@ pub struct PathStats {
     probes_sent: u64,
     probes_answered: u64,
     heard_s: Option<f64>,
+    carried_s: Option<f64>,
     mtu_bytes: usize,
 }
 
@@ -664,6 +665,7 @@ impl From<engine::PathStats> for PathStats {
             probes_sent: p.probes_sent,
             probes_answered: p.probes_answered,
             heard_s: p.heard_ago.map(seconds),
+            carried_s: p.carried_ago.map(seconds),
             mtu_bytes: p.mtu_bytes,
         }
     }

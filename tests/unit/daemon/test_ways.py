@@ -54,6 +54,7 @@ def stats(path=0, **more):
         "owed_datagrams": 0,
         "probes_answered": 0,
         "heard_s": 0.1,
+        "carried_s": None,
         "mtu_bytes": 1400,
     }
     return SimpleNamespace(**value | more)
@@ -504,6 +505,45 @@ def test_what_nobody_uses_is_given_up():
     assert {w.path for w in made.to_give_up(5.0, idle_s=60, trial_s=4)} == {3, 5, 8}
     assert {w.path for w in made.to_give_up(61.0, idle_s=60, trial_s=4)} == {3, 5, 6, 8}
     assert made.least_used() is made.ways[8]
+
+
+def test_what_was_tried_in_place_of_a_way_goes_when_that_is_back():
+    """Nothing is chosen by it, and it is closed soon; not while it carries for either end."""
+    made = course(way(0, state=DEAD), way(2, rtt_s=0.01), way(4, endpoint=("192.0.2.8", 7)))
+    assert best_of(made.ways.values())[DIRECT] is made.ways[2]
+    assert made.to_give_up(5.0, idle_s=60, trial_s=4) == []
+    made.ways[0].look(stats(0), 5.0)
+    assert best_of(made.ways.values())[DIRECT] is made.ways[0]
+    made.ways[2].look(stats(2, carried_s=0.5), 5.0)
+    assert made.to_give_up(8.0, idle_s=60, trial_s=4) == []
+    assert made.to_give_up(9.0, idle_s=60, trial_s=4) == [made.ways[2]]
+    made.ways[2].look(stats(2, share=1.0), 9.0)
+    assert made.to_give_up(9.0, idle_s=60, trial_s=4) == []
+
+
+def test_what_a_twin_told_before_a_way_died_is_no_sign_of_life():
+    """Straight to one host, or over one relay; an answer that comes later is one."""
+    made = way(2)
+    assert made.is_twin(way(4, endpoint=(ADDRESS[0], 8)))
+    assert not made.is_twin(way(4, endpoint=("2001:db8::7", 7)))
+    assert not made.is_twin(way(4, (ONE,)))
+    assert way(4, (ONE,), endpoint=(CIRCUIT[0], 2)).is_twin(way(6, (ONE,)))
+    made.samples(0.0)
+    made.probe_answered(0.01)
+    made.look(stats(2, probes_answered=1), 0.5)
+    made.forget_told()
+    assert made.samples(1.0) == []
+    made.probe_answered(0.01)
+    (sample,) = made.samples(2.0)
+    assert sample.rtt_s == 0.01
+
+
+def test_what_the_peer_uses_is_not_given_up():
+    """Its packets would come to nobody."""
+    made = course(way(0), way(2, (ONE,)))
+    made.ways[2].look(stats(2, carried_s=1.0), 61.0)
+    assert made.to_give_up(61.0, idle_s=60, trial_s=4) == []
+    assert made.to_give_up(121.0, idle_s=60, trial_s=4) == [made.ways[2]]
 
 
 @pytest.mark.parametrize("ours", [True, False])

@@ -297,6 +297,10 @@ class Paths:
         if event.cause == "slow":
             way.slowed(trio.current_time())
         if event.state == DEAD and course.arms_told is not None:
+            # What its twins answered before is no sign that they live.
+            for each in course.ways.values():
+                if each is way or each.is_twin(way):
+                    each.forget_told()
             lost = Sample(way.arm, None, 1.0, 0.0, 0.0, 0.0, 0.0, probe=False)
             self.policy.update(course.name, [lost], trio.current_time())
         self.drive(course)

@@ -310,8 +310,8 @@ class Course:
     def to_give_up(self, now_s: float, *, idle_s: float, trial_s: float) -> list[Way]:
         """Return the ways that nobody needs.
 
-        Our own unused ones; and whoever opened them, direct tries that came to nothing in
-        *trial_s* and ways that no longer live.
+        Our own unused ones, sooner where an older one leads to the same address; and whoever
+        opened them, direct tries that came to nothing in *trial_s* and ways that no longer live.
         """
         unused = []
         for way in self.ways.values():
@@ -319,9 +319,17 @@ class Course:
                 continue
             patience_s = trial_s if way.is_direct and not way.was_alive else idle_s
             lost = not way.usable and now_s > way.lived_s + patience_s
-            if lost or (way.ours and now_s > way.used_s + idle_s):
+            unused_s = trial_s if self._has_elder(way) else idle_s
+            if lost or (way.ours and now_s > way.used_s + unused_s):
                 unused.append(way)
         return unused
+
+    def _has_elder(self, way: Way) -> bool:
+        """Whether a way to the same address came back: this one was tried while it was away.
+
+        It is no way out when the other one dies, and probed all the same.
+        """
+        return any(other.usable and other.is_elder_of(way) for other in self.ways.values())
 
     def least_used(self) -> Way | None:
         """Return the way of ours to close first when there is no room for another."""

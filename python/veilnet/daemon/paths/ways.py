@@ -74,7 +74,7 @@ class Way:
     stats: PathStats | None = None
     """The newest counters."""
     used_s: float = field(default=0.0)
-    """When it last had a share, was the standby or was opened."""
+    """When it last had a share, carried for the peer, was the standby or was opened."""
     was_alive: bool = False
     told_rtts: list[float] = field(factory=list)
     """Round trips of answered probes that no sample told yet."""
@@ -149,6 +149,23 @@ class Way:
         """Whether the engine found it bad, and has taken its share elsewhere."""
         return self.state == BROWNED and not self.carries
 
+    def is_twin(self, other: Way) -> bool:
+        """Whether what ails *other* ails this one too: straight to one host, or over one relay."""
+        return (
+            self is not other
+            and self.arm == other.arm
+            and (not self.is_direct or self.endpoint[0] == other.endpoint[0])
+        )
+
+    def is_elder_of(self, other: Way) -> bool:
+        """Whether it goes straight to the same address, and has the lower id."""
+        return self.is_direct and self.endpoint == other.endpoint and self.path < other.path
+
+    def forget_told(self) -> None:
+        """Let nothing that it told until now count: what it tells from here on does."""
+        self._counted = None
+        self.told_rtts.clear()
+
     @property
     def rank(self) -> tuple[bool, bool, float, int]:
         """Order of several ways of one arm, best first."""
@@ -170,6 +187,8 @@ class Way:
                 self.revive_pause_s = FIRST_DOUBT_S
         if self.on_duty:
             self.used_s = now_s
+        elif stats.carried_s is not None:
+            self.used_s = max(self.used_s, now_s - stats.carried_s)
         if self.carries or now_s >= self.settled_by_s:
             self.settling = 0
 
@@ -358,10 +377,15 @@ class PathIds:
 
 
 def best_of(ways: Iterable[Way]) -> dict[ArmId, Way]:
-    """Return the best way of each arm."""
+    """Return the best way of each arm; of two as well as each other, to one address, the elder.
+
+    Both ends choose alike then, and the other one falls out of use (`Course.to_give_up`).
+    """
     best: dict[ArmId, Way] = {}
     for way in sorted(ways, key=lambda way: way.rank):
-        best.setdefault(way.arm, way)
+        first = best.setdefault(way.arm, way)
+        if way.is_elder_of(first) and way.rank[:2] == first.rank[:2]:
+            best[way.arm] = way
     return best
 
 
