@@ -12,7 +12,8 @@ from __future__ import annotations
 import pytest
 
 from tests.netns.scenes import eventually, needs_nft, needs_ping, ping
-from veilnet.testing import Internet, Lab, NatScene, Strangers
+from veilnet.testing import Internet, Lab, Nat, NatScene, Node, Strangers
+from veilnet.testing.internet import EAST
 
 pytestmark = [needs_nft, needs_ping]
 
@@ -44,6 +45,31 @@ def test_where_udp_is_blocked_one_tcp_connection_carries(scene):
     assert answer["path"]["kind"] == "relayed"
     assert ping(scene.a.host, scene.b.address()) == 3
     explained(scene)
+
+
+def test_where_udp_is_blocked_one_joins_by_an_invite(tmp_path):
+    """Nobody knows anybody but the inviter, who takes TCP for as long as there is an invite."""
+    with Lab() as lab:
+        internet = Internet(lab)
+        host, _ = internet.place("inviter")
+        inviter = Node(host, tmp_path, name="inviter")
+        nat = Nat(lab, internet, "nat", "udp_blocked", at=EAST)
+        joiner = Node(lab.host("joiner"), tmp_path, name="joiner")
+        nat.admit(joiner.host)
+        for node in (inviter, joiner):
+            node.configure(relay="off")
+        inviter.start("--name", inviter.name)
+        assert not listens(inviter)
+        invite = inviter.invite()
+        assert listens(inviter)
+        joiner.connect(invite, "--name", joiner.name, "--timeout", str(CALL_S))
+        assert ping(joiner.host, inviter.address()) == 3
+        assert ping(inviter.host, joiner.address()) == 3
+
+
+def listens(node):
+    """Say whether it takes connections over TCP."""
+    return bool(node.host.run(["ss", "-Hltn"]).stdout.strip())
 
 
 def explained(scene):

@@ -1,7 +1,8 @@
 """Where UDP leads nowhere: whether it does, and the way over TCP to the same node instead.
 
 ```
-unknown    nobody was called, or one node that is silent: that one is called over TCP too
+unknown    nobody was called, or one node that is silent: that one is called over TCP too, the
+           inviter, who is all that a joiner knows, after a second
 open       somebody of the Internet proved itself over UDP, in a call of ours or of its own
 dead       nobody did, at `MISSES` nodes of different prefixes: calls go to the same port over
            TCP, for a minute
@@ -37,7 +38,9 @@ MISSES: Final = 2
 MISSED_MAX: Final = 64
 VERDICT_S: Final = 60.0
 HEAD_START_S: Final = 0.3
-"""What UDP has before TCP when both are tried: enough for most of the Internet."""
+"""What UDP has before TCP when both are tried: enough for most of the Internet ..."""
+UNKNOWN_START_S: Final = 1.0
+"""... and where nothing is amiss yet, enough for all of it."""
 WAYS_MAX: Final = 3
 """Addresses of one node that are called over TCP."""
 
@@ -99,6 +102,17 @@ class Blocked:
             log.info("UDP leads nowhere", again_s=VERDICT_S)
         return self.udp_is_dead
 
+    def worth_tcp(self, silent: Iterable[Endpoint]) -> bool:
+        """Note that a node answered at none of its addresses; return whether to call it over TCP.
+
+        Where nobody ever answered, one node that is silent may be all there is to call.
+        """
+        silent = tuple(silent)
+        return self.missed(silent) or self._may_be_all(silent)
+
+    def _may_be_all(self, where: Iterable[Endpoint]) -> bool:
+        return not self._answered and any(map(_block, where))
+
     @property
     def _oldest(self) -> bytes:
         return next(iter(self._missed))
@@ -116,28 +130,33 @@ class Blocked:
     # --- calls -----------------------------------------------------------------------------------
 
     async def reach(
-        self, where: tuple[Endpoint, ...], call: Callable[[tuple[Endpoint, ...]], Awaitable[T]]
+        self,
+        where: tuple[Endpoint, ...],
+        call: Callable[[tuple[Endpoint, ...]], Awaitable[T]],
+        *,
+        only: bool = False,
     ) -> T:
         """Return what *call* does at *where* over UDP, or at what stands for it over TCP.
 
+        *only*: nobody else can be called, so where nobody ever answered TCP does not wait for
+        silence.
         Cancellation: what *call* does, both ways.
         Raises: PeerUnreachable: neither leads there; whatever else *call* raises.
         """
         if self.udp_is_dead:
             return await self._over_tcp(where, call)
         if self.udp_is_doubtful:
-            return await self._race(where, call)
+            return await self._race(where, call, HEAD_START_S)
+        if only and self._may_be_all(where):
+            return await self._race(where, call, UNKNOWN_START_S)
         try:
             return await call(where)
         except PeerUnreachable as error:
-            if not self.missed(where):
-                # Where nobody ever answered, one node that is silent may be all there is to call.
-                if self._answered or not any(map(_block, where)):
-                    raise
-                with contextlib.suppress(PeerUnreachable):
-                    return await self._over_tcp(where, call)
-                raise error from None
-        return await self._over_tcp(where, call)
+            if not self.worth_tcp(where):
+                raise
+            with contextlib.suppress(PeerUnreachable):
+                return await self._over_tcp(where, call)
+            raise error from None
 
     async def _over_tcp(
         self, where: tuple[Endpoint, ...], call: Callable[[tuple[Endpoint, ...]], Awaitable[T]]
@@ -145,7 +164,10 @@ class Blocked:
         return await call(tuple(await self.ways(where)))
 
     async def _race(
-        self, where: tuple[Endpoint, ...], call: Callable[[tuple[Endpoint, ...]], Awaitable[T]]
+        self,
+        where: tuple[Endpoint, ...],
+        call: Callable[[tuple[Endpoint, ...]], Awaitable[T]],
+        head_start_s: float,
     ) -> T:
         """Call over UDP, and over TCP soon after; whoever answers first is taken."""
         won: list[T] = []
@@ -163,7 +185,7 @@ class Blocked:
                 silent.set()
 
         async def tcp(scope: trio.CancelScope) -> None:
-            with trio.move_on_after(HEAD_START_S):
+            with trio.move_on_after(head_start_s):
                 await silent.wait()
             try:
                 won.append(await self._over_tcp(where, call))
@@ -209,8 +231,8 @@ class Blocked:
         if self.listening is not None:
             return
         wanted = self._node.config.tcp_listen
-        terms = self._node.relaying.lending.terms
-        if wanted == "off" or (wanted == "auto" and not terms.for_strangers):
+        lends = self._node.relaying.lending.terms.for_strangers
+        if wanted == "off" or (wanted == "auto" and not (lends or self._node.doors.invites)):
             return
         port = self._node.engine.port
         try:

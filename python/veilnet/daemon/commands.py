@@ -274,6 +274,7 @@ class Commands:
 
         made = await trio.to_thread.run_sync(make, limiter=self._node.disk)
         self._node.doors.refresh()
+        self._node.blocked.look()
         warnings = []
         reachable = any(map(underlay.is_reachable, made.endpoints)) or bool(
             self._node.config.endpoints
@@ -367,15 +368,15 @@ class Commands:
         if network is None:
             await tell({"stage": "joining"})
             name = str(wanted or node.config.name or own_name())
-            network, endpoint = await node.joining.join(
+            network, where = await node.joining.join(
                 invite, name=parse_node_name(name), timeout_s=timeout_s
             )
-            network.members.observe(invite.inviter, (endpoint,), unix_now())
+            network.members.observe(invite.inviter, where, unix_now())
             # Names must work by the time that `connect` says so.
             await node.addresses.write_names()
-            addresses = ", ".join(str(item) for item in node.addresses.usable(network, network.own))
-            where = addresses or "no address of it can be used on this host"
-            await tell({"stage": f"joined {network.name} as {network.own.name}: {where}"})
+            usable = ", ".join(str(item) for item in node.addresses.usable(network, network.own))
+            addresses = usable or "no address of it can be used on this host"
+            await tell({"stage": f"joined {network.name} as {network.own.name}: {addresses}"})
         else:
             await tell({"stage": f"already a member of {network.name}"})
             network.members.observe(invite.inviter, invite.endpoints, unix_now())

@@ -57,25 +57,31 @@ class Joining:
 
     async def join(
         self, invite: Invite, *, name: str, timeout_s: float
-    ) -> tuple[Network, Endpoint]:
-        """Join the network of *invite*; return it and where the inviter answered.
+    ) -> tuple[Network, tuple[Endpoint, ...]]:
+        """Join the network of *invite*; return it and where the inviter is reached.
 
         Units: *timeout_s* seconds.
         Cancellation: nothing is kept.
         Raises: PeerUnreachable; Refused: the issuer says no, and why.
         """
+        node = self._node
         deadline = trio.current_time() + timeout_s
+
+        async def call(endpoints: tuple[Endpoint, ...]) -> Session:
+            left_s = max(deadline - trio.current_time(), 0.1)
+            return await self._call(invite, endpoints, left_s)
+
         try:
-            session = await self._call(invite, timeout_s)
+            session = await node.blocked.reach(invite.endpoints, call, only=True)
         except PeerUnreachable as error:
             raise PeerUnreachable(
                 error.message,
-                hint="Is the inviter's node up and its UDP port open? The invite may also be too "
+                hint="Is the inviter's node up and its port open? The invite may also be too "
                 "old or not from there: ask for a new one.",
             ) from error
         try:
             request = messages.JoinRequest(
-                name=name, endpoints=tuple((await self._node.addresses.local_endpoints())[:8])
+                name=name, endpoints=tuple((await node.addresses.local_endpoints())[:8])
             )
             left_s = max(deadline - trio.current_time(), 0.1)
             answer = await session.link.ask(request, timeout_s=left_s)
@@ -85,8 +91,9 @@ class Joining:
                 raise RemoteProtocolError("the inviter answered with something else")
             network = await self._take(answer, invite)
         finally:
-            self._node.spawn(self._node.retire, session, Close(reason="joined"))
-        return network, session.endpoint
+            node.spawn(node.retire, session, Close(reason="joined"))
+        place = node.blocked.place(session.endpoint)
+        return network, invite.endpoints if place is None else (place,)
 
     async def join_unattended(self, invite: Invite) -> None:
         """Join by *invite* however long the inviter is away; only a refusal ends it.
@@ -105,7 +112,9 @@ class Joining:
                 await trio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MAX_PAUSE_S)
 
-    async def _call(self, invite: Invite, timeout_s: float) -> Session:
+    async def _call(
+        self, invite: Invite, endpoints: tuple[Endpoint, ...], timeout_s: float
+    ) -> Session:
         machine = vnh1.Initiation(
             terms=vnh1.Terms(
                 suite=JOIN_SUITE,
@@ -118,7 +127,7 @@ class Joining:
             ),
             responder=invite.inviter,
             door_key=invite.door_key,
-            endpoints=invite.endpoints,
+            endpoints=endpoints,
             schedules=KeySchedule,
             rng=self._node.rng,
             timeout_s=timeout_s,

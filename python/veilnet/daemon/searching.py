@@ -142,7 +142,7 @@ class Search:
         blocked = self._node.blocked
         if self.known and not blocked.udp_is_dead and not blocked.udp_is_doubtful:
             await trio.sleep_until(self.began_s + CARRIERS_S)
-            if not blocked.missed(self.known):
+            if not blocked.worth_tcp(self.known):
                 return
         with contextlib.suppress(PeerUnreachable):
             for way in await blocked.ways(self.known):

@@ -8,7 +8,13 @@ import pytest
 import trio
 
 from veilnet.daemon import blocked as module
-from veilnet.daemon.blocked import HEAD_START_S, MISSED_MAX, VERDICT_S, Blocked
+from veilnet.daemon.blocked import (
+    HEAD_START_S,
+    MISSED_MAX,
+    UNKNOWN_START_S,
+    VERDICT_S,
+    Blocked,
+)
 from veilnet.errors import PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 
@@ -144,6 +150,22 @@ async def test_one_silent_node_is_called_over_tcp_too_while_nobody_answered(
     with pytest.raises(PeerUnreachable, match="silence"):
         await blocked.reach((ONE,), calls)
     assert len(blocked.carriers.dialled) == dialled
+
+
+async def test_who_is_all_that_is_known_is_called_over_tcp_soon(blocked, autojump_clock):
+    """A joiner does not wait for the inviter's silence; where UDP answers TCP is not tried."""
+    calls = Calls(udp=False)
+    began = trio.current_time()
+    assert await blocked.reach((ONE,), calls, only=True) == "tcp"
+    assert trio.current_time() - began < UNKNOWN_START_S + TCP_S + 0.2
+    assert await blocked.reach((ONE,), Calls(udp=True), only=True) == "udp"
+    assert len(blocked.carriers.dialled) == 1
+    with pytest.raises(PeerUnreachable, match="silence"):
+        await blocked.reach((LAN,), calls, only=True)
+    blocked.answered(THIRD)
+    with pytest.raises(PeerUnreachable, match="silence"):
+        await blocked.reach((ONE,), calls, only=True)
+    assert len(blocked.carriers.dialled) == 1
 
 
 async def test_a_race_that_nobody_wins_fails(blocked, autojump_clock):
