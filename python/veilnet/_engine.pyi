@@ -299,7 +299,10 @@ class PathStats:
     probes_answered: int
     heard_s: float | None
     carried_s: float | None
-    """Since an inner packet of the peer came over it."""
+    """Since an inner packet of the peer came over it, or a relay frame."""
+    leaves: tuple[str | None, int]
+    """The address of this host that it leaves from (None: the kernel's choice), and by which of the
+    node's ports: an index, 0 is the main one."""
     mtu_bytes: int
 
 @final

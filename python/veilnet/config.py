@@ -285,7 +285,7 @@ class Config:
         "auto",
         _check(lambda value: value in TCP_LISTEN, f"one of {', '.join(TCP_LISTEN)}"),
         "Take TLS connections on the UDP port's number from nodes whose UDP is blocked; "
-        "auto = where this node relays for strangers, or has an invite open.",
+        "auto = where this node relays for strangers.",
     )
     commons_relays: int = _key(
         2,

@@ -24,7 +24,10 @@ def way_words(path: Mapping[str, Any]) -> str:
     if path["kind"] == "direct":
         return "direct"
     names = path.get("via_names") or [""] * len(path["via"])
-    shown = (name or short_id(peer) for name, peer in zip(names, path["via"], strict=True))
+    # Strangers have an id in the commons that is no member's, even if the machine is.
+    shown = (
+        name or f"stranger {short_id(peer)}" for name, peer in zip(names, path["via"], strict=True)
+    )
     return f"relayed by {' and '.join(shown)}"
 
 

@@ -1,14 +1,14 @@
 """Where UDP leads nowhere: whether it does, and the way over TCP to the same node instead.
 
 ```
-unknown    nobody was called, or one node that is silent: that one is called over TCP too, the
-           inviter, who is all that a joiner knows, after a second
+unknown    nobody was called, or one node that is silent: that one is called over TCP too
 open       somebody of the Internet proved itself over UDP, in a call of ours or of its own
 dead       nobody did, at `MISSES` nodes of different prefixes: calls go to the same port over
            TCP, for a minute
 doubtful   the minute is over: calls go over UDP and, a little later, over TCP; UDP that wins is
            open, UDP that loses a miss as before
 moved      the host's addresses changed: not known again
+joining    whatever is known of it, the inviter is called over UDP, and over TCP too unless open
 ```
 Invariant: silent strangers cost other calls a minute over TCP at most, and nothing that lasts.
 """
@@ -138,17 +138,17 @@ class Blocked:
     ) -> T:
         """Return what *call* does at *where* over UDP, or at what stands for it over TCP.
 
-        *only*: nobody else can be called, so where nobody ever answered TCP does not wait for
-        silence.
+        *only*: nobody else can be called, so neither waits for the other's failure.
         Cancellation: what *call* does, both ways.
         Raises: PeerUnreachable: neither leads there; whatever else *call* raises.
         """
-        if self.udp_is_dead:
-            return await self._over_tcp(where, call)
-        if self.udp_is_doubtful:
-            return await self._race(where, call, HEAD_START_S)
         if only and self._may_be_all(where):
-            return await self._race(where, call, UNKNOWN_START_S)
+            suspected = self.udp_is_dead or self.udp_is_doubtful
+            return await self._race(where, call, HEAD_START_S if suspected else UNKNOWN_START_S)
+        if self.udp_is_dead and not only:
+            return await self._over_tcp(where, call)
+        if self.udp_is_doubtful and not only:
+            return await self._race(where, call, HEAD_START_S)
         try:
             return await call(where)
         except PeerUnreachable as error:
@@ -207,18 +207,30 @@ class Blocked:
     async def ways(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
         """Return what stands for *endpoints* over TCP, as far as anybody listens there.
 
-        Raises: PeerUnreachable: nobody does.
+        Where some are of the Internet only those are called, one soon after the other.
+        Cancellation: a connection that came to be is closed once it has been idle for a while.
+        Raises: PeerUnreachable: nobody listens.
         """
+        places = [each for each in endpoints if not is_stand_in(each)]
+        places = [each for each in places if _block(each) is not None] or places
         found: list[Endpoint] = []
-        error: PeerUnreachable | None = None
-        for endpoint in [each for each in endpoints if not is_stand_in(each)][:WAYS_MAX]:
+        failed: list[PeerUnreachable] = []
+
+        async def dial(endpoint: Endpoint, scope: trio.CancelScope) -> None:
             try:
                 found.append(await self.carriers.connect(endpoint))
-            except PeerUnreachable as failed:
-                error = failed
+            except PeerUnreachable as error:
+                failed.append(error)
             else:
-                return found
-        raise error or PeerUnreachable("there is no address to call over TCP")
+                scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for endpoint in places[:WAYS_MAX]:
+                nursery.start_soon(dial, endpoint, nursery.cancel_scope)
+                await trio.sleep(HEAD_START_S)
+        if found:
+            return found
+        raise failed[0] if failed else PeerUnreachable("there is no address to call over TCP")
 
     def place(self, endpoint: Endpoint) -> Endpoint | None:
         """Return the real address that *endpoint* is or stands for; None: it has none."""
@@ -231,8 +243,8 @@ class Blocked:
         if self.listening is not None:
             return
         wanted = self._node.config.tcp_listen
-        lends = self._node.relaying.lending.terms.for_strangers
-        if wanted == "off" or (wanted == "auto" and not (lends or self._node.doors.invites)):
+        terms = self._node.relaying.lending.terms
+        if wanted == "off" or (wanted == "auto" and not terms.for_strangers):
             return
         port = self._node.engine.port
         try:

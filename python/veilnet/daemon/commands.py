@@ -274,7 +274,6 @@ class Commands:
 
         made = await trio.to_thread.run_sync(make, limiter=self._node.disk)
         self._node.doors.refresh()
-        self._node.blocked.look()
         warnings = []
         reachable = any(map(underlay.is_reachable, made.endpoints)) or bool(
             self._node.config.endpoints

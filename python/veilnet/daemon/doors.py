@@ -41,11 +41,6 @@ class Doors:
         """Return what the engine's *door* leads to."""
         return self._open.get(door)
 
-    @property
-    def invites(self) -> bool:
-        """Whether there is an invite to join by, or lately was."""
-        return any(door.invite is not None for door in self._open.values())
-
     def refresh(self) -> None:
         """Open and close doors so that they are those that should be there now."""
         wanted: dict[bytes, Door] = {}

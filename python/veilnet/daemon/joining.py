@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from veilnet.protocol.messages import Envelope
 
 UNATTENDED_S: Final = 15.0
+LATE_S: Final = 0.2
+"""So long a call that has just failed has to say why."""
 FIRST_PAUSE_S: Final = 2.0
 MAX_PAUSE_S: Final = 60.0
 
@@ -72,10 +74,12 @@ class Joining:
             return await self._call(invite, endpoints, left_s)
 
         try:
-            session = await node.blocked.reach(invite.endpoints, call, only=True)
-        except PeerUnreachable as error:
+            with trio.fail_at(deadline + LATE_S):
+                session = await node.blocked.reach(invite.endpoints, call, only=True)
+        except (PeerUnreachable, trio.TooSlowError) as error:
+            late = "the inviter does not answer"
             raise PeerUnreachable(
-                error.message,
+                error.message if isinstance(error, PeerUnreachable) else late,
                 hint="Is the inviter's node up and its port open? The invite may also be too "
                 "old or not from there: ask for a new one.",
             ) from error

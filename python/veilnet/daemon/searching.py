@@ -64,8 +64,8 @@ class Search:
         self._node = node
         self.network = network
         self.member = member
-        self.known = known[:DIRECT_MAX] if len(network.members) > 2 else known
-        """Called at once; where there may be relays, places are left for their circuits."""
+        self.known = known[: DIRECT_MAX if len(network.members) > 2 else ENDPOINTS_MAX - 1]
+        """Called at once; a place is left for a carrier, where there may be relays for circuits."""
         self.may_detour = may_detour
         self.began_s = trio.current_time()
         self.deadline = self.began_s + timeout_s

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 STEP_MAX: Final = 1_024
 """Ports between two flows that we made: others behind the same translator make some as well."""
 
+SWAPPED_MIN: Final = 3
+SWAPPED_MAX: Final = 64
+"""So many ports, so close to each other, were not drawn by lot, whatever their order."""
+
 
 class Mapping(enum.IntEnum):
     """How a translator chooses the port of a flow; the numbers travel."""
@@ -99,7 +103,8 @@ def _of_ports(own: Own, local: Collection[Endpoint]) -> tuple[Mapping, int, bool
 def stride_of(ports: Collection[int]) -> int:
     """Return by how much *ports* climb from one to the next, signed; 0: they do not.
 
-    One step of five or more may be any: a range of ports that ends and begins again.
+    One step of five or more may be any: a range of ports that ends and begins again.  Of flows that
+    began together one may have been told of before the other: ports that lie close are in order.
     """
     row = list(ports)
     steps = [(after - before + 2**15) % 2**16 - 2**15 for before, after in pairwise(row)]
@@ -107,4 +112,7 @@ def stride_of(ports: Collection[int]) -> int:
         good = [step for step in steps if 0 < sign * step <= STEP_MAX]
         if good and len(good) >= len(steps) - (len(steps) >= 5):
             return sign * math.gcd(*good)
+    close = [after - before for before, after in pairwise(sorted(row))]
+    if len(row) >= SWAPPED_MIN and min(close) > 0 and max(close) <= SWAPPED_MAX:
+        return math.gcd(*close) * (1 if row[-1] > row[0] else -1)
     return 0

@@ -175,7 +175,7 @@ pub struct Path {
     /// When the peer last asked.
     pub requested_ns: u64,
     pub untold: Untold,
-    /// When an inner packet of the peer came last.
+    /// When an inner packet of the peer came last, or a relay frame.
     pub carried_ns: u64,
     /// When the next report is due.
     pub report_ns: Option<u64>,

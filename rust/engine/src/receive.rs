@@ -175,10 +175,9 @@ impl Core {
         }
         session.heard(now_ns);
         session.counters.rx_bytes += datagram.len() as u64;
-        if let Some(path) = session.paths.get_mut(place)
-            && !path.known
-        {
-            path.known = path.is_known_by(path.is_former(from.1, now_ns));
+        if let Some(path) = session.paths.get_mut(place) {
+            path.carried_ns = now_ns;
+            path.known = path.known || path.is_known_by(path.is_former(from.1, now_ns));
         }
         self.last_sid = sid;
         let len = datagram.len().checked_sub(HEADER + TAG)?;

@@ -2,7 +2,7 @@
 
 use crate::path::{Path, State};
 use crate::session::Session;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 #[derive(Clone, Debug, Default)]
 pub struct EngineStats {
@@ -48,8 +48,10 @@ pub struct PathStats {
     pub probes_sent: u64,
     pub probes_answered: u64,
     pub heard_ago: Option<u64>,
-    /// Since an inner packet of the peer came.
+    /// Since an inner packet of the peer came, or a relay frame.
     pub carried_ago: Option<u64>,
+    /// The address of this host that it leaves from, None: the kernel's choice; and by which of our ports.
+    pub leaves: (Option<Ipv6Addr>, u16),
     pub mtu_bytes: usize,
 }
 
@@ -80,6 +82,7 @@ impl PathStats {
             probes_sent: m.probes_sent,
             probes_answered: m.probes_answered,
             heard_ago: p.heard_ns.map(|t| now_ns.saturating_sub(t)),
+            leaves: (p.raw.local, p.raw.port),
             carried_ago: (p.carried_ns > 0).then(|| now_ns.saturating_sub(p.carried_ns)),
             mtu_bytes: p.mtu.size(),
         }

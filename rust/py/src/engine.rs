@@ -637,6 +637,7 @@ pub struct PathStats {
     probes_answered: u64,
     heard_s: Option<f64>,
     carried_s: Option<f64>,
+    leaves: (Option<String>, u16),
     mtu_bytes: usize,
 }
 
@@ -666,6 +667,10 @@ impl From<engine::PathStats> for PathStats {
             probes_answered: p.probes_answered,
             heard_s: p.heard_ago.map(seconds),
             carried_s: p.carried_ago.map(seconds),
+            leaves: (
+                p.leaves.0.map(|at| at.to_canonical().to_string()),
+                p.leaves.1,
+            ),
             mtu_bytes: p.mtu_bytes,
         }
     }

@@ -58,7 +58,7 @@ def test_peers_are_sorted_aligned_and_have_an_address(capsys):
         ),
         (
             {"via": ["ab" * 32, "cd" * 32], "via_names": ["", "dave"]},
-            "relayed by abababababab and dave 192.0.2.7:41000, rtt 12 ms",
+            "relayed by stranger abababababab and dave 192.0.2.7:41000, rtt 12 ms",
         ),
         ({"kind": "direct", "via": [], "state": "dead"}, "direct 192.0.2.7:41000, rtt 12 ms, dead"),
     ],

@@ -153,7 +153,14 @@ async def test_one_silent_node_is_called_over_tcp_too_while_nobody_answered(
 
 
 async def test_who_is_all_that_is_known_is_called_over_tcp_soon(blocked, autojump_clock):
-    """A joiner does not wait for the inviter's silence; where UDP answers TCP is not tried."""
+    """A joiner does not wait for the inviter's silence; where UDP answers TCP is not needed."""
+    for each in (OTHER, THIRD):
+        blocked.missed((each,))
+    blocked.carriers.deaf = True
+    assert blocked.udp_is_dead
+    assert await blocked.reach((ONE,), Calls(udp=True), only=True) == "udp"
+    blocked.carriers.deaf = False
+    blocked.moved()
     calls = Calls(udp=False)
     began = trio.current_time()
     assert await blocked.reach((ONE,), calls, only=True) == "tcp"
@@ -166,6 +173,26 @@ async def test_who_is_all_that_is_known_is_called_over_tcp_soon(blocked, autojum
     with pytest.raises(PeerUnreachable, match="silence"):
         await blocked.reach((ONE,), calls, only=True)
     assert len(blocked.carriers.dialled) == 1
+
+
+async def test_addresses_of_the_internet_are_dialled_together(blocked, autojump_clock):
+    """A black hole does not use up the time of the next; private ones are left out beside them."""
+    connect = blocked.carriers.connect
+
+    async def hole(endpoint):
+        if endpoint == ONE:
+            blocked.carriers.dialled.append(endpoint)
+            await trio.sleep(5)
+            raise PeerUnreachable("nobody")
+        return await connect(endpoint)
+
+    blocked.carriers.connect = hole
+    began = trio.current_time()
+    assert await blocked.ways((LAN, ONE, OTHER, THIRD))
+    assert blocked.carriers.dialled == [ONE, OTHER]
+    assert trio.current_time() - began < 2 * HEAD_START_S
+    assert await blocked.ways((LAN,))
+    assert blocked.carriers.dialled[-1] == LAN
 
 
 async def test_a_race_that_nobody_wins_fails(blocked, autojump_clock):

@@ -92,6 +92,7 @@ async def test_a_peer_that_is_not_reached_is_said_to_be_unreachable(tmp_path, mo
         assert found["state"] == "unreachable"
         assert "does not answer" in found["reason"]
         assert 0 <= found["tried_s"] < 5
+        assert "does not answer" in (await ask(alice, "path", peer="bob"))["reason"]
         async with running(tmp_path, "bob", found=False) as bob:
             await ask(bob, "connect", peer="alice")
             assert (await ask(alice, "peer", peer="bob"))["state"] == "connected"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import attrs
 import numpy as np
 import pytest
 import trio
@@ -308,7 +309,13 @@ async def test_a_dead_path_is_told_to_the_policy_at_once(tmp_path, monkeypatch):
         await until(lambda: found.arms_told is not None)
         heard = []
         monkeypatch.setattr(left.paths.policy, "update", lambda *args: heard.append(args))
+        gone = found.ways[0]
+        twin = attrs.evolve(gone, path=2)
+        found.ways[2] = twin
+        for way in (gone, twin):
+            way.told_rtts = [0.01]
         left.paths.changed(Changed(found.session.sid, 0, "dead", "silent", None))
+        assert gone.told_rtts == twin.told_rtts == []
         ((name, (sample,), _),) = heard
         assert name == only(left).id + own_id(right)
         assert (sample.arm, sample.rtt_s) == (DIRECT, None)

@@ -55,6 +55,7 @@ def stats(path=0, **more):
         "probes_answered": 0,
         "heard_s": 0.1,
         "carried_s": None,
+        "leaves": ("192.0.2.1", 0),
         "mtu_bytes": 1400,
     }
     return SimpleNamespace(**value | more)
@@ -509,7 +510,15 @@ def test_what_nobody_uses_is_given_up():
 
 def test_what_was_tried_in_place_of_a_way_goes_when_that_is_back():
     """Nothing is chosen by it, and it is closed soon; not while it carries for either end."""
-    made = course(way(0, state=DEAD), way(2, rtt_s=0.01), way(4, endpoint=("192.0.2.8", 7)))
+    others = (
+        way(4, endpoint=("192.0.2.8", 7), rtt_s=0.04),
+        way(6, leaves=("198.51.100.1", 0), rtt_s=0.04),
+        way(8, leaves=("192.0.2.1", 3), rtt_s=0.04),
+    )
+    made = course(way(0, state=DEAD), way(2, rtt_s=0.01), *others)
+    assert best_of(made.ways.values())[DIRECT] is made.ways[2]
+    assert made.to_give_up(5.0, idle_s=60, trial_s=4) == []
+    made.ways[0].look(stats(0, state=BROWNED), 5.0)
     assert best_of(made.ways.values())[DIRECT] is made.ways[2]
     assert made.to_give_up(5.0, idle_s=60, trial_s=4) == []
     made.ways[0].look(stats(0), 5.0)

@@ -310,7 +310,7 @@ class Course:
     def to_give_up(self, now_s: float, *, idle_s: float, trial_s: float) -> list[Way]:
         """Return the ways that nobody needs.
 
-        Our own unused ones, sooner where an older one leads to the same address; and whoever
+        Our own unused ones, sooner where an older one has the same ends; and whoever
         opened them, direct tries that came to nothing in *trial_s* and ways that no longer live.
         """
         unused = []
@@ -325,11 +325,14 @@ class Course:
         return unused
 
     def _has_elder(self, way: Way) -> bool:
-        """Whether a way to the same address came back: this one was tried while it was away.
+        """Whether a way with the same ends came back: this one was tried while it was away.
 
         It is no way out when the other one dies, and probed all the same.
         """
-        return any(other.usable and other.is_elder_of(way) for other in self.ways.values())
+        return any(
+            other.usable and other.is_elder_of(way) and other.is_as_well_as(way)
+            for other in self.ways.values()
+        )
 
     def least_used(self) -> Way | None:
         """Return the way of ours to close first when there is no room for another."""

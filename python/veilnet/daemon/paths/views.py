@@ -127,10 +127,17 @@ class PathViews:
             "state": "idle" if session is None else "connected",
             "policy": self._node.paths.policy.name,
             "active": active,
-            "reason": _reason(course, decision),
+            "reason": self._absence(session, network, member) or _reason(course, decision),
             "arms": arms,
         }
         return value
+
+    def _absence(self, session: Session | None, network: Network, member: Member) -> str:
+        """Return why there is no channel, if one was tried."""
+        missed = self._node.channels.missed((network.id, member.peer_id))
+        if session is not None or missed is None:
+            return ""
+        return f"there is no channel: {missed.reason}"
 
     def _arm(self, network: Network, course: Course | None, view: ArmView) -> Json:
         way = None if course is None else course.best().get(view.id)

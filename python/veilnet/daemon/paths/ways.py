@@ -158,8 +158,17 @@ class Way:
         )
 
     def is_elder_of(self, other: Way) -> bool:
-        """Whether it goes straight to the same address, and has the lower id."""
-        return self.is_direct and self.endpoint == other.endpoint and self.path < other.path
+        """Whether it goes straight from the same address to the same one, and has the lower id."""
+        return self.is_direct and self.path < other.path and self._ends == other._ends
+
+    @property
+    def _ends(self) -> tuple[object, ...]:
+        # Another address or port of ours is another way: from another link, through another hole.
+        return (self.endpoint, None if self.stats is None else self.stats.leaves)
+
+    def is_as_well_as(self, other: Way) -> bool:
+        """Whether it is not worse off, however far it is."""
+        return self.rank[:2] <= other.rank[:2]
 
     def forget_told(self) -> None:
         """Let nothing that it told until now count: what it tells from here on does."""
@@ -377,14 +386,14 @@ class PathIds:
 
 
 def best_of(ways: Iterable[Way]) -> dict[ArmId, Way]:
-    """Return the best way of each arm; of two as well as each other, to one address, the elder.
+    """Return the best way of each arm; of two with the same ends that are as well, the elder.
 
     Both ends choose alike then, and the other one falls out of use (`Course.to_give_up`).
     """
     best: dict[ArmId, Way] = {}
     for way in sorted(ways, key=lambda way: way.rank):
         first = best.setdefault(way.arm, way)
-        if way.is_elder_of(first) and way.rank[:2] == first.rank[:2]:
+        if way.is_elder_of(first) and way.is_as_well_as(first):
             best[way.arm] = way
     return best
 
