@@ -86,7 +86,8 @@ class Birth:
         if network_id is None:
             raise InternalError("a handshake belongs to no network")
         endpoint = Endpoint(*ended.endpoint)
-        self._node.blocked.answered(endpoint)
+        if self._initiator:
+            self._node.blocked.answered(endpoint)
         if peer is None:
             peer = vnh1.Peer(peer_id=vnh1.NOBODY, public_key=b"", credential=b"")
         elif isinstance(network, Commons):

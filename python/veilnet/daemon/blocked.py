@@ -8,7 +8,7 @@ dead       nobody did, at `MISSES` nodes of different prefixes: calls go to the 
 doubtful   the minute is over: calls go over UDP and, a little later, over TCP; UDP that wins is
            open, UDP that loses a miss as before
 moved      the host's addresses changed: not known again
-joining    whatever is known of it, the inviter is called over UDP, and over TCP too unless open
+joining    whatever is known, the inviter is called over UDP, and over TCP too unless that is open
 ```
 Invariant: silent strangers cost other calls a minute over TCP at most, and nothing that lasts.
 """
@@ -142,13 +142,12 @@ class Blocked:
         Cancellation: what *call* does, both ways.
         Raises: PeerUnreachable: neither leads there; whatever else *call* raises.
         """
-        if only and self._may_be_all(where):
-            suspected = self.udp_is_dead or self.udp_is_doubtful
-            return await self._race(where, call, HEAD_START_S if suspected else UNKNOWN_START_S)
         if self.udp_is_dead and not only:
             return await self._over_tcp(where, call)
-        if self.udp_is_doubtful and not only:
+        if self.udp_is_dead or self.udp_is_doubtful:
             return await self._race(where, call, HEAD_START_S)
+        if only and self._may_be_all(where):
+            return await self._race(where, call, UNKNOWN_START_S)
         try:
             return await call(where)
         except PeerUnreachable as error:
@@ -207,19 +206,19 @@ class Blocked:
     async def ways(self, endpoints: Iterable[Endpoint]) -> list[Endpoint]:
         """Return what stands for *endpoints* over TCP, as far as anybody listens there.
 
-        Where some are of the Internet only those are called, one soon after the other.
+        One soon after the other, those of the Internet first.
         Cancellation: a connection that came to be is closed once it has been idle for a while.
         Raises: PeerUnreachable: nobody listens.
         """
         places = [each for each in endpoints if not is_stand_in(each)]
-        places = [each for each in places if _block(each) is not None] or places
+        places.sort(key=lambda each: _block(each) is None)
         found: list[Endpoint] = []
-        failed: list[PeerUnreachable] = []
+        failed: list[VeilError] = []
 
         async def dial(endpoint: Endpoint, scope: trio.CancelScope) -> None:
             try:
                 found.append(await self.carriers.connect(endpoint))
-            except PeerUnreachable as error:
+            except VeilError as error:
                 failed.append(error)
             else:
                 scope.cancel()

@@ -67,6 +67,8 @@ class Carriers:
         self._held: dict[Endpoint, _Held] = {}
         self._attempts: dict[Endpoint, _Attempt] = {}
         self._closed = False
+        self._dialling = trio.CapacityLimiter(2 * OWN_MAX)
+        """Threads of its own: those whom nobody waits for any more go on for a while."""
 
     def __repr__(self) -> str:
         ours = sum(held.ours for held in self._held.values())
@@ -92,19 +94,25 @@ class Carriers:
 
         Raises: PeerUnreachable: nobody there takes carriers, or we have too many.
         """
+        while (stand_in := self.held(endpoint)) is None:
+            attempt = self._attempts.get(endpoint)
+            if attempt is None:
+                return await self._connect(endpoint)
+            await attempt.done.wait()
+            # Whoever dialled may have been cancelled: that says nothing of who is called.
+            if attempt.error is not None:
+                raise PeerUnreachable(
+                    f"no carrier to {endpoint}: the attempt of another ended"
+                ) from attempt.error
+        return stand_in
+
+    def held(self, endpoint: Endpoint) -> Endpoint | None:
+        """Return the stand-in of the connection that we have to *endpoint*, if there is one."""
         for stand_in, held in self._held.items():
             if held.ours and held.remote == endpoint:
                 held.used_s = trio.current_time()
                 return stand_in
-        attempt = self._attempts.get(endpoint)
-        if attempt is None:
-            return await self._connect(endpoint)
-        await attempt.done.wait()
-        if attempt.stand_in is None:
-            raise PeerUnreachable(
-                f"no carrier to {endpoint}: the attempt of another ended"
-            ) from attempt.error
-        return attempt.stand_in
+        return None
 
     async def _connect(self, endpoint: Endpoint) -> Endpoint:
         ours = sum(held.ours for held in self._held.values())
@@ -112,7 +120,7 @@ class Carriers:
             raise PeerUnreachable(f"no carrier to {endpoint}: {OWN_MAX} are in use already")
         attempt = self._attempts[endpoint] = _Attempt()
         try:
-            fd = await _Dial(self._lines, endpoint).run()
+            fd = await _Dial(self._lines, endpoint).run(self._dialling)
             attempt.stand_in = self._attach(fd, endpoint, ours=True)
         except VeilError as error:
             attempt.error = error
@@ -209,13 +217,13 @@ class _Dial:
         self._abandoned = False
         self._fd: int | None = None
 
-    async def run(self) -> int:
+    async def run(self, limiter: trio.CapacityLimiter) -> int:
         """Return the descriptor for the engine.
 
         Raises: PeerUnreachable.
         """
         try:
-            await trio.to_thread.run_sync(self._dial, abandon_on_cancel=True)
+            await trio.to_thread.run_sync(self._dial, abandon_on_cancel=True, limiter=limiter)
         except trio.Cancelled:
             with self._lock:
                 self._abandoned = True

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from veilnet.units import PeerId
 
 ENDPOINTS_MAX: Final = 8
+FOUND_MAX: Final = ENDPOINTS_MAX - 1
+"""The last place is a carrier's: where UDP is blocked nothing else leads there."""
 DIRECT_MAX: Final = 5
 """Endpoints that are called at once; a handshake calls no more than 8, circuits included."""
 DIRECT_S: Final = 0.8
@@ -64,12 +66,13 @@ class Search:
         self._node = node
         self.network = network
         self.member = member
-        self.known = known[: DIRECT_MAX if len(network.members) > 2 else ENDPOINTS_MAX - 1]
-        """Called at once; a place is left for a carrier, where there may be relays for circuits."""
+        self.known = known[: DIRECT_MAX if len(network.members) > 2 else FOUND_MAX]
+        """Called at once; where there may be relays, places are left for their circuits."""
         self.may_detour = may_detour
         self.began_s = trio.current_time()
         self.deadline = self.began_s + timeout_s
         self.circuits: list[Circuit] = []
+        self._offered: set[Endpoint] = set()
         self._havens: set[Haven] = set()
         self._machine: vnh1.Initiation | None = None
         self.keyed = trio.Event()
@@ -92,6 +95,12 @@ class Search:
 
     def offer(self, endpoint: Endpoint, cookie: bytes | None = None) -> None:
         """Call the peer at *endpoint* too."""
+        offered = endpoint in self.known or endpoint in self._offered
+        if offered or len(self.known) + len(self._offered) < FOUND_MAX:
+            self._offered.add(endpoint)
+            self._offer(endpoint, cookie)
+
+    def _offer(self, endpoint: Endpoint, cookie: bytes | None = None) -> None:
         if endpoint not in self.known:
             # A handshake that takes no more has enough to call.
             with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
@@ -140,13 +149,17 @@ class Search:
     async def _search_carriers(self) -> None:
         """Where UDP leads nowhere, call the known addresses over TCP too."""
         blocked = self._node.blocked
+        held = [way for each in self.known if (way := blocked.carriers.held(each)) is not None]
+        if held:
+            self._offer(held[0])
+            return
         if self.known and not blocked.udp_is_dead and not blocked.udp_is_doubtful:
             await trio.sleep_until(self.began_s + CARRIERS_S)
             if not blocked.worth_tcp(self.known):
                 return
         with contextlib.suppress(PeerUnreachable):
             for way in await blocked.ways(self.known):
-                self.offer(way)
+                self._offer(way)
 
     async def _search_published(self, nursery: trio.Nursery) -> None:
         """Look up where the peer says that it is, and call it there and at its havens."""

@@ -114,5 +114,6 @@ def stride_of(ports: Collection[int]) -> int:
             return sign * math.gcd(*good)
     close = [after - before for before, after in pairwise(sorted(row))]
     if len(row) >= SWAPPED_MIN and min(close) > 0 and max(close) <= SWAPPED_MAX:
-        return math.gcd(*close) * (1 if row[-1] > row[0] else -1)
+        falls = sum(step < 0 for step in steps)
+        return math.gcd(*close) * (-1 if 2 * falls > len(steps) else 1)
     return 0

@@ -15,7 +15,7 @@ from veilnet.daemon.blocked import (
     VERDICT_S,
     Blocked,
 )
-from veilnet.errors import PeerUnreachable
+from veilnet.errors import InternalError, PeerUnreachable
 from veilnet.networks.endpoint import Endpoint
 
 ONE, OTHER, THIRD = (Endpoint(f"8.8.{at}.8", 7) for at in range(3))
@@ -176,7 +176,7 @@ async def test_who_is_all_that_is_known_is_called_over_tcp_soon(blocked, autojum
 
 
 async def test_addresses_of_the_internet_are_dialled_together(blocked, autojump_clock):
-    """A black hole does not use up the time of the next; private ones are left out beside them."""
+    """A black hole does not use up the time of the next; private ones come last."""
     connect = blocked.carriers.connect
 
     async def hole(endpoint):
@@ -191,8 +191,28 @@ async def test_addresses_of_the_internet_are_dialled_together(blocked, autojump_
     assert await blocked.ways((LAN, ONE, OTHER, THIRD))
     assert blocked.carriers.dialled == [ONE, OTHER]
     assert trio.current_time() - began < 2 * HEAD_START_S
-    assert await blocked.ways((LAN,))
-    assert blocked.carriers.dialled[-1] == LAN
+    began = trio.current_time()
+    assert await blocked.ways((LAN, ONE))
+    assert blocked.carriers.dialled[-2:] == [ONE, LAN]
+    assert trio.current_time() - began < 2 * HEAD_START_S
+
+
+async def test_whatever_ails_a_carrier_is_said_as_it_is(blocked, autojump_clock):
+    """Not as a group of one; UDP beside it is not disturbed."""
+
+    async def broken(_):
+        raise InternalError("no descriptors left")
+
+    blocked.carriers.connect = broken
+    with pytest.raises(InternalError):
+        await blocked.ways((ONE, OTHER))
+    slow = Calls(udp=True)
+
+    async def call(where):
+        await trio.sleep(2 * UNKNOWN_START_S)
+        return await slow(where)
+
+    assert await blocked.reach((ONE,), call, only=True) == "udp"
 
 
 async def test_a_race_that_nobody_wins_fails(blocked, autojump_clock):

@@ -200,6 +200,28 @@ async def test_a_cancelled_connect_leaves_nothing(lines):
     carriers.close()
 
 
+async def test_who_waited_for_a_dial_that_was_cancelled_dials_itself(lines):
+    """That somebody else lost interest says nothing of who is called."""
+    carriers = Carriers(FakeEngine(), lines)
+    lines.go.clear()
+    found = []
+
+    async def ask():
+        found.append(await carriers.connect(RELAY))
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as first:
+                first.start_soon(carriers.connect, RELAY)
+                await trio.to_thread.run_sync(lines.begun.wait)
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+                first.cancel_scope.cancel()
+            lines.go.set()
+    assert len(found) == len(carriers) == 1
+    carriers.close()
+
+
 async def test_connections_of_ours_are_bounded(lines):
     """And who has ended makes room."""
     carriers = Carriers(FakeEngine(), lines)

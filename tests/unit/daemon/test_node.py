@@ -251,6 +251,19 @@ async def test_too_many_joiners_wait_their_turn(tmp_path, monkeypatch):
             assert len(alice.sessions) == 0
 
 
+async def test_joining_ends_in_time(tmp_path, monkeypatch):
+    """Whatever connection over TCP is still being made, by whatever it is called."""
+    async with running(tmp_path, "alice") as alice, running(tmp_path, "bob", found=False) as bob:
+        text = (await ask(alice, "invite"))["invite"]
+        monkeypatch.setattr(bob.blocked, "reach", _never)
+        with trio.fail_after(5), pytest.raises(PeerUnreachable, match="does not answer"):
+            await bob.joining.join(Invite.parse(text), name="bob", timeout_s=0.1)
+
+
+async def _never(*_, **__):
+    await trio.sleep_forever()
+
+
 async def test_names_that_nobody_has(tmp_path):
     """Asking the founder for a name that no member has ends in UnknownPeer."""
     async with pair(tmp_path) as (_, bob):

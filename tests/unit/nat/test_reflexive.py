@@ -80,6 +80,7 @@ def test_nothing_translates_where_our_own_address_is_seen():
         ((512, 506, 504, 500), Mapping.SEQUENTIAL, -2, True),
         ((500, 502, 501, 503), Mapping.SEQUENTIAL, 1, True),
         ((512, 500, 506, 504), Mapping.SEQUENTIAL, -2, True),
+        ((500, 501, 502, 499), Mapping.SEQUENTIAL, 1, True),
         ((501, 500, 566), Mapping.RANDOM, 0, False),
         ((50_998, 50_999, 50_000, 50_001, 50_002, 50_003), Mapping.SEQUENTIAL, 1, True),
         ((3_000, 61_000, 1_500, 22_000), Mapping.RANDOM, 0, True),
