@@ -264,7 +264,7 @@ async def test_a_join_request_is_signed_once(tmp_path, monkeypatch):
         admit = issuer.admit
         monkeypatch.setattr(issuer, "admit", lambda **how: (admitted.append(how), admit(**how))[1])
         async with running(tmp_path, "bob", found=False) as bob:
-            session = await bob.joining._call(invite, 5)
+            session = await bob.joining._call(invite, invite.endpoints, 5)
             request = messages.JoinRequest(name="bob")
             for _ in range(20):
                 session.link.send(request)
