@@ -177,7 +177,7 @@ async def test_who_is_the_haven_calls_where_its_guest_is(world, autojump_clock):
 async def test_a_search_calls_the_guest_of_ones_own(world, autojump_clock):
     """Who looks for a peer and is its haven calls it there, with no circuit."""
     search = Search.__new__(Search)
-    search.known = ()
+    search.known, search._offered = (), set()
     search.put, search.take = trio.open_memory_channel(1)
     at = Endpoint("8.8.8.8", 9)
     world.meet(peer(5), at)
