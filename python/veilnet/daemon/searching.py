@@ -95,16 +95,17 @@ class Search:
 
     def offer(self, endpoint: Endpoint, cookie: bytes | None = None) -> None:
         """Call the peer at *endpoint* too."""
-        offered = endpoint in self.known or endpoint in self._offered
-        if offered or len(self.known) + len(self._offered) < FOUND_MAX:
+        if endpoint in self.known:
+            return
+        has_room = len(self.known) + len(self._offered) < FOUND_MAX
+        if has_room or endpoint in self._offered:
             self._offered.add(endpoint)
             self._offer(endpoint, cookie)
 
     def _offer(self, endpoint: Endpoint, cookie: bytes | None = None) -> None:
-        if endpoint not in self.known:
-            # A handshake that takes no more has enough to call.
-            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
-                self.put.send_nowait(vnh1.EndpointFound(endpoint, cookie))
+        # A handshake that takes no more has enough to call.
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+            self.put.send_nowait(vnh1.EndpointFound(endpoint, cookie))
 
     async def run(self) -> None:
         """Look for relays and for newer endpoints, for as long as the call goes on."""

@@ -37,6 +37,8 @@ async def test_a_place_is_left_for_a_carrier(members, known):
     """However much is found meanwhile; what is held already is called at once."""
     made = search(members=members, held=Endpoint("192.0.2.1", 1))
     assert len(made.known) == known
+    for endpoint in made.known:
+        made.offer(endpoint)  # takes no place: it has one
     for port in range(20):
         made.offer(Endpoint("198.51.100.1", port + 1))
     await made._search_carriers()
