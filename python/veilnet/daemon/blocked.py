@@ -224,9 +224,10 @@ class Blocked:
                 scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            for endpoint in places[:WAYS_MAX]:
+            for turn, endpoint in enumerate(places[:WAYS_MAX]):
+                if turn:
+                    await trio.sleep(HEAD_START_S)
                 nursery.start_soon(dial, endpoint, nursery.cancel_scope)
-                await trio.sleep(HEAD_START_S)
         if found:
             return found
         raise failed[0] if failed else PeerUnreachable("there is no address to call over TCP")
